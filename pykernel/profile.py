@@ -1,0 +1,157 @@
+"""
+Which kernel: one frozen row per kernel that is emulated.
+
+A behaviour that differs between kernels is a field here, read where it matters; no driver compares versions. A field is
+named after its owner (``idxd_event_log`` is the idxd driver's) and says what is true of that kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["PROFILES", "Profile", "get"]
+
+IDXD_IDS_6_1: tuple[tuple[int, str], ...] = ((0x0B25, "dsa"), (0x0CFE, "iax"))
+IDXD_IDS_6_12: tuple[tuple[int, str], ...] = (
+    (0x0B25, "dsa"),
+    (0x11FB, "dsa"),
+    (0x1212, "dsa"),
+    (0x0CFE, "iax"),
+    (0x1216, "iax"),
+)
+IDXD_IDS_7_2: tuple[tuple[int, str], ...] = (*IDXD_IDS_6_12, (0xB02D, "iax"))
+
+DEBIAN_CONFIG = frozenset(
+    {
+        "INTEL_IDXD_BUS",
+        "INTEL_IDXD",
+        "INTEL_IDXD_SVM",
+        "INTEL_IDXD_PERFMON",
+        "INTEL_IOMMU",
+        "INTEL_IOMMU_SVM",
+        "IOMMU_SVA",
+        "PCI_ATS",
+        "PCI_PRI",
+        "PCI_PASID",
+        "PCI_IOV",
+        "VFIO",
+        "VFIO_PCI",
+        "VHOST",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One kernel: its name, its release, its configuration and the behaviours in which it differs from the others."""
+
+    name: str
+    release: str
+    version: tuple[int, int]
+    config: frozenset[str] = DEBIAN_CONFIG
+
+    # driver core
+    probe_failure_dev_err: bool = False
+    """A failed probe is `probe with driver %s failed` at level err; before 6.7 `%s: probe of %s failed` at warning."""
+
+    # lib
+    kstrtobool_enable: bool = False
+    """kstrtobool() also takes e/E (enable) and d/D (disable)."""
+
+    # idxd: what the driver knows
+    idxd_device_ids: tuple[tuple[int, str], ...] = IDXD_IDS_6_1
+    """idxd_pci_tbl: device ID and the kind of accelerator."""
+    idxd_event_log: bool = False
+    """The event log: attribute event_log_size, the ring in memory, completion-record faults served by the kernel."""
+    idxd_file_devices: bool = False
+    """Each open of a work queue is a device file<y> below its character device."""
+    idxd_prs_disable: bool = False
+    """Work queues have the attribute prs_disable."""
+    idxd_driver_name: bool = False
+    """Work queues have the attribute driver_name, and a driver refuses a queue whose driver_name is not its own."""
+    idxd_iaa_cap: bool = False
+    """IAX devices of version 2 have the attribute iaa_cap."""
+    idxd_dsacaps: bool = False
+    """DSA devices of version 3 have the attribute dsacaps."""
+    idxd_iaa_defaults: bool = False
+    """IAX devices are given a work queue for iaa_crypto when they are probed."""
+    idxd_errors_bitmap: bool = False
+    """`errors` is a 256-bit bitmap; before, four 64-bit numbers."""
+    idxd_modalias: bool = False
+    """Devices of the bus have MODALIAS=idxd:t0 in their uevents."""
+    idxd_rdbufs_allowed_max: bool = False
+    """A fresh group is allowed all read buffers; before, 0, which the driver programs as all of them."""
+    idxd_ats_disable_hidden: bool = False
+    """ats_disable is hidden without the capability and checks `configurable`; before, EOPNOTSUPP."""
+    idxd_name_refuses_pasid: bool = True
+    """`name` of a kernel work queue is refused when the system PASID is on."""
+    idxd_wq_priv: bool = True
+    """Kernel work queues and their descriptors are privileged."""
+    idxd_sva_features: tuple[str, ...] = ("sva",)
+    """IOMMU features that the driver enables before it says that user PASIDs work."""
+    idxd_system_pasid: bool = False
+    """Kernel DMA gets a PASID of the DMA domain (ENQCMDS works for shared kernel queues)."""
+    idxd_batch_unsafe_v1_only: bool = False
+    """The BATCH opcode is kept from users on devices of version 1 only; before, on all devices."""
+    idxd_halt_flr: bool = False
+    """A halt that needs a function-level reset is recovered by the driver."""
+    idxd_misc_irq_loops: bool = True
+    """The misc interrupt thread reads INTCAUSE again until it is zero."""
+    idxd_swerr_ratelimited: bool = False
+    """The four `err[%d]` lines of a software error are rate limited."""
+
+
+LINUX_6_1 = Profile(name="linux-6.1", release="6.1.192", version=(6, 1))
+
+LINUX_6_12 = replace(
+    LINUX_6_1,
+    name="linux-6.12",
+    release="6.12.117",
+    version=(6, 12),
+    probe_failure_dev_err=True,
+    idxd_device_ids=IDXD_IDS_6_12,
+    idxd_event_log=True,
+    idxd_file_devices=True,
+    idxd_prs_disable=True,
+    idxd_driver_name=True,
+    idxd_iaa_cap=True,
+    idxd_iaa_defaults=True,
+    idxd_errors_bitmap=True,
+    idxd_modalias=True,
+    idxd_rdbufs_allowed_max=True,
+    idxd_ats_disable_hidden=True,
+    idxd_name_refuses_pasid=False,
+    idxd_wq_priv=False,
+    idxd_sva_features=("iopf", "sva"),
+    idxd_system_pasid=True,
+    idxd_misc_irq_loops=False,
+    idxd_swerr_ratelimited=True,
+)
+
+LINUX_7_2 = replace(
+    LINUX_6_12,
+    name="linux-7.2",
+    release="7.2.0",
+    version=(7, 2),
+    kstrtobool_enable=True,
+    idxd_device_ids=IDXD_IDS_7_2,
+    idxd_dsacaps=True,
+    idxd_sva_features=(),
+    idxd_batch_unsafe_v1_only=True,
+    idxd_halt_flr=True,
+)
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (LINUX_6_1, LINUX_6_12, LINUX_7_2)}
+
+
+def get(name: str) -> Profile:
+    """
+    The profile called *name*.
+
+    Raises:
+        ValueError: no such profile; the message names the known ones.
+    """
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise ValueError(f"no profile {name!r}; known: {', '.join(PROFILES)}") from None
