@@ -1,0 +1,1 @@
+"""``include/uapi/linux``: one module a header, names and values as in C."""

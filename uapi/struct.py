@@ -1,0 +1,575 @@
+"""
+C structs and unions as annotated classes: the class is the one source, cffi gives its layout and its storage.
+
+::
+
+    class vfio_device_info(Struct):
+        argsz: u32 = 0
+        flags: u32 = 0
+
+Field annotations, in the order of the C members:
+
+- ``x: u32 = 0``                                        ``__u32 x;``
+- ``x: Annotated[u32, Bits(20)] = 0``                   ``__u32 x:20;``
+- ``x: Annotated[bytes, u8, 16] = b""``                 ``__u8 x[16];`` read and written as bytes
+- ``x: Annotated[MutableSequence[int], u64, 8] = ZERO`` ``__u64 x[8];`` a view: ``s.x[3] = 1`` writes through
+- ``x: Annotated[bytes, u8, ...] = b""``                ``__u8 x[];`` a flexible array, last in the struct
+- ``x: vfio_iova_range = ZERO``                         ``struct vfio_iova_range x;`` a view
+- ``x = anon_union(until="c")``                         the next fields, up to ``c``, are members of an anonymous union
+
+Nothing is laid out when a class is made: cffi parses one struct when it is used first.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from functools import cache, partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast, dataclass_transform
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = [
+    "ZERO", "Array", "Bits", "Field", "Name", "Struct", "Union", "anon_struct", "anon_union",
+    "layout", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+]  # fmt: skip
+
+u8 = Annotated[int, "uint8_t"]
+u16 = Annotated[int, "uint16_t"]
+u32 = Annotated[int, "uint32_t"]
+u64 = Annotated[int, "uint64_t"]
+s8 = Annotated[int, "int8_t"]
+s16 = Annotated[int, "int16_t"]
+s32 = Annotated[int, "int32_t"]
+s64 = Annotated[int, "int64_t"]
+
+ZERO: Any = None
+"""The default of a field whose zero is not ``0`` or ``b""``: nested structs and arrays."""
+
+
+class Bits(NamedTuple):
+    """The width of a C bit-field."""
+
+    width: int
+
+
+class Name(NamedTuple):
+    """The member's name in C where Python cannot have it: ``pad: Annotated[u8, Name("__pad")] = 0``."""
+
+    c: str
+
+
+class Group(NamedTuple):
+    """An anonymous union or struct: the fields that follow it in the class body, up to *until*."""
+
+    kind: str
+    until: str
+    packed: bool
+
+
+def anon_union(until: str, *, packed: bool = False) -> Group:
+    """``union { ... };`` The next fields up to and with *until* share their storage."""
+    return Group("union", until, packed)
+
+
+def anon_struct(until: str, *, packed: bool = False) -> Group:
+    """``struct { ... };`` The next fields up to and with *until* follow one another (used inside a union)."""
+    return Group("struct", until, packed)
+
+
+class Field(NamedTuple):
+    """Where one member lies, as C sees it."""
+
+    name: str
+    cname: str
+    offset: int
+    size: int  # bytes of the whole member; of its declared type for a bit-field; 0 for a flexible array
+    bits: tuple[int, int] | None  # (lowest bit counted from offset, width) of a bit-field
+    item: int  # bytes of one element of an array, else 0
+    signed: bool
+
+
+class _Member(NamedTuple):
+    """One annotation, taken apart."""
+
+    name: str
+    elem: str | type[Struct]  # C scalar, or the class of a nested struct
+    dims: tuple[int | None, ...]
+    bits: int
+    as_bytes: bool
+    cname: str
+
+    @property
+    def flexible(self) -> bool:
+        return self.dims[:1] == (None,)
+
+    def declare(self) -> str:
+        ctype = self.elem if isinstance(self.elem, str) else self.elem._ctype()
+        dims = "".join("[]" if n is None else f"[{n}]" for n in self.dims)
+        return f"{ctype} {self.name}{dims}{f':{self.bits}' if self.bits else ''};"
+
+
+_build_lock = RLock()  # two threads may use a struct first at the same time
+
+
+@cache
+def _ffi() -> Any:
+    import cffi  # not at the top: a program that only wants constants should not pay for it
+
+    return cffi.FFI()
+
+
+@cache
+def _tag(cls: type, suffix: str = "") -> str:
+    """Two headers (or two tests) may name a struct alike, one FFI may not."""
+    return f"{cls.__name__}_{id(cls):x}{suffix}"
+
+
+def _parse(cls: type, name: str, hint: Any) -> _Member:
+    """Take an annotation apart; TypeError when it has no meaning in C."""
+    meta = list(getattr(hint, "__metadata__", ()))
+    base = getattr(hint, "__origin__", hint)
+    if not meta and isinstance(base, type) and issubclass(base, Struct):
+        return _Member(name, base, (), 0, as_bytes=False, cname=name)
+    if not meta:
+        raise TypeError(f"{cls.__name__}.{name}: {hint!r} is no C type")
+    elem, *rest = meta
+    elem = getattr(elem, "__metadata__", (elem,))[0]
+    bits = sum(m.width for m in rest if isinstance(m, Bits))
+    cname = "".join(m.c for m in rest if isinstance(m, Name))
+    dims = tuple(None if m is ... else m for m in rest if m is ... or isinstance(m, int))
+    if not isinstance(elem, (str, type)) or len(dims) + bool(bits) + bool(cname) != len(rest):
+        raise TypeError(f"{cls.__name__}.{name}: cannot read {hint!r}")
+    return _Member(name, elem, dims, bits, as_bytes=base is bytes, cname=cname or name)
+
+
+class StructType(type):
+    """The class of struct classes: notes the order of the class body, and lets no other attribute in."""
+
+    _body: tuple[tuple[str, Group | None], ...]
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], ns: dict[str, Any], *, packed: bool = False, ctype: str = ""
+    ) -> StructType:
+        ns.setdefault("__slots__", ())
+        groups = {k: v for k, v in ns.items() if isinstance(v, Group)}
+        order = [k for k in ns if k[:2] != "__"]
+        cls = super().__new__(mcs, name, bases, {k: v for k, v in ns.items() if k not in groups})
+        hints = {k for k, hint in cls.__annotations__.items() if "ClassVar" not in str(hint)} if bases else set()
+        if missing := hints - set(order):
+            raise TypeError(f"{name}: give {', '.join(sorted(missing))} a default, as C does")
+        body = tuple((k, groups.get(k)) for k in order if k in hints or k in groups)
+        if body and any(b._body for b in bases if isinstance(b, StructType)):
+            raise TypeError(f"{name}: a C struct has no base; give it a field of that struct")
+        for _, group in body:
+            if group and group.until not in hints:
+                raise TypeError(f"{name}: no field {group.until} to end the anonymous {group.kind}")
+        cls._body = body or getattr(cls, "_body", ())
+        if body:
+            cls._packed, cls._given, cls._built = packed, ctype, False
+            cls._owner = cls
+        return cls
+
+    _packed: bool
+    _given: str
+    _built: bool
+    _owner: Any
+
+
+def _declare(cls: type[Struct], members: dict[str, _Member]) -> None:
+    """Hand the struct to cffi. An anonymous group gets a tag of its own: only so can it differ in packing."""
+    stack: list[tuple[str, Group, list[str]]] = [("", Group(cls._kind, "", cls._packed), [])]
+    for name, group in cls._body:
+        if group:
+            stack.append((_tag(cls, f"_{name}"), group, []))
+            continue
+        stack[-1][2].append(members[name].declare())
+        while stack[-1][1].until == name:
+            tag, done, lines = stack.pop()
+            _ffi().cdef(f"{done.kind} {tag} {{ {' '.join(lines)} }};", packed=done.packed)
+            stack[-1][2].append(f"{done.kind} {tag};")
+    if len(stack) > 1:
+        raise TypeError(f"{cls.__name__}: the anonymous {stack[-1][1].kind} before {stack[-1][1].until} has no end")
+    _ffi().cdef(f"{cls._kind} {_tag(cls)} {{ {' '.join(stack[0][2])} }};", packed=cls._packed)
+
+
+def _scalar(name: str) -> property:
+    """A number: reading is one C call."""
+
+    def fset(self: Struct, value: int) -> None:
+        setattr(self._c, name, value)
+
+    return property(attrgetter(f"_c.{name}"), fset)
+
+
+def _bytes_array(name: str, size: int) -> property:
+    """A byte array: whole in, whole out; what is short is filled with zeros."""
+    buffer, get = _ffi().buffer, attrgetter(f"_c.{name}")
+
+    def fget(self: Struct) -> bytes:
+        return cast(bytes, buffer(get(self))[:])
+
+    def fset(self: Struct, value: bytes) -> None:
+        if len(value) > size:
+            raise IndexError(f"{name} holds {size} bytes, not {len(value)}")
+        buffer(get(self))[:] = bytes(value).ljust(size, b"\0")
+
+    return property(fget, fset)
+
+
+def _nested(member: _Member) -> property:
+    """A struct in a struct: a view that keeps its parent alive."""
+    addressof, name, cls = _ffi().addressof, member.name, cast("type[Struct]", member.elem)
+
+    def fget(self: Struct) -> Struct:
+        return cls._view(addressof(self._c, name), self)
+
+    def fset(self: Struct, value: Struct) -> None:
+        setattr(self._c, name, value._c[0])
+
+    return property(fget, fset)
+
+
+def _array(member: _Member) -> property:
+    """An array in a struct: a view."""
+    name, cls = member.name, None if isinstance(member.elem, str) else member.elem
+
+    def fget(self: Struct) -> Array[Any]:
+        return Array(getattr(self._c, name), self, cls)
+
+    def fset(self: Struct, value: Iterable[Any]) -> None:
+        Array(getattr(self._c, name), self, cls)[:] = value
+
+    return property(fget, fset)
+
+
+def _flexible(member: _Member, offset: int) -> property:
+    """The array without a length at the end of a struct: as long as the storage behind it."""
+    ffi, ctype = _ffi(), member.elem if isinstance(member.elem, str) else member.elem._ctype()
+    item, cls = ffi.sizeof(ctype), None if isinstance(member.elem, str) else member.elem
+
+    def array(self: Struct) -> Any:
+        count = max(0, (self._size - offset) // item)
+        return ffi.cast(f"{ctype}(*)[{count}]", ffi.cast("char *", self._c) + offset)[0]
+
+    def fget(self: Struct) -> Any:
+        return ffi.buffer(array(self))[:] if member.as_bytes else Array(array(self), self, cls)
+
+    def fset(self: Struct, value: Iterable[Any]) -> None:
+        Array(array(self), self, cls)[:] = value
+
+    return property(fget, fset)
+
+
+def _property(cls: type[Struct], member: _Member) -> property:
+    if member.flexible:
+        return _flexible(member, _ffi().offsetof(cls._ctype(), member.name))
+    if member.dims and member.as_bytes:
+        return _bytes_array(member.name, member.dims[0] or 0)
+    if member.dims:
+        return _array(member)
+    return _scalar(member.name) if isinstance(member.elem, str) else _nested(member)
+
+
+def _converter(member: _Member) -> Callable[[Any], Any] | None:
+    """What makes a keyword argument fit cffi's initialiser; None when it fits as it is."""
+    if member.dims:
+        if member.as_bytes and not member.flexible:
+            return bytes
+        return list if isinstance(member.elem, str) else lambda value: [s._c[0] for s in value]
+    return None if isinstance(member.elem, str) else lambda value: value._c[0]
+
+
+def _constructor(ptr: Any, converters: dict[str, Callable[[Any], Any]]) -> Callable[[dict[str, Any]], Any]:
+    new = partial(_ffi().new, ptr)
+    if not converters:
+        return new
+
+    def convert_and_new(fields: dict[str, Any]) -> Any:
+        for name in converters.keys() & fields.keys():
+            fields[name] = converters[name](fields[name])
+        return new(fields)
+
+    return convert_and_new
+
+
+class _Storage:
+    """The slots; not in Struct itself, where type checkers would take them for fields."""
+
+    __slots__ = ("_c", "_keep", "_size")
+
+    _c: Any  # cffi pointer to the struct
+    _keep: object  # what owns the memory, when the pointer does not
+    _size: int  # bytes behind the pointer: differs from sizeof with a flexible array
+
+
+@dataclass_transform(kw_only_default=True)
+class Struct(_Storage, metaclass=StructType):
+    """
+    A C struct. Subclass it with annotated fields; ``packed=True`` is ``__attribute__((packed))``.
+
+    Every field may be given by keyword; the rest is zero. A value that does not fit its field is OverflowError.
+    """
+
+    __slots__ = ()
+
+    _kind: ClassVar[str] = "struct"
+    _packed: ClassVar[bool]
+    _given: ClassVar[str]
+    _flex: ClassVar[_Member | None]
+    _members: ClassVar[dict[str, _Member]]
+    _buffer: ClassVar[Any]
+    _ptr: ClassVar[Any]
+    _sizeof: ClassVar[int]
+
+    # Until the struct is laid out, these two do that first; then they are replaced by cffi's own constructor.
+    @classmethod
+    def _new(cls, fields: dict[str, Any]) -> Any:
+        cls._build()
+        return cls._new(fields)
+
+    @classmethod
+    def _zero(cls) -> Any:
+        cls._build()
+        return cls._zero()
+
+    @classmethod
+    def _build(cls) -> None:
+        """Lay the struct out and replace the defaults in the class by properties that reach the storage."""
+        own: type[Struct] = cls._owner
+        with _build_lock:
+            if own._built:
+                return
+            from typing import get_type_hints
+
+            hints = get_type_hints(own, include_extras=True)
+            own._members = {name: _parse(own, name, hints[name]) for name, group in own._body if group is None}
+            _declare(own, own._members)
+            own._finish(_ffi())
+
+    @classmethod
+    def _finish(cls, ffi: Any) -> None:
+        members = cls._members
+        cls._built = True
+        cls._buffer = ffi.buffer
+        cls._ptr = ffi.typeof(f"{cls._ctype()} *")
+        cls._sizeof = ffi.sizeof(cls._ctype())
+        cls._flex = next((m for m in members.values() if m.flexible), None)
+        for name, member in members.items():
+            setattr(cls, name, _property(cls, member))
+        converters = {name: conv for name, m in members.items() if (conv := _converter(m))}
+        cls._zero = partial(ffi.new, cls._ptr)  # type: ignore[method-assign]
+        cls._new = _constructor(cls._ptr, converters)  # type: ignore[assignment,method-assign]
+
+    @classmethod
+    def _ctype(cls) -> str:
+        cls._build()
+        return f"{cls._kind} {_tag(cls._owner)}"
+
+    @classmethod
+    def _view(cls, c: Any, keep: object, size: int = 0) -> Self:
+        """The struct at pointer *c*, inside something that *keep* keeps alive."""
+        self = cls.__new__(cls)
+        self._c, self._keep, self._size = c, keep, size or cls.sizeof()
+        return self
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            self._c = self._new(fields)
+        except KeyError as e:
+            raise TypeError(f"{type(self).__name__} has no field {e}") from None
+        if self._flex:
+            self._size = _ffi().sizeof(self._c[0])
+
+    def __bytes__(self) -> bytes:
+        if self._flex:
+            return cast(bytes, self._buffer(self._c, self._size)[:])
+        return cast(bytes, self._buffer(self._c)[:])
+
+    @classmethod
+    def from_bytes(cls, data: ReadableBuffer) -> Self:
+        """
+        Copy *data* into a new struct. Short data leaves the rest zero, as ``copy_from_user(&s, arg, minsz)`` does.
+
+        Raises ValueError when *data* is longer than the struct (unless it ends in a flexible array).
+        """
+        c = cls._zero()
+        if cls._flex:
+            return cls.from_buffer(bytearray(data).ljust(cls._sizeof, b"\0"))
+        self = cls.__new__(cls)
+        self._c = c
+        cls._buffer(c)[: len(data)] = data  # type: ignore[arg-type]  # every buffer we are given has a length
+        return self
+
+    @classmethod
+    def from_buffer(cls, buf: WriteableBuffer, offset: int = 0) -> Self:
+        """
+        The struct that lies in *buf* at *offset*: nothing is copied, writes go through both ways.
+
+        Raises ValueError when *buf* is too small, BufferError when it is read-only.
+        """
+        size, ffi = cls.sizeof(), _ffi()
+        view = memoryview(buf).cast("B")[offset:]
+        if len(view) < size:
+            raise ValueError(f"{cls.__name__} needs {size} bytes, the buffer has {len(view)}")
+        c = ffi.from_buffer("char[]", view, require_writable=True)
+        return cls._view(ffi.cast(cls._ptr, c), c, len(view))
+
+    def memory(self) -> memoryview:
+        """The struct's own bytes, writable: what a copy_to_user() goes through."""
+        return memoryview(self._buffer(self._c, self._size if self._flex else self._sizeof))
+
+    @classmethod
+    def sizeof(cls) -> int:
+        """C: ``sizeof(struct ...)`` in bytes."""
+        cls._build()
+        return cls._sizeof
+
+    @classmethod
+    def offsetof(cls, name: str) -> int:
+        """C: ``offsetof(struct ..., name)``. TypeError for a bit-field, which has none."""
+        if cls._find(name).bits:
+            raise TypeError(f"{cls.__name__}.{name} is a bit-field")
+        return cls._find(name).offset
+
+    @classmethod
+    def offsetofend(cls, name: str) -> int:
+        """C: ``offsetofend(struct ..., name)``: the *minsz* of an ioctl whose last old field is *name*."""
+        return cls.offsetof(name) + cls._find(name).size
+
+    @classmethod
+    def _find(cls, name: str) -> Field:
+        for f in layout(cls):
+            if f.name == name:
+                return f
+        raise AttributeError(f"{cls.__name__} has no field {name}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Struct) or type(other)._owner is not type(self)._owner:
+            return NotImplemented
+        return bytes(self) == bytes(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it can change
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={_hex(getattr(self, name))}" for name in _shown(type(self)))
+        return f"{type(self).__name__}({fields})"
+
+
+class Union(Struct):
+    """A C union: like Struct, all members at offset 0; at most one may be given by keyword."""
+
+    __slots__ = ()
+    _kind: ClassVar[str] = "union"
+
+
+def _hex(value: object) -> str:
+    if isinstance(value, int):
+        return hex(value)
+    return f"0x{value.hex() or '0'}" if isinstance(value, bytes) else repr(value)
+
+
+@cache
+def _shown(cls: type[Struct]) -> tuple[str, ...]:
+    """The members that repr() prints: of members that overlap, the one that covers most."""
+    shown: list[str] = []
+    spans: list[tuple[int, int]] = []
+    for f in sorted(layout(cls), key=lambda f: -_span(f)[1] + _span(f)[0]):
+        start, end = _span(f)
+        if f.size == 0 or all(end <= s or e <= start for s, e in spans):
+            shown.append(f.name)
+            spans.append((start, end))
+    return tuple(f.name for f in layout(cls) if f.name in shown)
+
+
+def _span(f: Field) -> tuple[int, int]:
+    """First and last bit of a member, in bits from the start of the struct."""
+    start, width = f.bits or (0, 8 * f.size)
+    return 8 * f.offset + start, 8 * f.offset + start + width
+
+
+@cache
+def layout(cls: type[Struct]) -> tuple[Field, ...]:
+    """Every member with its place, members of anonymous unions included, in the order of the class."""
+    ffi = _ffi()
+    fields = dict(ffi.typeof(cls._ctype()).fields)
+    return tuple(_field(ffi, fields[m.name], m) for m in cls._members.values())
+
+
+def _field(ffi: Any, c: Any, m: _Member) -> Field:
+    signed = isinstance(m.elem, str) and int(ffi.cast(m.elem, -1)) < 0
+    elem = ffi.sizeof(m.elem if isinstance(m.elem, str) else m.elem._ctype())
+    bits = (c.bitshift, c.bitsize) if c.bitsize > 0 else None
+    return Field(
+        m.name, m.cname, c.offset, 0 if m.flexible else ffi.sizeof(c.type), bits, elem if m.dims else 0, signed
+    )
+
+
+T = TypeVar("T")
+
+
+class Array(MutableSequence[T]):
+    """A C array inside a struct: numbers, views of structs, or rows of them. Its length is fixed."""
+
+    __slots__ = ("_c", "_cls", "_keep")
+
+    def __init__(self, c: Any, keep: object, cls: type[Struct] | None) -> None:
+        self._c, self._keep, self._cls = c, keep, cls
+
+    def __len__(self) -> int:
+        return len(self._c)
+
+    def _at(self, index: int) -> Any:
+        index = range(len(self))[index]
+        item = self._c[index]
+        if isinstance(item, int):
+            return item
+        if self._cls and _ffi().typeof(item).kind != "array":
+            return self._cls._view(_ffi().addressof(self._c, index), self._keep)
+        return Array(item, self._keep, self._cls)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(*index.indices(len(self)))]
+        return self._at(index)
+
+    def _put(self, index: int, value: Any) -> None:
+        item = self._at(index)
+        if isinstance(item, Array):
+            item[:] = value
+        else:
+            self._c[range(len(self))[index]] = value._c[0] if self._cls else value
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Assigning a whole slice that is short fills up with zeros, as C's initialiser does; elsewhere sizes agree."""
+        if not isinstance(index, slice):
+            return self._put(index, value)
+        places, values = range(*index.indices(len(self))), list(value)
+        if len(values) > len(places) or (len(values) < len(places) and index != slice(None)):
+            raise IndexError(f"{len(places)} elements, {len(values)} values")
+        for i, item in zip(places, values, strict=False):
+            self._put(i, item)
+        if len(values) < len(places):
+            rest = memoryview(_ffi().buffer(self._c))[len(values) * _ffi().sizeof(_ffi().typeof(self._c).item) :]
+            rest[:] = bytes(len(rest))
+        return None
+
+    def __delitem__(self, index: Any) -> None:
+        raise TypeError("a C array has a fixed length")
+
+    def insert(self, index: int, value: Any) -> None:
+        """Not possible: TypeError."""
+        raise TypeError("a C array has a fixed length")
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._at(i) for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, (Array, list, tuple)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it can change
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(_hex, self))}]"
