@@ -83,8 +83,8 @@ class Ioctl(Generic[S]):
     An ``_IO`` number carries no size, its struct is a convention of the driver.
     """
 
-    def __init__(self, direction: int, type: int, index: int, struct: type[S] | str | None, minsz: str = "") -> None:
-        self.direction, self.type, self.index = direction, type, index
+    def __init__(self, direction: int, magic: int, index: int, struct: type[S] | str | None, minsz: str = "") -> None:
+        self.direction, self.magic, self.index = direction, magic, index
         self.struct: type[S] | None = None if isinstance(struct, str) else struct
         self._scalar, self._minsz, self._sized = (
             struct if isinstance(struct, str) else "",
@@ -102,7 +102,7 @@ class Ioctl(Generic[S]):
     @cached_property
     def nr(self) -> int:
         """The number that user space passes."""
-        return _IOC(self.direction, self.type, self.index, self.size if self._sized else 0)
+        return _IOC(self.direction, self.magic, self.index, self.size if self._sized else 0)
 
     @cached_property
     def minsz(self) -> int:
@@ -119,39 +119,39 @@ class Ioctl(Generic[S]):
 
 
 @overload
-def _IO(type: int, nr: int) -> Ioctl[Any]: ...
+def _IO(magic: int, nr: int) -> Ioctl[Any]: ...
 @overload
-def _IO(type: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
-def _IO(type: int, nr: int, arg: Any = None, *, minsz: str = "") -> Ioctl[Any]:
+def _IO(magic: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
+def _IO(magic: int, nr: int, arg: Any = None, *, minsz: str = "") -> Ioctl[Any]:
     """C: ``_IO(type, nr)``; *arg* is what the driver's convention passes."""
-    return Ioctl(_IOC_NONE, type, nr, arg, minsz)
+    return Ioctl(_IOC_NONE, magic, nr, arg, minsz)
 
 
 @overload
-def _IOR(type: int, nr: int, arg: str) -> Ioctl[Any]: ...
+def _IOR(magic: int, nr: int, arg: str) -> Ioctl[Any]: ...
 @overload
-def _IOR(type: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
-def _IOR(type: int, nr: int, arg: Any, *, minsz: str = "") -> Ioctl[Any]:
+def _IOR(magic: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
+def _IOR(magic: int, nr: int, arg: Any, *, minsz: str = "") -> Ioctl[Any]:
     """C: ``_IOR(type, nr, arg)``: the kernel writes *arg*, a struct or the name of a C scalar."""
-    return Ioctl(_IOC_READ, type, nr, arg, minsz)
+    return Ioctl(_IOC_READ, magic, nr, arg, minsz)
 
 
 @overload
-def _IOW(type: int, nr: int, arg: str) -> Ioctl[Any]: ...
+def _IOW(magic: int, nr: int, arg: str) -> Ioctl[Any]: ...
 @overload
-def _IOW(type: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
-def _IOW(type: int, nr: int, arg: Any, *, minsz: str = "") -> Ioctl[Any]:
+def _IOW(magic: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
+def _IOW(magic: int, nr: int, arg: Any, *, minsz: str = "") -> Ioctl[Any]:
     """C: ``_IOW(type, nr, arg)``: the kernel reads *arg*, a struct or the name of a C scalar."""
-    return Ioctl(_IOC_WRITE, type, nr, arg, minsz)
+    return Ioctl(_IOC_WRITE, magic, nr, arg, minsz)
 
 
 @overload
-def _IOWR(type: int, nr: int, arg: str) -> Ioctl[Any]: ...
+def _IOWR(magic: int, nr: int, arg: str) -> Ioctl[Any]: ...
 @overload
-def _IOWR(type: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
-def _IOWR(type: int, nr: int, arg: Any, *, minsz: str = "") -> Ioctl[Any]:
+def _IOWR(magic: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
+def _IOWR(magic: int, nr: int, arg: Any, *, minsz: str = "") -> Ioctl[Any]:
     """C: ``_IOWR(type, nr, arg)``: the kernel reads and writes *arg*, a struct or the name of a C scalar."""
-    return Ioctl(_IOC_READ | _IOC_WRITE, type, nr, arg, minsz)
+    return Ioctl(_IOC_READ | _IOC_WRITE, magic, nr, arg, minsz)
 
 
 def ioctls(module: ModuleType) -> dict[int, str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ZERO", "Array", "Bits", "Field", "Name", "Struct", "Union", "anon_struct", "anon_union",
-    "layout", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+    "cname", "layout", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
 ]  # fmt: skip
 
 u8 = Annotated[int, "uint8_t"]
@@ -87,8 +87,9 @@ class Field(NamedTuple):
     offset: int
     size: int  # bytes of the whole member; of its declared type for a bit-field; 0 for a flexible array
     bits: tuple[int, int] | None  # (lowest bit counted from offset, width) of a bit-field
+    rank: int  # dimensions of an array, else 0
     item: int  # bytes of one element of an array, else 0
-    signed: bool
+    signed: bool | None  # None: not a number
 
 
 class _Member(NamedTuple):
@@ -287,9 +288,11 @@ def _constructor(ptr: Any, converters: dict[str, Callable[[Any], Any]]) -> Calla
     if not converters:
         return new
 
+    none_of = converters.keys().isdisjoint
+
     def convert_and_new(fields: dict[str, Any]) -> Any:
-        for name in converters.keys() & fields.keys():
-            fields[name] = converters[name](fields[name])
+        if not none_of(fields):
+            fields |= {name: converters[name](value) for name, value in fields.items() if name in converters}
         return new(fields)
 
     return convert_and_new
@@ -308,7 +311,8 @@ class _Storage:
 @dataclass_transform(kw_only_default=True)
 class Struct(_Storage, metaclass=StructType):
     """
-    A C struct. Subclass it with annotated fields; ``packed=True`` is ``__attribute__((packed))``.
+    A C struct. Subclass it with annotated fields; ``packed=True`` is ``__attribute__((packed))``, ``ctype="..."``
+    the C type when it is not ``struct <name of the class>``.
 
     Every field may be given by keyword; the rest is zero. A value that does not fit its field is OverflowError.
     """
@@ -361,7 +365,7 @@ class Struct(_Storage, metaclass=StructType):
             setattr(cls, name, _property(cls, member))
         converters = {name: conv for name, m in members.items() if (conv := _converter(m))}
         cls._zero = partial(ffi.new, cls._ptr)  # type: ignore[method-assign]
-        cls._new = _constructor(cls._ptr, converters)  # type: ignore[assignment,method-assign]
+        cls._new = staticmethod(_constructor(cls._ptr, converters))  # type: ignore[assignment,method-assign]
 
     @classmethod
     def _ctype(cls) -> str:
@@ -428,6 +432,12 @@ class Struct(_Storage, metaclass=StructType):
         return cls._sizeof
 
     @classmethod
+    def has_flexible_array(cls) -> bool:
+        """Does the struct end in an array without a length?"""
+        cls._build()
+        return cls._flex is not None
+
+    @classmethod
     def offsetof(cls, name: str) -> int:
         """C: ``offsetof(struct ..., name)``. TypeError for a bit-field, which has none."""
         if cls._find(name).bits:
@@ -490,6 +500,11 @@ def _span(f: Field) -> tuple[int, int]:
     return 8 * f.offset + start, 8 * f.offset + start + width
 
 
+def cname(cls: type[Struct]) -> str:
+    """What C calls the struct: ``struct <name of the class>`` unless the class says otherwise with ``ctype=``."""
+    return cls._owner._given or f"{cls._kind} {cls._owner.__name__}"
+
+
 @cache
 def layout(cls: type[Struct]) -> tuple[Field, ...]:
     """Every member with its place, members of anonymous unions included, in the order of the class."""
@@ -499,8 +514,8 @@ def layout(cls: type[Struct]) -> tuple[Field, ...]:
 
 
 def _field(ffi: Any, c: Any, m: _Member) -> Field:
-    signed = isinstance(m.elem, str) and int(ffi.cast(m.elem, -1)) < 0
-    elem = ffi.sizeof(m.elem if isinstance(m.elem, str) else m.elem._ctype())
+    ctype = m.elem if isinstance(m.elem, str) else m.elem._ctype()
+    signed = int(ffi.cast(ctype, -1)) < 0 if isinstance(m.elem, str) else None
     bits = (c.bitshift, c.bitsize) if c.bitsize > 0 else None
     return Field(
         m.name, m.cname, c.offset, 0 if m.flexible else ffi.sizeof(c.type), bits, elem if m.dims else 0, signed
