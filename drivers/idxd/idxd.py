@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from pykernel.base.device import Device
+from pykernel.base.core import Device
 from pykernel.drivers.idxd.registers import (
     DEVICE_VERSION_2,
     IDXD_OPCAP_OFFSET,
@@ -79,32 +79,6 @@ class WqType(IntEnum):
     NONE = 0
     KERNEL = 1
     USER = 2
-
-
-class Scmd(IntEnum):
-    """``enum idxd_scmd_stat`` (include/uapi/linux/idxd.h): the driver's own values of ``cmd_status``."""
-
-    DEV_ENABLED = 0x80000010
-    DEV_NOT_ENABLED = 0x80000020
-    WQ_ENABLED = 0x80000021
-    DEV_DMA_ERR = 0x80020000
-    WQ_NO_GRP = 0x80030000
-    WQ_NO_NAME = 0x80040000
-    WQ_NO_SVM = 0x80050000
-    WQ_NO_THRESH = 0x80060000
-    WQ_PORTAL_ERR = 0x80070000
-    WQ_RES_ALLOC_ERR = 0x80080000
-    PERCPU_ERR = 0x80090000
-    DMA_CHAN_ERR = 0x800A0000
-    CDEV_ERR = 0x800B0000
-    WQ_NO_SWQ_SUPPORT = 0x800C0000
-    WQ_NONE_CONFIGURED = 0x800D0000
-    WQ_NO_SIZE = 0x800E0000
-    WQ_NO_PRIV = 0x800F0000
-    WQ_IRQ_ERR = 0x80100000
-    WQ_USER_NO_IOMMU = 0x80110000
-    DEV_EVL_ERR = 0x80120000
-    WQ_NO_DRV_NAME = 0x80200000
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from pykernel.drivers.idxd.registers import (
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup
 from pykernel.lib.kstrtox import kstrtoint, kstrtol, kstrtoul
+from pykernel.uapi.linux.idxd import DSA_OPCODE_BATCH
 
-IDXD_OP_BATCH = 0x01
 U64 = (1 << 64) - 1
 
 READ_BUFFER_ATTRS = frozenset(
@@ -87,7 +87,7 @@ def op_cap_text(idxd: IdxdDevice, bmap: int) -> str:
     C: drivers/dma/idxd/sysfs.c:op_cap_show_common()
     """
     if batch_unsafe(idxd):
-        bmap &= ~(1 << IDXD_OP_BATCH)
+        bmap &= ~(1 << DSA_OPCODE_BATCH)
     return bitmap_text(bmap)
 
 
@@ -145,7 +145,9 @@ class GroupConfDev(IdxdGroup):
         # drivers/dma/idxd/sysfs.c:idxd_group_attr_visible()
         if name in ("desc_progress_limit", "batch_progress_limit"):
             return bool(self.idxd.hw.group_cap.progress_limit)
-        return not (name in READ_BUFFER_ATTRS and self.idxd.is_iax)
+        if name in READ_BUFFER_ATTRS:
+            return not self.idxd.is_iax
+        return super().attr_is_visible(name)
 
     def _deprecated(self, attr: str) -> None:
         self.idxd.warn_once(self, f"group.{attr}", f"attribute deprecated, see {attr}.")
@@ -336,7 +338,7 @@ class IdxdConfDev(IdxdDevice):
             return profile.idxd_dsacaps and not self.is_iax and self.hw.version >= DEVICE_VERSION_3
         if name == "event_log_size":
             return profile.idxd_event_log and self.hw.gen_cap.evl_support != 0
-        return True
+        return super().attr_is_visible(name)
 
     def version_show(self) -> str:
         """VERSION, 0x100 for 1.0."""

@@ -86,7 +86,7 @@ class WqConfDev(IdxdWq):
             return not profile.idxd_ats_disable_hidden or bool(cap.wq_ats_support)
         if name == "driver_name":
             return profile.idxd_driver_name
-        return True
+        return super().attr_is_visible(name)
 
     def _check_wq_disabled(self, code: int = EPERM) -> None:
         if self.state != WqState.DISABLED:
@@ -177,7 +177,7 @@ class WqConfDev(IdxdWq):
         self.block_on_fault = bof
 
     def _parse_bool(self, buf: str) -> bool:
-        return kstrtobool(buf, enable=self.kernel.profile.kstrtobool_enable)
+        return kstrtobool(buf, e=self.kernel.profile.kstrtobool_enable)
 
     def threshold_show(self) -> str:
         """Entries that limited portals may fill."""
