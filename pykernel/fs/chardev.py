@@ -1,0 +1,151 @@
+"""Character devices: numbers, the registry of drivers, and /dev/null and friends (fs/char_dev.c, drivers/char/mem.c)."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EBUSY, EINVAL, ENOSPC, ENXIO
+from typing import TYPE_CHECKING
+
+from pykernel.errors import err
+from pykernel.fs.vfs import File, Inode
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+
+__all__ = ["MAJOR", "MINOR", "MKDEV", "Chrdevs", "NullFile", "alloc_chrdev_region", "chrdev_open", "unregister_chrdev_region"]
+
+MINORBITS = 20
+CHRDEV_MAJOR_MAX = 512
+Open = Callable[[Inode, int], File]
+
+
+def MAJOR(dev: int) -> int:  # noqa: N802  (the kernel's name)
+    """C: ``MAJOR(dev)``."""
+    return dev >> MINORBITS
+
+
+def MINOR(dev: int) -> int:  # noqa: N802  (the kernel's name)
+    """C: ``MINOR(dev)``."""
+    return dev & (1 << MINORBITS) - 1
+
+
+def MKDEV(major: int, minor: int) -> int:  # noqa: N802  (the kernel's name)
+    """C: ``MKDEV(ma, mi)``."""
+    return major << MINORBITS | minor
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """``struct char_device_struct``."""
+
+    dev: int
+    count: int
+    name: str
+
+
+class Chrdevs:
+    """The character devices of one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.regions: list[Region] = [Region(MKDEV(1, 0), 256, "mem")]
+        self.cdevs: dict[int, Open] = {}
+
+    def find_dynamic_major(self) -> int:
+        """fs/char_dev.c:find_dynamic_major(): 254 down to 234, then 511 down to 384. Raises EBUSY."""
+        taken = {MAJOR(r.dev) for r in self.regions}
+        for major in (*range(254, 233, -1), *range(CHRDEV_MAJOR_MAX - 1, 383, -1)):
+            if major not in taken:
+                return major
+        raise err(EBUSY, "no dynamic character major is free")
+
+    def register_region(self, dev: int, count: int, name: str) -> None:
+        """C: ``int register_chrdev_region(dev_t, unsigned, const char *)``. Raises EBUSY, EINVAL."""
+        if MAJOR(dev) >= CHRDEV_MAJOR_MAX or count > (1 << MINORBITS) - MINOR(dev):
+            raise err(EINVAL)
+        if any(r.dev < dev + count and dev < r.dev + r.count for r in self.regions):
+            raise err(EBUSY, f"character devices {MAJOR(dev)}:{MINOR(dev)} are taken")
+        self.regions.append(Region(dev, count, name))
+
+    def devices(self) -> str:
+        """The text of /proc/devices."""
+        rows = sorted((MAJOR(r.dev), r.name) for r in self.regions)
+        return "Character devices:\n" + "".join(f"{m:3d} {n}\n" for m, n in rows) + "\nBlock devices:\n"
+
+    def add(self, dev: int, open: Open) -> None:
+        """C: ``int cdev_add(struct cdev *, dev_t, unsigned)``. Raises EBUSY."""
+        if dev in self.cdevs:
+            raise err(EBUSY)
+        self.cdevs[dev] = open
+
+    def delete(self, dev: int) -> None:
+        """C: ``void cdev_del(struct cdev *)``; files that are open stay usable."""
+        self.cdevs.pop(dev, None)
+
+
+def alloc_chrdev_region(kernel: Kernel, baseminor: int, count: int, name: str) -> int:
+    """
+    Take a dynamic major; the first dev_t. C: ``int alloc_chrdev_region(dev_t *, unsigned, unsigned, const char *)``.
+
+    Raises:
+        EBUSY: none is free.
+    """
+    reg = kernel.sub(Chrdevs)
+    dev = MKDEV(reg.find_dynamic_major(), baseminor)
+    reg.register_region(dev, count, name)
+    return dev
+
+
+def unregister_chrdev_region(kernel: Kernel, dev: int, count: int) -> None:
+    """C: ``void unregister_chrdev_region(dev_t, unsigned)``."""
+    reg = kernel.sub(Chrdevs)
+    reg.regions = [r for r in reg.regions if not (r.dev == dev and r.count == count)]
+
+
+def chrdev_open(inode: Inode, flags: int) -> File:
+    """fs/char_dev.c:chrdev_open(). Raises ENXIO: no driver has the number; and what the driver's open raises."""
+    open = inode.kernel.sub(Chrdevs).cdevs.get(inode.rdev) if stat.S_ISCHR(inode.mode) else None
+    if open is None:
+        raise err(ENXIO, f"no driver for {MAJOR(inode.rdev)}:{MINOR(inode.rdev)}")
+    return open(inode, flags)
+
+
+class NullFile(File):
+    """/dev/null. drivers/char/mem.c:null_fops."""
+
+    __slots__ = ()
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """Nothing."""
+        return b""
+
+    def pwrite(self, pos: int, data: bytes) -> int:
+        """Takes all."""
+        return len(data)
+
+    def llseek(self, offset: int, whence: int) -> int:
+        """null_lseek(): always 0."""
+        self.pos = 0
+        return 0
+
+
+class ZeroFile(NullFile):
+    """/dev/zero."""
+
+    __slots__ = ()
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """Zeros."""
+        return bytes(count)
+
+
+class FullFile(ZeroFile):
+    """/dev/full."""
+
+    __slots__ = ()
+
+    def pwrite(self, pos: int, data: bytes) -> int:
+        """Raises ENOSPC."""
+        raise err(ENOSPC)

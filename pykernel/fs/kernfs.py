@@ -1,0 +1,284 @@
+"""
+kernfs: the tree under sysfs (fs/kernfs/dir.c, file.c, inode.c, symlink.c).
+
+A node that was removed stays as an object: whoever still has it open gets ENODEV, as after kernfs_drain(). A directory may be
+*lazy*: its attributes are made when somebody first looks into it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import stat
+from collections.abc import Callable, Iterable
+from errno import EACCES, EEXIST, EINVAL, EISDIR, ENODEV, ENOENT
+from typing import TYPE_CHECKING
+
+from pykernel.errors import err
+from pykernel.fs.vfs import DEFAULT_POLLMASK, PAGE_SIZE, File, FsNotify, Inode, PollTable, StatFs
+from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLPRI
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+    from pykernel.sched import WaitQueue
+
+__all__ = ["KernfsDir", "KernfsFile", "KernfsLink", "KernfsNode", "KernfsOpenFile", "KernfsRoot"]
+
+SYSFS_MAGIC = 0x62656572
+
+
+class KernfsNode(Inode):
+    """``struct kernfs_node``."""
+
+    __slots__ = ("name", "removed", "root")
+
+    statfs_row = StatFs(SYSFS_MAGIC)
+    dev = 22
+
+    def __init__(self, root: KernfsRoot, parent: KernfsDir | None, name: str, mode: int) -> None:
+        super().__init__(root.kernel, mode, next(root.inos), parent)
+        self.root = root
+        self.name = name
+        self.removed = False
+
+    def path(self) -> str:
+        """The path below the mount, "/devices/..."; C: ``kernfs_path()``."""
+        parts = []
+        node: Inode | None = self
+        while isinstance(node, KernfsNode) and not isinstance(node, KernfsRoot):
+            parts.append(node.name)
+            node = node.parent
+        return "/" + "/".join(reversed(parts))
+
+    def check_active(self) -> None:
+        """C: ``kernfs_get_active()``. Raises ENODEV after removal."""
+        if self.removed:
+            raise err(ENODEV, f"{self.name} was removed")
+
+    def remove(self) -> None:
+        """Take the node and all below it out of the tree. C: ``kernfs_remove()``."""
+        if self.removed:
+            return
+        parent = self.parent
+        self._deactivate()
+        if isinstance(parent, KernfsDir) and parent.children.get(self.name) is self:
+            del parent.children[self.name]
+            self.kernel.sub(FsNotify)("remove", parent, self.name, self)
+
+    def _deactivate(self) -> None:
+        self.removed = True
+
+
+class KernfsDir(KernfsNode):
+    """A directory."""
+
+    __slots__ = ("_lazy", "children")
+
+    def __init__(self, root: KernfsRoot, parent: KernfsDir | None, name: str, mode: int = 0o755) -> None:
+        super().__init__(root, parent, name, stat.S_IFDIR | mode)
+        self.children: dict[str, KernfsNode] = {}
+        self._lazy: list[Callable[[], None]] = []
+
+    def when_looked_at(self, fill: Callable[[], None]) -> None:
+        """Call *fill* before the first look into this directory."""
+        self._lazy.append(fill)
+
+    def filled(self) -> dict[str, KernfsNode]:
+        """The children, made if they were not."""
+        if self._lazy:
+            fills, self._lazy = self._lazy, []
+            for fill in fills:
+                fill()
+        return self.children
+
+    @property
+    def nlink(self) -> int:
+        """Two and one a sub-directory. C: ``parent->dir.subdirs + 2``."""
+        return 2 + sum(type(c) is KernfsDir for c in self.filled().values())
+
+    def lookup(self, name: str) -> Inode:
+        """fs/kernfs/dir.c:kernfs_iop_lookup(). Raises ENOENT."""
+        node = (self.filled() if self._lazy else self.children).get(name)
+        if node is None:
+            raise err(ENOENT)
+        return node
+
+    def iterdir(self) -> Iterable[tuple[str, Inode]]:
+        """fs/kernfs/dir.c:kernfs_fop_readdir()."""
+        return list(self.filled().items())
+
+    def open(self, flags: int) -> File:
+        """Open for getdents()."""
+        return KernfsDirFile(self, flags)
+
+    def add(self, node: KernfsNode) -> KernfsNode:
+        """C: ``kernfs_add_one()``. Raises EEXIST, ENOENT when this directory is gone."""
+        if self.removed:
+            raise err(ENOENT, f"{self.name} is gone")
+        if node.name in self.children:
+            raise err(EEXIST, f"cannot create duplicate filename '{self.path()}/{node.name}'")
+        self.children[node.name] = node
+        if not self._lazy:
+            self.kernel.sub(FsNotify)("add", self, node.name, node)
+        return node
+
+    def create_dir(self, name: str, mode: int = 0o755) -> KernfsDir:
+        """C: ``kernfs_create_dir_ns()``."""
+        node = KernfsDir(self.root, self, name, mode)
+        self.add(node)
+        return node
+
+    def create_link(self, name: str, target: KernfsNode) -> KernfsLink:
+        """C: ``kernfs_create_link()``."""
+        node = KernfsLink(self.root, self, name, target)
+        self.add(node)
+        return node
+
+    def remove_by_name(self, name: str) -> None:
+        """C: ``kernfs_remove_by_name_ns()``. Raises ENOENT."""
+        node = self.filled().get(name)
+        if node is None:
+            raise err(ENOENT, f"kernfs: can not remove '{name}', no such name")
+        node.remove()
+
+    def rename_child(self, old: str, new: str) -> None:
+        """C: ``kernfs_rename_ns()`` inside one directory. Raises EEXIST."""
+        if new in self.filled():
+            raise err(EEXIST)
+        node = self.children.pop(old)
+        self.kernel.sub(FsNotify)("remove", self, old, node)
+        node.name = new
+        self.add(node)
+
+    def _deactivate(self) -> None:
+        self.removed = True
+        self._lazy.clear()
+        for name, child in self.children.items():
+            child._deactivate()
+            self.kernel.sub(FsNotify)("remove", self, name, child)
+
+    def create(self, name: str, mode: int, flags: int) -> Inode:
+        """No create operation. Raises EACCES."""
+        raise err(EACCES)
+
+
+class KernfsDirFile(File):
+    """An open directory."""
+
+    __slots__ = ()
+
+    def iterdir(self) -> Iterable[tuple[str, Inode]]:
+        """The directory's entries now. Raises ENOENT after removal."""
+        if self.inode.removed:  # type: ignore[attr-defined]
+            return []
+        return self.inode.iterdir()
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """generic_read_dir(). Raises EISDIR."""
+        raise err(EISDIR)
+
+    def fsync(self) -> None:
+        """Raises EINVAL: no fsync operation."""
+        raise err(EINVAL)
+
+
+class KernfsLink(KernfsNode):
+    """A symbolic link to another node."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, root: KernfsRoot, parent: KernfsDir, name: str, target: KernfsNode) -> None:
+        super().__init__(root, parent, name, stat.S_IFLNK | 0o777)
+        self.target = target
+
+    @property
+    def size(self) -> int:
+        """kernfs leaves a link's size at zero."""
+        return 0
+
+    def readlink(self) -> str:
+        """The relative path. fs/kernfs/symlink.c:kernfs_get_target_path(). Raises ENOENT when the target is gone."""
+        here = self.parent.path().strip("/").split("/") if self.parent is not self.root else []  # type: ignore[union-attr]
+        there = self.target.path().strip("/").split("/")
+        common = len(list(itertools.takewhile(lambda ab: ab[0] == ab[1], zip(here, there, strict=False))))
+        return "../" * (len(here) - common) + "/".join(there[common:])
+
+    def follow(self) -> Inode | None:
+        """The target itself, while both are in the tree."""
+        return None if self.target.removed or self.removed else self.target
+
+
+class KernfsFile(KernfsNode):
+    """A regular file; subclasses say how it opens. ``event`` counts kernfs_notify() calls."""
+
+    __slots__ = ("_poll", "event")
+
+    def __init__(self, root: KernfsRoot, parent: KernfsDir, name: str, mode: int) -> None:
+        super().__init__(root, parent, name, stat.S_IFREG | mode)
+        self.event = 1
+        self._poll: WaitQueue | None = None
+
+    @property
+    def size(self) -> int:
+        """A text attribute says one page."""
+        return PAGE_SIZE
+
+    @property
+    def poll_queue(self) -> WaitQueue:
+        """Who polls this file."""
+        if self._poll is None:
+            self._poll = self.kernel.waitqueue()
+        return self._poll
+
+    def notify(self) -> None:
+        """C: ``kernfs_notify()``: wake pollers and tell fsnotify."""
+        self.event += 1
+        if self._poll:
+            self._poll.wake_up()
+        if self.parent:
+            self.kernel.sub(FsNotify)("modify", self.parent, self.name, self)
+
+    def _deactivate(self) -> None:
+        self.removed = True
+        if self._poll:
+            self._poll.wake_up()  # kernfs_drain_open_files() wakes pollers of a node that goes
+
+
+class KernfsOpenFile(File):
+    """``struct kernfs_open_file``: poll, and the permission check that sysfs asks for on top of the VFS's."""
+
+    __slots__ = ("event",)
+    has_read = True
+    has_write = True
+
+    def __init__(self, inode: KernfsFile, flags: int) -> None:
+        super().__init__(inode, flags)
+        self.event = 0
+        inode.check_active()
+        # fs/kernfs/file.c:kernfs_fop_open(), KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK: root is refused too
+        if self.can_write and not (inode.mode & 0o222 and self.has_write):
+            raise err(EACCES)
+        if self.can_read and not (inode.mode & 0o444 and self.has_read):
+            raise err(EACCES)
+
+    def poll(self, pt: PollTable) -> int:
+        """fs/kernfs/file.c:kernfs_fop_poll(): always ready; EPOLLPRI|EPOLLERR when it changed since the last read."""
+        node = self.inode
+        assert isinstance(node, KernfsFile)
+        pt.poll_wait(node.poll_queue)
+        if node.removed or self.event != node.event:
+            return DEFAULT_POLLMASK | EPOLLERR | EPOLLPRI
+        return DEFAULT_POLLMASK
+
+
+class KernfsRoot(KernfsDir):
+    """``struct kernfs_root``: the tree's root directory."""
+
+    __slots__ = ("inos",)
+
+    def __init__(self, kernel: Kernel, parent: Inode | None) -> None:
+        self.kernel = kernel
+        self.inos = itertools.count(1)
+        super().__init__(self, None, "", 0o555)
+        self.parent = parent
+        self.root = self
+

@@ -1,0 +1,67 @@
+"""The few files of /proc that tell about devices: text made at each read (fs/proc/)."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pykernel.fs.ramfs import RamDir, RamNode
+from pykernel.fs.vfs import File, Inode, StatFs
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+
+__all__ = ["ProcFile", "ProcFs"]
+
+PROC_SUPER_MAGIC = 0x9FA0
+
+
+class ProcFile(RamNode):
+    """A read-only file whose text is made when it is read. C: ``proc_create_single()``."""
+
+    __slots__ = ("show",)
+    statfs_row = StatFs(PROC_SUPER_MAGIC)
+
+    def __init__(self, kernel: Kernel, show: Callable[[], str], parent: Inode | None = None, mode: int = 0o444) -> None:
+        super().__init__(kernel, stat.S_IFREG | mode, parent)
+        self.uid = self.gid = 0
+        self.show = show
+
+    def open(self, flags: int) -> File:
+        """Open."""
+        return ProcOpenFile(self, flags)
+
+
+class ProcOpenFile(File):
+    """seq_file: the text is made anew for a read at 0."""
+
+    __slots__ = ("text",)
+
+    inode: ProcFile
+
+    def __init__(self, inode: ProcFile, flags: int) -> None:
+        super().__init__(inode, flags)
+        self.text: bytes | None = None
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """Read."""
+        if pos == 0 or self.text is None:
+            self.text = self.inode.show().encode("latin-1", "replace")
+        return self.text[pos : pos + count]
+
+
+class ProcFs:
+    """/proc of one kernel. Subsystems add their files with :meth:`create`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.root = RamDir(kernel, 0o555)
+        self.create("version", lambda: f"Linux version {kernel.profile.release} (pykernel)\n")
+        self.create("cmdline", lambda: f"{getattr(kernel.machine, 'cmdline', '')}\n".lstrip(" "))
+
+    def create(self, name: str, show: Callable[[], str], mode: int = 0o444) -> ProcFile:
+        """C: ``struct proc_dir_entry *proc_create_single(...)``."""
+        node = ProcFile(self.kernel, show, self.root, mode)
+        self.root.attach(name, node)
+        return node

@@ -1,0 +1,102 @@
+"""The mount table: "/" in memory, sysfs on /sys, devtmpfs on /dev, procfs on /proc."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from pykernel.fs.chardev import MKDEV, Chrdevs, FullFile, NullFile, ZeroFile
+from pykernel.fs.kmsg import KmsgFile
+from pykernel.fs.procfs import ProcFs
+from pykernel.fs.ramfs import RamDir, RamNode
+from pykernel.fs.sysfs import SysFs
+from pykernel.fs.vfs import Inode
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+
+__all__ = ["DevTmpFs", "RootFs"]
+
+# drivers/char/mem.c:devlist: minor, name, mode, open
+MEM_DEVICES = ((3, "null", 0o666, NullFile), (5, "zero", 0o666, ZeroFile), (7, "full", 0o666, FullFile), (11, "kmsg", 0o644, KmsgFile))
+
+
+class DevDir(RamDir):
+    """The root of devtmpfs: a look into it brings the devices up."""
+
+    __slots__ = ()
+
+    def lookup(self, name: str) -> Inode:
+        """Raises ENOENT."""
+        self.kernel.up()
+        return super().lookup(name)
+
+    def iterdir(self) -> list[tuple[str, Inode]]:
+        """The nodes."""
+        self.kernel.up()
+        return list(super().iterdir())
+
+
+class DevTmpFs:
+    """drivers/base/devtmpfs.c: nodes come and go with their devices."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.root = DevDir(kernel, 0o755)
+        chrdevs = kernel.sub(Chrdevs)
+        for minor, name, mode, fops in MEM_DEVICES:
+            chrdevs.add(MKDEV(1, minor), fops)
+            self.create_node(name, mode, MKDEV(1, minor))
+
+    def create_node(self, path: str, mode: int, rdev: int) -> Inode:
+        """drivers/base/devtmpfs.c:handle_create(): directories on the way are made 0755."""
+        where = self._dir(path, make=True)
+        node = RamNode(self.kernel, stat.S_IFCHR | mode, where)
+        node.rdev = rdev
+        node.uid = node.gid = 0
+        return where.attach(path.rpartition("/")[2], node)
+
+    def delete_node(self, path: str, rdev: int) -> None:
+        """drivers/base/devtmpfs.c:handle_remove(): only our own node; directories that become empty go too."""
+        try:
+            where = self._dir(path, make=False)
+            name = path.rpartition("/")[2]
+            if where.children[name].rdev == rdev:
+                where.detach(name)
+        except (KeyError, OSError):
+            return
+        while where is not self.root and not where.children:
+            parent = where.parent
+            assert isinstance(parent, RamDir)
+            parent.detach(next(k for k, v in parent.children.items() if v is where))
+            where = parent
+
+    def _dir(self, path: str, *, make: bool) -> RamDir:
+        where: RamDir = self.root
+        for part in path.split("/")[:-1]:
+            child = where.children.get(part)
+            if child is None and make:
+                child = RamDir(self.kernel, 0o755, where)
+                child.uid = child.gid = 0
+                where.attach(part, child)
+            if not isinstance(child, RamDir):
+                raise KeyError(part)
+            where = child
+        return where
+
+
+class RootFs:
+    """The tree that a client sees."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.root = RamDir(kernel, 0o755)
+        self.root.parent = self.root
+        mounts: tuple[tuple[str, Inode], ...] = (
+            ("sys", kernel.sub(SysFs).root),
+            ("dev", kernel.sub(DevTmpFs).root),
+            ("proc", kernel.sub(ProcFs).root),
+            ("tmp", RamDir(kernel, 0o1777)),
+        )
+        for name, node in mounts:
+            self.root.attach(name, node)
+        kernel.sub(ProcFs).create("devices", kernel.sub(Chrdevs).devices)

@@ -1,0 +1,187 @@
+"""
+Class ``Kernel``: it owns everything. No module of this project keeps state of its own, so two kernels run side by side.
+
+A subsystem is a class whose only constructor argument is the kernel; ``kernel.sub(IoasidSpace)`` returns this kernel's
+instance and makes it at first use. Boot is lazy: devices come up when somebody looks (:meth:`Kernel.up`).
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pykernel.errors import Oops
+from pykernel.lib.fault_inject import FaultInjector
+from pykernel.log import CRIT, Dmesg
+from pykernel.sched import Completion, Scheduler, WaitQueue
+from pykernel.task import Cred, Task
+from pykernel.trace import Trace
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from pykernel.base.module import Modules
+    from pykernel.fs.vfs import Inode
+    from pykernel.profile import Profile
+    from pykernel.surfaces.inprocess import Patched
+    from pykernel.syscalls import Process
+
+__all__ = ["Cpu", "Kernel", "Leak"]
+
+T = TypeVar("T")
+
+
+class Leak(AssertionError):
+    """Something was still there at :meth:`Kernel.shutdown`; the message names each object and where it was taken."""
+
+
+class Cpu:
+    """The machine's processor as far as drivers ask: feature flags by their /proc/cpuinfo names."""
+
+    def __init__(self, flags: dict[str, bool]) -> None:
+        self.flags = flags
+
+    def has(self, flag: str) -> bool:
+        """C: ``boot_cpu_has(X86_FEATURE_...)``."""
+        return self.flags.get(flag, False)
+
+
+class Kernel:
+    """One emulated machine with its kernel. Made by :func:`pykernel.boot`; belongs to the thread that booted it."""
+
+    def __init__(self, profile: Profile, cpu: dict[str, bool], *, seed: int = 0, clock: str = "virtual") -> None:
+        self.profile = profile
+        self.cpu = Cpu(cpu)
+        self.sched = Scheduler(clock, seed)
+        self.log = Dmesg(self.sched.clock_ns)
+        self.idle_task = Task(self, 0)
+        self.current = self.idle_task
+        self.trace = Trace(self.sched.clock_ns, lambda: f"{self.current.comm}-{self.current.pid}")
+        self.faults = FaultInjector()
+        self.oopses: list[BaseException] = []
+        self.owner = threading.get_ident()
+        self.initcalls: list[Callable[[], None]] = []
+        self.is_up = False
+        self.dead = False
+        self.machine: Any = None
+        self._subs: dict[type, Any] = {}
+        self._exits: list[Callable[[], None]] = []
+        self._leaks: list[Callable[[], list[str]]] = []
+        self.sched.on_oops = self.oops
+        self.sched.on_switch = self._switched
+
+    # ---- subsystems and life
+
+    def sub(self, cls: type[T]) -> T:
+        """This kernel's instance of subsystem *cls*, made at first use as ``cls(kernel)``."""
+        try:
+            return self._subs[cls]  # type: ignore[no-any-return]
+        except KeyError:
+            made = self._subs[cls] = cls(self)  # type: ignore[call-arg]
+            return made
+
+    def up(self) -> None:
+        """Bring the devices up (initcalls, in order). Called by the first look at /sys or /dev; calling again is free."""
+        if self.is_up:
+            return
+        self.is_up = True
+        with self.as_task(self.idle_task):
+            for call in self.initcalls:
+                call()
+            self.sched.run_ready()
+
+    def at_exit(self, fn: Callable[[], None]) -> None:
+        """Call *fn* at shutdown, last registered first."""
+        self._exits.append(fn)
+
+    def check_leaks(self, fn: Callable[[], list[str]]) -> None:
+        """Ask *fn* at shutdown for what is still taken: one sentence an object."""
+        self._leaks.append(fn)
+
+    def shutdown(self) -> None:
+        """
+        Stop the machine.
+
+        Raises:
+            Leak: something that a client or a driver took was not given back.
+        """
+        if self.dead:
+            return
+        self.sched.run_ready()
+        leaks = [line for fn in self._leaks for line in fn()]
+        for fn in reversed(self._exits):
+            fn()
+        self.dead = True
+        if leaks:
+            raise Leak("still there at shutdown:\n  " + "\n  ".join(leaks))
+
+    # ---- who is running
+
+    @contextmanager
+    def as_task(self, task: Task) -> Generator[Task, None, None]:
+        """Run kernel code in the name of *task*."""
+        before, self.current = self.current, task
+        try:
+            yield task
+        finally:
+            self.current = before
+
+    def _switched(self, thread: Any) -> None:
+        self.current = self.idle_task if thread is None or thread.task is None else thread.task
+
+    # ---- waiting
+
+    def waitqueue(self) -> WaitQueue:
+        """C: ``init_waitqueue_head()``."""
+        return WaitQueue(self.sched)
+
+    def completion(self) -> Completion:
+        """C: ``init_completion()``."""
+        return Completion(self.sched)
+
+    # ---- trouble
+
+    def oops(self, e: BaseException) -> None:
+        """A bug in kernel code: its stack goes to dmesg, and the surfaces report failure."""
+        self.oopses.append(e)
+        head = f"BUG: {type(e).__name__}: {e}"
+        self.log.printk(CRIT, head)
+        for line in "".join(traceback.format_exception(e)).splitlines():
+            self.log.printk(CRIT, line)
+        if self.trace:
+            self.trace("oops", error=head)
+
+    def bug(self, why: str) -> None:
+        """C: ``BUG()``. Raises :class:`~pykernel.errors.Oops`."""
+        raise Oops(why)
+
+    @property
+    def modules(self) -> Modules:
+        """The modules: ``kernel.modules.modprobe("idxd")``."""
+        from pykernel.base.module import Modules
+
+        return self.sub(Modules)
+
+    # ---- surfaces (imported when asked for: a kernel without clients needs none)
+
+    @property
+    def root(self) -> Inode:
+        """The inode of "/"."""
+        from pykernel.fs.rootfs import RootFs
+
+        return self.sub(RootFs).root
+
+    def process(self, *, uid: int = 0, gid: int = 0, comm: str = "test", cred: Cred | None = None) -> Process:
+        """A new client process on the direct surface: system calls as methods."""
+        from pykernel.syscalls import Process
+
+        return Process.create(self, cred or Cred(uid, gid), comm)
+
+    def patched(self, *, real_files: bool = True) -> AbstractContextManager[Patched]:
+        """Unmodified Python code inside this context sees the emulated /sys and /dev; other paths are real, or pyfakefs'."""
+        from pykernel.surfaces.inprocess import Patched
+
+        return Patched(self, real_files=real_files)

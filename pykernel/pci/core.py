@@ -1,0 +1,632 @@
+"""
+The PCI core (drivers/pci/probe.c, pci.c, msi/, remove.c): root buses, slots, devices, BARs, MSI-X.
+
+The kernel meets silicon here and nowhere else: a :class:`Slot` is the port that a function is plugged into, a :class:`PciDev`
+is the kernel's view of it, an :class:`Iomem` is an ioremap()ed BAR.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EBUSY, EINVAL, ENODEV, ENOSPC, ENOTTY
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pykernel.base.class_ import Class
+from pykernel.base.core import Device
+from pykernel.errors import err
+from pykernel.fs.sysfs import AttrGroup, Attribute, Kset
+from pykernel.pci.driver import PciBus, parse_ul
+from pykernel.pci.function import DmaFault, PciFunction
+from pykernel.pci.iov import Iov
+from pykernel.pci.irq import MSI_ADDRESS, Irqs
+from pykernel.pci.sysfs import PciDevFiles
+from pykernel.uapi.linux import pci_regs as r
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+
+__all__ = ["DmaTranslator", "Iomem", "Pci", "PciDev", "Resource", "Slot"]
+
+ADDRESS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
+
+# include/linux/ioport.h
+IORESOURCE_MEM, IORESOURCE_PREFETCH = 0x200, 0x2000
+IORESOURCE_SIZEALIGN, IORESOURCE_MEM_64 = 0x40000, 0x100000
+MMIO_32, MMIO_64 = 0xC0000000, 0x200000000000
+
+
+class DmaTranslator(Protocol):
+    """What the IOMMU layer gives the bus: DMA of a device in one of its address spaces. All raise DmaFault."""
+
+    def dma_read(self, pdev: PciDev, addr: int, n: int, pasid: int | None, priv: bool) -> bytes:
+        """Read."""
+        ...
+
+    def dma_write(self, pdev: PciDev, addr: int, data: bytes, pasid: int | None, priv: bool) -> None:
+        """Write."""
+        ...
+
+    def page_request(self, pdev: PciDev, addr: int, write: bool, pasid: int | None) -> bool:
+        """PRI."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """``struct resource`` of a BAR."""
+
+    start: int
+    size: int
+    flags: int
+
+    @property
+    def end(self) -> int:
+        """The last address."""
+        return self.start + self.size - 1
+
+    @property
+    def prefetch(self) -> bool:
+        """IORESOURCE_PREFETCH."""
+        return bool(self.flags & IORESOURCE_PREFETCH)
+
+
+class Slot:
+    """A place on a root bus: the port of the function in it, and where its device is known."""
+
+    def __init__(self, pci: Pci, address: str, function: PciFunction) -> None:
+        self.pci = pci
+        self.address = address
+        self.function = function
+        self.dev: PciDev | None = None
+        self.present = True
+        function.port = self
+
+    def _device(self, addr: int, *, write: bool) -> PciDev:
+        if self.dev is None:
+            raise DmaFault(addr, write, "the kernel knows no such requester")
+        return self.dev
+
+    def dma_read(self, addr: int, n: int, pasid: int | None = None, priv: bool = False) -> bytes:
+        """Upstream read. Raises DmaFault."""
+        return self.pci.translator().dma_read(self._device(addr, write=False), addr, n, pasid, priv)
+
+    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+        """Upstream write. Raises DmaFault."""
+        self.pci.translator().dma_write(self._device(addr, write=True), addr, data, pasid, priv)
+
+    def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
+        """Page request; True when the page is there now."""
+        return self.pci.translator().page_request(self._device(addr, write=write), addr, write, pasid)
+
+    def msi_write(self, address: int, data: int) -> None:
+        """A message: an interrupt when it goes to the local APIC's range."""
+        if address & 0xFFF00000 == MSI_ADDRESS:
+            self.pci.kernel.sub(Irqs).raise_irq(data)
+
+    def intx(self, asserted: bool) -> None:
+        """The interrupt pin."""
+        if asserted and self.dev is not None:
+            self.pci.kernel.sub(Irqs).raise_irq(self.dev.intx_irq)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Engine work."""
+        self.pci.kernel.sched.call_soon(fn)
+
+
+class Iomem:
+    """``void __iomem *``: an ioremap()ed part of a BAR. Offsets in bytes; writes take the value first, as writel() does."""
+
+    __slots__ = ("bar", "function", "kernel", "length", "name", "off")
+
+    def __init__(self, kernel: Kernel, function: PciFunction, bar: int, off: int, length: int, name: str) -> None:
+        self.kernel = kernel
+        self.function = function
+        self.bar = bar
+        self.off = off
+        self.length = length
+        self.name = name
+
+    def read(self, off: int, size: int) -> int:
+        """A load of *size* bytes."""
+        value = self.function.mmio_read(self.bar, self.off + off, size)
+        kernel = self.kernel
+        if kernel.trace:
+            kernel.trace("mmio_read", device=self.name, bar=self.bar, off=self.off + off, size=size, value=value)
+        return value
+
+    def write(self, off: int, size: int, value: int) -> None:
+        """A store of *size* bytes."""
+        kernel = self.kernel
+        if kernel.trace:
+            kernel.trace("mmio_write", device=self.name, bar=self.bar, off=self.off + off, size=size, value=value)
+        if kernel.faults.active and kernel.faults.should_fail("reg", f"{self.name}+{self.off + off:#x}"):
+            return
+        self.function.mmio_write(self.bar, self.off + off, size, value)
+
+    def readb(self, off: int) -> int:
+        """C: ``u8 readb(const volatile void __iomem *)``."""
+        return self.read(off, 1)
+
+    def readw(self, off: int) -> int:
+        """C: ``u16 readw()``."""
+        return self.read(off, 2)
+
+    def readl(self, off: int) -> int:
+        """C: ``u32 readl()``."""
+        return self.read(off, 4)
+
+    def readq(self, off: int) -> int:
+        """C: ``u64 readq()``."""
+        return self.read(off, 8)
+
+    def writeb(self, value: int, off: int) -> None:
+        """C: ``void writeb(u8, volatile void __iomem *)``."""
+        self.write(off, 1, value)
+
+    def writew(self, value: int, off: int) -> None:
+        """C: ``void writew()``."""
+        self.write(off, 2, value)
+
+    def writel(self, value: int, off: int) -> None:
+        """C: ``void writel()``."""
+        self.write(off, 4, value)
+
+    def writeq(self, value: int, off: int) -> None:
+        """C: ``void writeq()``."""
+        self.write(off, 8, value)
+
+    def movdir64b(self, off: int, data: bytes) -> None:
+        """C: ``void iosubmit_cmds512(void __iomem *, const void *, size_t)``, one descriptor."""
+        if self.kernel.trace:
+            self.kernel.trace("movdir64b", device=self.name, bar=self.bar, off=self.off + off, data=data.hex())
+        self.function.posted_write(self.bar, self.off + off, data)
+
+    def enqcmds(self, off: int, data: bytes) -> bool:
+        """ENQCMDS; True when accepted. C: ``int enqcmds(void __iomem *, const void *)`` gives 0 or -EAGAIN."""
+        ok = self.function.dmwr(self.bar, self.off + off, data)
+        if self.kernel.trace:
+            self.kernel.trace("enqcmds", device=self.name, bar=self.bar, off=self.off + off, accepted=ok, data=data.hex())
+        return ok
+
+
+class PciDev(PciDevFiles):
+    """``struct pci_dev``."""
+
+    def __init__(self, pci: Pci, slot: Slot, bridge: Device) -> None:
+        function = slot.function
+        cfg = function.config_read
+        m = ADDRESS.fullmatch(slot.address)
+        assert m is not None
+        super().__init__(pci.kernel, slot.address, parent=bridge, bus=pci.bus)
+        self.pci, self.slot, self.function = pci, slot, function
+        self.devfn = int(m[3], 16) << 3 | int(m[4])
+        self.bus_number = int(m[2], 16)
+        self.vendor, self.device = cfg(r.PCI_VENDOR_ID, 2), cfg(r.PCI_DEVICE_ID, 2)
+        self.subsystem_vendor, self.subsystem_device = cfg(r.PCI_SUBSYSTEM_VENDOR_ID, 2), cfg(r.PCI_SUBSYSTEM_ID, 2)
+        self.class_code, self.revision = cfg(r.PCI_CLASS_REVISION, 4) >> 8, cfg(r.PCI_CLASS_REVISION, 1)
+        self.cfg_size = 4096 if self.find_capability(r.PCI_CAP_ID_EXP) else 256
+        self.driver_override = None
+        self.no_msi = False
+        self.dma_bits = self.coherent_dma_bits = 32
+        self.enable_cnt = 0
+        self.power_state = "unknown"
+        self.msi_irqs: list[int] = []
+        self.msi_enabled = False
+        self.msix_enabled = False
+        self.intx_irq = pci.intx_irq(self) if cfg(r.PCI_INTERRUPT_PIN, 1) else 0
+        self.resources: dict[int, Resource] = {}
+        self.regions_owner = ""
+        self.reset_methods: list[str] = self._find_reset_methods()
+        self._msi_dir: Kset | None = None
+        self._assign_bars()
+        self.iov = Iov.probe(self)
+
+    # ---- configuration space
+
+    def read_config_byte(self, off: int) -> int:
+        """C: ``int pci_read_config_byte(...)``."""
+        return self.function.config_read(off, 1)
+
+    def read_config_word(self, off: int) -> int:
+        """C: ``int pci_read_config_word(...)``."""
+        return self.function.config_read(off, 2)
+
+    def read_config_dword(self, off: int) -> int:
+        """C: ``int pci_read_config_dword(...)``."""
+        return self.function.config_read(off, 4)
+
+    def write_config_byte(self, off: int, value: int) -> None:
+        """C: ``int pci_write_config_byte(...)``."""
+        self._config_write(off, 1, value)
+
+    def write_config_word(self, off: int, value: int) -> None:
+        """C: ``int pci_write_config_word(...)``."""
+        self._config_write(off, 2, value)
+
+    def write_config_dword(self, off: int, value: int) -> None:
+        """C: ``int pci_write_config_dword(...)``."""
+        self._config_write(off, 4, value)
+
+    def _config_write(self, off: int, size: int, value: int) -> None:
+        if self.kernel.trace:
+            self.kernel.trace("config_write", device=self.name, off=off, size=size, value=value)
+        self.function.config_write(off, size, value)
+
+    def find_capability(self, cap: int) -> int:
+        """The capability's offset or 0. C: ``u8 pci_find_capability(struct pci_dev *, int)``."""
+        if not self.read_config_word(r.PCI_STATUS) & r.PCI_STATUS_CAP_LIST:
+            return 0
+        at, left = self.read_config_byte(r.PCI_CAPABILITY_LIST) & ~3, 48
+        while at >= 0x40 and left:
+            if self.read_config_byte(at) == cap:
+                return at
+            at, left = self.read_config_byte(at + 1) & ~3, left - 1
+        return 0
+
+    def find_ext_capability(self, cap: int) -> int:
+        """The extended capability's offset or 0. C: ``u16 pci_find_ext_capability(struct pci_dev *, int)``."""
+        if self.cfg_size <= 256:
+            return 0
+        at, left = 0x100, 480
+        while at and left:
+            header = self.read_config_dword(at)
+            if header in (0, 0xFFFFFFFF):
+                return 0
+            if header & 0xFFFF == cap:
+                return at
+            at, left = header >> 20 & 0xFFC, left - 1
+        return 0
+
+    # ---- BARs
+
+    def _assign_bars(self) -> None:
+        # drivers/pci/probe.c:__pci_read_base(), setup-res.c
+        bar = 0
+        while bar < 6:
+            off = r.PCI_BASE_ADDRESS_0 + 4 * bar
+            before = self.read_config_dword(off)
+            self.function.config_write(off, 4, 0xFFFFFFFF)
+            low = self.read_config_dword(off)
+            wide = low & r.PCI_BASE_ADDRESS_MEM_TYPE_MASK == r.PCI_BASE_ADDRESS_MEM_TYPE_64
+            mask = low & ~0xF
+            if wide:
+                self.function.config_write(off + 4, 4, 0xFFFFFFFF)
+                mask |= self.read_config_dword(off + 4) << 32
+            self.function.config_write(off, 4, before)
+            if mask:
+                self._place(bar, low & 0xF, mask, wide=wide)
+            bar += 2 if wide else 1
+
+    def _place(self, bar: int, kind: int, mask: int, *, wide: bool) -> None:
+        size = mask & -mask
+        prefetch = bool(kind & r.PCI_BASE_ADDRESS_MEM_PREFETCH)
+        flags = IORESOURCE_MEM | IORESOURCE_SIZEALIGN | kind
+        flags |= (IORESOURCE_PREFETCH if prefetch else 0) | (IORESOURCE_MEM_64 if wide else 0)
+        start = self.pci.alloc_mmio(size, wide=wide)
+        off = r.PCI_BASE_ADDRESS_0 + 4 * bar
+        self.function.config_write(off, 4, start & 0xFFFFFFFF)
+        if wide:
+            self.function.config_write(off + 4, 4, start >> 32)
+        self.resources[bar] = Resource(start, size, flags)
+
+    def resource_start(self, bar: int) -> int:
+        """C: ``pci_resource_start(dev, bar)``; 0 without the BAR."""
+        return self.resources[bar].start if bar in self.resources else 0
+
+    def resource_len(self, bar: int) -> int:
+        """C: ``pci_resource_len(dev, bar)``; 0 without the BAR."""
+        return self.resources[bar].size if bar in self.resources else 0
+
+    def request_regions(self, name: str) -> None:
+        """C: ``int pci_request_regions(struct pci_dev *, const char *)``. Raises EBUSY."""
+        if self.regions_owner:
+            raise err(EBUSY, f"BARs of {self.name} are held by {self.regions_owner}")
+        self.regions_owner = name
+
+    def release_regions(self) -> None:
+        """C: ``void pci_release_regions(struct pci_dev *)``."""
+        self.regions_owner = ""
+
+    def iomap(self, bar: int, off: int = 0, length: int | None = None) -> Iomem:
+        """C: ``void __iomem *pcim_iomap(struct pci_dev *, int, unsigned long)``. Raises EINVAL: no such BAR."""
+        if bar not in self.resources:
+            raise err(EINVAL, f"{self.name} has no BAR {bar}")
+        return Iomem(self.kernel, self.function, bar, off, length or self.resource_len(bar) - off, self.name)
+
+    # ---- on and off
+
+    def enable_device(self) -> None:
+        """C: ``int pci_enable_device(struct pci_dev *)``."""
+        self.enable_cnt += 1
+        if self.enable_cnt == 1:
+            self.power_state = "D0"
+            command = self.read_config_word(r.PCI_COMMAND)
+            if self.resources and not command & r.PCI_COMMAND_MEMORY:
+                self.info(f"enabling device ({command:04x} -> {command | r.PCI_COMMAND_MEMORY:04x})")
+                self.write_config_word(r.PCI_COMMAND, command | r.PCI_COMMAND_MEMORY)
+
+    def disable_device(self) -> None:
+        """C: ``void pci_disable_device(struct pci_dev *)``: bus mastering goes, memory decoding stays."""
+        self.enable_cnt -= 1
+        if self.enable_cnt == 0:
+            self.clear_master()
+
+    def set_master(self) -> None:
+        """C: ``void pci_set_master(struct pci_dev *)``."""
+        self._command(r.PCI_COMMAND_MASTER, 0)
+
+    def clear_master(self) -> None:
+        """C: ``void pci_clear_master(struct pci_dev *)``."""
+        self._command(0, r.PCI_COMMAND_MASTER)
+
+    def _command(self, on: int, off: int) -> None:
+        command = self.read_config_word(r.PCI_COMMAND)
+        if command & ~off | on != command:
+            self.write_config_word(r.PCI_COMMAND, command & ~off | on)
+
+    def set_dma_mask(self, bits: int) -> None:
+        """C: ``int dma_set_mask_and_coherent(struct device *, u64)``."""
+        self.dma_bits = self.coherent_dma_bits = bits
+
+    # ---- MSI-X (drivers/pci/msi/)
+
+    def msix_vec_count(self) -> int:
+        """C: ``int pci_msix_vec_count(struct pci_dev *)``. Raises EINVAL: no capability."""
+        at = self.find_capability(r.PCI_CAP_ID_MSIX)
+        if not at:
+            raise err(EINVAL)
+        return (self.read_config_word(at + r.PCI_MSIX_FLAGS) & r.PCI_MSIX_FLAGS_QSIZE) + 1
+
+    def alloc_irq_vectors(self, low: int, high: int) -> int:
+        """
+        C: ``int pci_alloc_irq_vectors(struct pci_dev *, unsigned, unsigned, PCI_IRQ_MSIX)``.
+
+        Raises:
+            ENOSPC: fewer than *low*, or MSI-X is off for this device.
+        """
+        at = self.find_capability(r.PCI_CAP_ID_MSIX)
+        if not at or self.no_msi or self.msi_irqs:
+            raise err(ENOSPC)
+        n = min(self.msix_vec_count(), high)
+        if n < low:
+            raise err(ENOSPC)
+        irqs = self.kernel.sub(Irqs)
+        self.msi_irqs = [irqs.alloc(f"PCI-MSIX-{self.name}") for _ in range(n)]
+        flags = self.read_config_word(at + r.PCI_MSIX_FLAGS)
+        self.write_config_word(at + r.PCI_MSIX_FLAGS, flags | r.PCI_MSIX_FLAGS_ENABLE | r.PCI_MSIX_FLAGS_MASKALL)
+        self._write_msix_table(at)
+        self.write_config_word(at + r.PCI_MSIX_FLAGS, flags & ~r.PCI_MSIX_FLAGS_MASKALL | r.PCI_MSIX_FLAGS_ENABLE)
+        self.msix_enabled = True
+        self._show_msi_irqs("msix")
+        return n
+
+    def _write_msix_table(self, at: int) -> None:
+        table = self.read_config_dword(at + r.PCI_MSIX_TABLE)
+        regs = self.iomap(table & r.PCI_MSIX_TABLE_BIR, table & r.PCI_MSIX_TABLE_OFFSET)
+        for n, irq in enumerate(self.msi_irqs):
+            base = n * r.PCI_MSIX_ENTRY_SIZE
+            regs.writel(MSI_ADDRESS, base + r.PCI_MSIX_ENTRY_LOWER_ADDR)
+            regs.writel(0, base + r.PCI_MSIX_ENTRY_UPPER_ADDR)
+            regs.writel(irq, base + r.PCI_MSIX_ENTRY_DATA)
+            regs.writel(0, base + r.PCI_MSIX_ENTRY_VECTOR_CTRL)
+
+    def _show_msi_irqs(self, mode: str) -> None:
+        self._msi_dir = Kset(self.kernel, "msi_irqs", self)
+        self._msi_dir.add()
+        for irq in self.msi_irqs:
+            self._msi_dir.create_file(Attribute(str(irq), lambda _k: f"{mode}\n", None, 0o444))
+
+    def free_irq_vectors(self) -> None:
+        """C: ``void pci_free_irq_vectors(struct pci_dev *)``."""
+        at = self.find_capability(r.PCI_CAP_ID_MSIX)
+        if at and self.msix_enabled:
+            flags = self.read_config_word(at + r.PCI_MSIX_FLAGS)
+            self.write_config_word(at + r.PCI_MSIX_FLAGS, flags & ~r.PCI_MSIX_FLAGS_ENABLE)
+        for irq in self.msi_irqs:
+            self.kernel.sub(Irqs).free(irq)
+        self.msi_irqs.clear()
+        self.msix_enabled = False
+        if self._msi_dir is not None:
+            self._msi_dir.delete()
+            self._msi_dir = None
+
+    def irq_vector(self, n: int) -> int:
+        """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""
+        if not 0 <= n < len(self.msi_irqs):
+            raise err(EINVAL)
+        return self.msi_irqs[n]
+
+    def request_irq(self, irq: int, thread_fn: Callable[[], None], name: str) -> None:
+        """C: ``int request_threaded_irq(...)``. Raises EINVAL, EBUSY."""
+        self.kernel.sub(Irqs).request(irq, thread_fn, name)
+
+    def free_irq(self, irq: int) -> None:
+        """C: ``const void *free_irq(unsigned int, void *)``."""
+        self.kernel.sub(Irqs).free_irq(irq)
+
+    # ---- link and reset
+
+    @property
+    def has_link(self) -> bool:
+        """A PCI Express function that is no integrated endpoint has a link."""
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        return bool(at) and (self.read_config_word(at + r.PCI_EXP_FLAGS) & r.PCI_EXP_FLAGS_TYPE) >> 4 not in (9, 10)
+
+    def link_speed(self, *, current: bool) -> str:
+        """drivers/pci/probe.c:pci_speed_string()."""
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        reg = self.read_config_word(at + r.PCI_EXP_LNKSTA) if current else self.read_config_dword(at + r.PCI_EXP_LNKCAP)
+        names = {1: "2.5 GT/s PCIe", 2: "5.0 GT/s PCIe", 3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
+        return names.get(reg & 0xF, "Unknown")
+
+    def link_width(self, *, current: bool) -> int:
+        """Lanes."""
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        reg = self.read_config_word(at + r.PCI_EXP_LNKSTA) if current else self.read_config_dword(at + r.PCI_EXP_LNKCAP)
+        return reg >> 4 & 0x3F
+
+    def _find_reset_methods(self) -> list[str]:
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        flr = at and self.read_config_dword(at + r.PCI_EXP_DEVCAP) & r.PCI_EXP_DEVCAP_FLR
+        pm = self.find_capability(r.PCI_CAP_ID_PM)
+        soft = pm and not self.read_config_word(pm + r.PCI_PM_CTRL) & r.PCI_PM_CTRL_NO_SOFT_RESET
+        return (["flr"] if flr else []) + (["pm"] if soft else [])
+
+    def set_reset_methods(self, buf: str) -> None:
+        """drivers/pci/pci.c:reset_method_store(). Raises EINVAL."""
+        words = str(buf).split()
+        if words == ["default"]:
+            self.reset_methods = self._find_reset_methods()
+            return
+        supported = self._find_reset_methods()
+        if any(w not in supported for w in words):
+            raise err(EINVAL)
+        self.reset_methods = list(dict.fromkeys(words))
+
+    def reset_function(self) -> None:
+        """C: ``int pci_reset_function(struct pci_dev *)``: state is saved and restored. Raises ENOTTY."""
+        if not self.reset_methods:
+            raise err(ENOTTY)
+        saved = [self.read_config_dword(o) for o in range(0, 64, 4)]
+        self.pcie_flr()
+        for o in range(15, -1, -1):
+            self.function.config_write(4 * o, 4, saved[o])
+
+    def pcie_flr(self) -> None:
+        """C: ``int pcie_flr(struct pci_dev *)``."""
+        if self.kernel.trace:
+            self.kernel.trace("flr", device=self.name)
+        self.function.flr()
+
+    # ---- removal
+
+    def stop_and_remove(self) -> None:
+        """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``."""
+        if self.iov is not None:
+            self.iov.disable()
+        self.slot.dev = None
+        self.unregister()
+        self.pci.devices.pop(self.name, None)
+        self.pci.free_mmio(self.resources.values())
+
+    def release(self) -> None:
+        """Nothing is left to give back."""
+
+
+class PciBusDev(Device):
+    """A root bus as a device of class pci_bus."""
+
+    attrs = AttrGroup("rescan", "cpuaffinity", "cpulistaffinity")
+
+    def __init__(self, pci: Pci, name: str, bridge: Device) -> None:
+        super().__init__(pci.kernel, name, parent=bridge, class_=pci.pci_bus_class)
+        self.pci = pci
+
+    def rescan_store(self, buf: str) -> None:
+        """drivers/pci/pci-sysfs.c:bus_rescan_store(). Raises EINVAL."""
+        if parse_ul(buf):
+            self.pci.rescan()
+
+    def cpuaffinity_show(self) -> str:
+        """cpuaffinity_show()."""
+        return f"{(1 << self.kernel.machine.cpus) - 1:x}\n"
+
+    def cpulistaffinity_show(self) -> str:
+        """cpulistaffinity_show()."""
+        n = self.kernel.machine.cpus
+        return f"0-{n - 1}\n" if n > 1 else "0\n"
+
+
+class Pci:
+    """The PCI of one kernel: slots with silicon in them, and the devices that were found."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.slots: dict[str, Slot] = {}
+        self.devices: dict[str, PciDev] = {}
+        self.bridges: dict[str, Device] = {}
+        self.translator: Callable[[], DmaTranslator] = _no_translator
+        self._used: list[tuple[int, int]] = []
+
+    @property
+    def bus(self) -> PciBus:
+        """/sys/bus/pci."""
+        return self.kernel.sub(PciBus)
+
+    @property
+    def pci_bus_class(self) -> Class:
+        """/sys/class/pci_bus."""
+        return self.kernel.sub(PciBusClass)
+
+    def plug(self, address: str, function: PciFunction) -> Slot:
+        """Put silicon into the slot at *address* ("0000:6a:01.0"); rescan() finds it. Raises ValueError."""
+        if not ADDRESS.fullmatch(address):
+            raise ValueError(f"{address!r} is no PCI address like '0000:6a:01.0'")
+        if address in self.slots:
+            raise ValueError(f"slot {address} is taken")
+        slot = self.slots[address] = Slot(self, address, function)
+        return slot
+
+    def rescan(self) -> None:
+        """Find what is in the slots, in address order. C: ``unsigned int pci_rescan_bus(struct pci_bus *)``."""
+        found = []
+        for address in sorted(self.slots):
+            slot = self.slots[address]
+            if slot.dev is None and slot.present:
+                found.append(self._scan(slot))
+        for dev in found:
+            dev.register()
+
+    def _scan(self, slot: Slot) -> PciDev:
+        if slot.function.config_read(r.PCI_VENDOR_ID, 2) == 0xFFFF:
+            raise err(ENODEV)
+        dev = slot.dev = PciDev(self, slot, self._bridge(slot.address[:7]))
+        self.devices[dev.name] = dev
+        return dev
+
+    def _bridge(self, bus: str) -> Device:
+        bridge = self.bridges.get(bus)
+        if bridge is None:
+            bridge = self.bridges[bus] = Device(self.kernel, f"pci{bus}")
+            bridge.register()
+            PciBusDev(self, bus, bridge).register()
+        return bridge
+
+    def alloc_mmio(self, size: int, *, wide: bool) -> int:
+        """An aligned range of the host bridge's window."""
+        at = MMIO_64 if wide else MMIO_32
+        for start, used in sorted(self._used):
+            if start + used <= at:
+                continue
+            if at + size <= start:
+                break
+            at = -(-(start + used) // size) * size
+        self._used.append((at, size))
+        return at
+
+    def free_mmio(self, resources: Any) -> None:
+        """Give ranges back."""
+        gone = {(x.start, x.size) for x in resources}
+        self._used = [u for u in self._used if u not in gone]
+
+    def intx_irq(self, dev: PciDev) -> int:
+        """The pin's interrupt: one line for all, 11 as firmware likes it."""
+        irqs = self.kernel.sub(Irqs)
+        from pykernel.pci.irq import IrqDesc
+
+        irqs.descs.setdefault(11, IrqDesc(11, "IO-APIC 11-fasteoi"))
+        return 11
+
+
+class PciBusClass(Class):
+    """``pcibus_class``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel, "pci_bus")
+        self.register()
+
+
+def _no_translator() -> DmaTranslator:
+    raise err(ENODEV, "no IOMMU layer")

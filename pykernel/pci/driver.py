@@ -1,0 +1,156 @@
+"""The PCI bus and its drivers (drivers/pci/pci-driver.c): matching, new_id, remove_id, probe."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from errno import EEXIST, EINVAL, ENODEV
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pykernel.base import dd
+from pykernel.base.bus import Bus, Driver
+from pykernel.errors import err
+from pykernel.fs.sysfs import AttrGroup
+from pykernel.lib.kstrtox import kstrtoul
+
+if TYPE_CHECKING:
+    from pykernel.base.core import Device
+    from pykernel.kernel import Kernel
+    from pykernel.pci.core import PciDev
+
+__all__ = ["PCI_ANY_ID", "PciBus", "PciDriver", "PciId"]
+
+PCI_ANY_ID = 0xFFFFFFFF
+HEX = re.compile(r"\s*(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class PciId:
+    """``struct pci_device_id``."""
+
+    vendor: int
+    device: int
+    subvendor: int = PCI_ANY_ID
+    subdevice: int = PCI_ANY_ID
+    class_: int = 0
+    class_mask: int = 0
+    driver_data: Any = 0
+    override_only: bool = False
+
+    def matches(self, dev: PciDev | PciId) -> bool:
+        """drivers/pci/pci.h:pci_match_one_device()."""
+        sv, sd, cc = (dev.subvendor, dev.subdevice, dev.class_) if isinstance(dev, PciId) else (
+            dev.subsystem_vendor, dev.subsystem_device, dev.class_code)
+        return (
+            self.vendor in (PCI_ANY_ID, dev.vendor)
+            and self.device in (PCI_ANY_ID, dev.device)
+            and self.subvendor in (PCI_ANY_ID, sv)
+            and self.subdevice in (PCI_ANY_ID, sd)
+            and not (self.class_ ^ cc) & self.class_mask
+        )
+
+
+ANY = PciId(PCI_ANY_ID, PCI_ANY_ID)
+
+
+def sscanf_hex(buf: str, limit: int) -> list[int]:
+    """``sscanf(buf, "%x %x ...")``: the numbers up to the first thing that is none; each cut to 32 bits, the 7th to 64."""
+    found: list[int] = []
+    at = 0
+    while len(found) < limit and (m := HEX.match(buf, at)):
+        found.append(int(m[1], 16) & (0xFFFFFFFF if len(found) < 6 else (1 << 64) - 1))
+        at = m.end()
+    return found
+
+
+class PciBus(Bus):
+    """``pci_bus_type``."""
+
+    attrs = AttrGroup("rescan")
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel, "pci")
+        self.register()
+
+    def match(self, dev: Device, drv: Driver) -> bool:
+        """drivers/pci/pci-driver.c:pci_bus_match()."""
+        assert isinstance(drv, PciDriver)
+        return drv.match_id(dev) is not None  # type: ignore[arg-type]
+
+    def uevent(self, dev: Any, env: dict[str, str]) -> None:
+        """drivers/pci/pci-driver.c:pci_uevent()."""
+        env["PCI_CLASS"] = f"{dev.class_code:04X}"
+        env["PCI_ID"] = f"{dev.vendor:04X}:{dev.device:04X}"
+        env["PCI_SUBSYS_ID"] = f"{dev.subsystem_vendor:04X}:{dev.subsystem_device:04X}"
+        env["PCI_SLOT_NAME"] = dev.name
+        env["MODALIAS"] = dev.modalias
+
+    def rescan_store(self, buf: str) -> None:
+        """drivers/pci/pci-sysfs.c:rescan_store(). Raises EINVAL."""
+        from pykernel.pci.core import Pci
+
+        if parse_ul(buf):
+            self.kernel.sub(Pci).rescan()
+
+
+def parse_ul(buf: str) -> int:
+    """kstrtoul(buf, 0), every failure EINVAL, as pci-sysfs.c does."""
+    try:
+        return kstrtoul(buf, 0)
+    except OSError as e:
+        raise err(EINVAL) from e
+
+
+class PciDriver(Driver):
+    """``struct pci_driver``."""
+
+    attrs = AttrGroup("new_id", "remove_id")
+    id_table: ClassVar[tuple[PciId, ...]] = ()
+
+    def __init__(self, kernel: Kernel, name: str, module: Any = None) -> None:
+        super().__init__(kernel, name, kernel.sub(PciBus), module)
+        self.dynids: list[PciId] = []
+
+    def match_id(self, dev: PciDev) -> PciId | None:
+        """drivers/pci/pci-driver.c:pci_match_device()."""
+        if dev.driver_override is not None and dev.driver_override != self.name:
+            return None
+        for row in self.dynids:
+            if row.matches(dev):
+                return row
+        for row in self.id_table:
+            if row.matches(dev) and (dev.driver_override is not None or not row.override_only):
+                return row
+        return ANY if dev.driver_override is not None else None
+
+    def _static(self, wanted: PciId) -> bool:
+        return any(row.matches(wanted) and not row.override_only for row in self.id_table)
+
+    def new_id_store(self, buf: str) -> None:
+        """drivers/pci/pci-driver.c:new_id_store(). Raises EINVAL, EEXIST."""
+        f = sscanf_hex(buf, 7)
+        if len(f) < 2:
+            raise err(EINVAL)
+        whole = [*f, *(0, 0, PCI_ANY_ID, PCI_ANY_ID, 0, 0, 0)[len(f) :]]
+        row = PciId(*whole)
+        if len(f) != 7 and self._static(row):
+            raise err(EEXIST)
+        if self.id_table and row.driver_data not in [r.driver_data for r in self.id_table]:
+            raise err(EINVAL, "driver_data of no row of the driver's table")
+        if len(f) != 7 and any(r.matches(row) for r in self.dynids):
+            raise err(EEXIST)
+        self.dynids.append(row)
+        dd.driver_attach(self)
+
+    def remove_id_store(self, buf: str) -> None:
+        """drivers/pci/pci-driver.c:remove_id_store(). Raises EINVAL, ENODEV."""
+        f = sscanf_hex(buf, 6)
+        if len(f) < 2:
+            raise err(EINVAL)
+        vendor, device, sv, sd, cls, mask = [*f, *(0, 0, PCI_ANY_ID, PCI_ANY_ID, 0, 0)[len(f) :]]
+        for row in self.dynids:
+            if (row.vendor, row.device) == (vendor, device) and sv in (PCI_ANY_ID, row.subvendor) and (
+                sd in (PCI_ANY_ID, row.subdevice)) and not (row.class_ ^ cls) & mask:
+                self.dynids.remove(row)
+                return
+        raise err(ENODEV)

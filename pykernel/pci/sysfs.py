@@ -1,0 +1,359 @@
+"""The files of a PCI device in sysfs (drivers/pci/pci-sysfs.c)."""
+
+from __future__ import annotations
+
+from errno import EBUSY, EINVAL, EIO, EPERM
+from typing import TYPE_CHECKING, Any
+
+from pykernel.base.core import Device
+from pykernel.errors import err
+from pykernel.fs.sysfs import AttrGroup, BinAttr, raw
+from pykernel.fs.vfs import PAGE_SIZE
+from pykernel.lib.kstrtox import kstrtoint
+from pykernel.pci.driver import parse_ul
+from pykernel.task import CAP_SYS_ADMIN
+
+if TYPE_CHECKING:
+    from pykernel.pci.core import PciDev
+
+__all__ = ["PciDevFiles", "driver_set_override"]
+
+
+def driver_set_override(buf: str) -> str | None:
+    """
+    The new override. drivers/base/driver.c:driver_set_override().
+
+    Raises:
+        EINVAL: a page or longer.
+    """
+    if len(raw(buf)) >= PAGE_SIZE - 1:
+        raise err(EINVAL)
+    text = str(buf).partition("\n")[0]
+    return text or None
+
+
+class PciDevFiles(Device):
+    """``struct pci_dev`` as files; :class:`~pykernel.pci.core.PciDev` gives the data."""
+
+    attrs = AttrGroup(
+        "power_state", "resource", "vendor", "device", "subsystem_vendor", "subsystem_device", "revision", "class", "irq",
+        "local_cpus", "local_cpulist", "modalias", "numa_node", "dma_mask_bits", "consistent_dma_mask_bits", "enable",
+        "broken_parity_status", "msi_bus", "d3cold_allowed", "driver_override", "ari_enabled",
+        "current_link_speed", "current_link_width", "max_link_width", "max_link_speed",
+        "remove", "rescan", "reset", "reset_method",
+        "sriov_totalvfs", "sriov_numvfs", "sriov_offset", "sriov_stride", "sriov_vf_device", "sriov_drivers_autoprobe",
+        modes={"remove": 0o220},
+    )  # fmt: skip
+    bin_attrs = (
+        BinAttr("config", 0o644, lambda d: d.cfg_size, read="read_config", write="write_config"),
+        *(BinAttr(f"resource{n}", 0o600, lambda d, n=n: d.resource_len(n), mmap=f"mmap_resource{n}") for n in range(6)),
+        *(BinAttr(f"resource{n}_wc", 0o600, lambda d, n=n: d.resource_len(n), mmap=f"mmap_resource{n}") for n in range(6)),
+    )
+    async_suspend = True
+    runtime_pm = True
+
+    broken_parity = False
+    d3cold_allowed = True
+    vendor: int
+    device: int
+    subsystem_vendor: int
+    subsystem_device: int
+    class_code: int
+    revision: int
+    driver_override: str | None
+
+    # ---- which files there are
+
+    def attr_is_visible(self: Any, name: str) -> bool:
+        """Link speeds with a PCIe link, reset files with a reset method, sriov files on a physical function."""
+        if name.endswith(("_link_speed", "_link_width")):
+            return bool(self.has_link)
+        if name in ("reset", "reset_method"):
+            return bool(self.reset_methods)
+        if name.startswith("sriov_"):
+            return self.iov is not None
+        return bool(super().attr_is_visible(name))  # type: ignore[misc]
+
+    def bin_is_visible(self: Any, name: str) -> bool:
+        """resourceN of a BAR that is there; _wc of a prefetchable one."""
+        if not name.startswith("resource"):
+            return True
+        res = self.resources.get(int(name[8]))
+        return res is not None and (not name.endswith("_wc") or res.prefetch)
+
+    # ---- identity
+
+    @property
+    def modalias(self) -> str:
+        """``pci:v...``, as module aliases are written."""
+        c = self.class_code
+        return (
+            f"pci:v{self.vendor:08X}d{self.device:08X}sv{self.subsystem_vendor:08X}sd{self.subsystem_device:08X}"
+            f"bc{c >> 16 & 0xFF:02X}sc{c >> 8 & 0xFF:02X}i{c & 0xFF:02X}"
+        )
+
+    def vendor_show(self) -> str:
+        """pci_config_attr(vendor)."""
+        return f"{self.vendor:#06x}\n"
+
+    def device_show(self) -> str:
+        """pci_config_attr(device)."""
+        return f"{self.device:#06x}\n"
+
+    def subsystem_vendor_show(self) -> str:
+        """pci_config_attr(subsystem_vendor)."""
+        return f"{self.subsystem_vendor:#06x}\n"
+
+    def subsystem_device_show(self) -> str:
+        """pci_config_attr(subsystem_device)."""
+        return f"{self.subsystem_device:#06x}\n"
+
+    def revision_show(self) -> str:
+        """pci_config_attr(revision)."""
+        return f"{self.revision:#04x}\n"
+
+    def class_show(self) -> str:
+        """pci_config_attr(class)."""
+        return f"{self.class_code:#08x}\n"
+
+    def modalias_show(self) -> str:
+        """modalias_show()."""
+        return self.modalias + "\n"
+
+    # ---- state
+
+    def power_state_show(self: Any) -> str:
+        """power_state_show()."""
+        return f"{self.power_state}\n"
+
+    def resource_show(self: Any) -> str:
+        """resource_show(): seven lines, BARs and ROM (13 for SR-IOV kernels: BARs, ROM and the VFs' BARs)."""
+        rows = []
+        for n in range(13):
+            r = self.resources.get(n)
+            rows.append((r.start, r.end, r.flags) if r else (0, 0, 0))
+        return "".join(f"0x{a:016x} 0x{b:016x} 0x{f:016x}\n" for a, b, f in rows)
+
+    def irq_show(self: Any) -> str:
+        """irq_show(): the first MSI, else the pin's."""
+        return f"{self.msi_irqs[0] if self.msi_enabled else self.intx_irq}\n"
+
+    def local_cpus_show(self) -> str:
+        """local_cpus_show(): hexadecimal mask."""
+        n = self.kernel.machine.cpus if self.kernel.machine else 1
+        width = max(1, -(-min(n, 32) // 4))
+        return f"{(1 << n) - 1:0{width}x}\n"
+
+    def local_cpulist_show(self) -> str:
+        """local_cpulist_show()."""
+        n = self.kernel.machine.cpus if self.kernel.machine else 1
+        return f"0-{n - 1}\n" if n > 1 else "0\n"
+
+    def numa_node_show(self) -> str:
+        """numa_node_show()."""
+        return f"{self.numa_node}\n"
+
+    def numa_node_store(self, buf: str) -> None:
+        """numa_node_store(). Raises EPERM, EINVAL."""
+        self._admin()
+        try:
+            node = kstrtoint(buf, 0)
+        except OSError as e:
+            raise err(EINVAL) from e
+        if node not in (-1, 0):
+            raise err(EINVAL, "no such node is online")
+        self.kernel.log.printk(1, f"pci {self.name}: [Firmware Bug]: Overriding NUMA node to {node}.  Contact your vendor for updates.")
+        self.numa_node = node
+
+    def dma_mask_bits_show(self: Any) -> str:
+        """dma_mask_bits_show()."""
+        return f"{self.dma_bits}\n"
+
+    def consistent_dma_mask_bits_show(self: Any) -> str:
+        """consistent_dma_mask_bits_show()."""
+        return f"{self.coherent_dma_bits}\n"
+
+    def enable_show(self: Any) -> str:
+        """enable_show(): how often it was enabled."""
+        return f"{self.enable_cnt}\n"
+
+    def enable_store(self: Any, buf: str) -> None:
+        """enable_store(). Raises EPERM, EINVAL, EBUSY: bound; EIO: not enabled."""
+        self._admin()
+        val = parse_ul(buf)
+        if self.driver is not None:
+            raise err(EBUSY)
+        if val:
+            self.enable_device()
+        elif self.enable_cnt:
+            self.disable_device()
+        else:
+            raise err(EIO)
+
+    def broken_parity_status_show(self) -> str:
+        """broken_parity_status_show()."""
+        return f"{int(self.broken_parity)}\n"
+
+    def broken_parity_status_store(self, buf: str) -> None:
+        """broken_parity_status_store(). Raises EINVAL."""
+        self.broken_parity = bool(parse_ul(buf))
+
+    def msi_bus_show(self: Any) -> str:
+        """msi_bus_show()."""
+        return f"{int(not self.no_msi)}\n"
+
+    def msi_bus_store(self: Any, buf: str) -> None:
+        """msi_bus_store(). Raises EPERM, EINVAL."""
+        self._admin()
+        val = parse_ul(buf)
+        self.no_msi = not val
+        self.info(f"MSI/MSI-X {'allowed' if val else 'disallowed'} for future drivers")
+
+    def d3cold_allowed_show(self) -> str:
+        """d3cold_allowed_show()."""
+        return f"{int(self.d3cold_allowed)}\n"
+
+    def d3cold_allowed_store(self, buf: str) -> None:
+        """d3cold_allowed_store(). Raises EINVAL."""
+        self.d3cold_allowed = bool(parse_ul(buf))
+
+    def driver_override_show(self) -> str:
+        """driver_override_show(): the C library's "(null)" without one."""
+        return f"{'(null)' if self.driver_override is None else self.driver_override}\n"
+
+    def driver_override_store(self, buf: str) -> None:
+        """driver_override_store(). Raises EINVAL."""
+        self.driver_override = driver_set_override(buf)
+
+    def ari_enabled_show(self) -> str:
+        """ari_enabled_show()."""
+        return "0\n"
+
+    # ---- the link
+
+    def current_link_speed_show(self: Any) -> str:
+        """current_link_speed_show()."""
+        return f"{self.link_speed(current=True)}\n"
+
+    def max_link_speed_show(self: Any) -> str:
+        """max_link_speed_show()."""
+        return f"{self.link_speed(current=False)}\n"
+
+    def current_link_width_show(self: Any) -> str:
+        """current_link_width_show()."""
+        return f"{self.link_width(current=True)}\n"
+
+    def max_link_width_show(self: Any) -> str:
+        """max_link_width_show()."""
+        return f"{self.link_width(current=False)}\n"
+
+    # ---- hot plug and reset
+
+    def remove_store(self: Any, buf: str) -> None:
+        """remove_store(). Raises EINVAL."""
+        if parse_ul(buf):
+            self.stop_and_remove()
+
+    def rescan_store(self: Any, buf: str) -> None:
+        """dev_rescan_store(). Raises EINVAL."""
+        if parse_ul(buf):
+            self.pci.rescan()
+
+    def reset_store(self: Any, buf: str) -> None:
+        """reset_store(). Raises EINVAL: not 1; ENOTTY: no method worked."""
+        if parse_ul(buf) != 1:
+            raise err(EINVAL)
+        self.reset_function()
+
+    def reset_method_show(self: Any) -> str:
+        """reset_method_show()."""
+        return " ".join(self.reset_methods) + "\n"
+
+    def reset_method_store(self: Any, buf: str) -> None:
+        """reset_method_store(). Raises EINVAL."""
+        self.set_reset_methods(buf)
+
+    # ---- SR-IOV (drivers/pci/iov.c)
+
+    def sriov_totalvfs_show(self: Any) -> str:
+        """sriov_totalvfs_show()."""
+        return f"{self.iov.driver_max}\n"
+
+    def sriov_numvfs_show(self: Any) -> str:
+        """sriov_numvfs_show()."""
+        return f"{len(self.iov.vfs)}\n"
+
+    def sriov_numvfs_store(self: Any, buf: str) -> None:
+        """sriov_numvfs_store(). Raises EINVAL, ERANGE, ENOENT, EBUSY, ENOMEM."""
+        self.iov.numvfs_store(buf)
+
+    def sriov_offset_show(self: Any) -> str:
+        """sriov_offset_show()."""
+        return f"{self.iov.offset}\n"
+
+    def sriov_stride_show(self: Any) -> str:
+        """sriov_stride_show()."""
+        return f"{self.iov.stride}\n"
+
+    def sriov_vf_device_show(self: Any) -> str:
+        """sriov_vf_device_show()."""
+        return f"{self.iov.vf_device:x}\n"
+
+    def sriov_drivers_autoprobe_show(self: Any) -> str:
+        """sriov_drivers_autoprobe_show()."""
+        return f"{int(self.iov.drivers_autoprobe)}\n"
+
+    def sriov_drivers_autoprobe_store(self: Any, buf: str) -> None:
+        """sriov_drivers_autoprobe_store(). Raises EINVAL."""
+        self.iov.autoprobe_store(buf)
+
+    # ---- binary files
+
+    def read_config(self: Any, off: int, count: int) -> bytes:
+        """pci_read_config(): 64 bytes for who has no CAP_SYS_ADMIN."""
+        size = self.cfg_size if self.kernel.current.cred.capable(CAP_SYS_ADMIN) else 64
+        end = min(off + count, size)
+        out = bytearray()
+        while off < end:
+            step = 4 if off % 4 == 0 and end - off >= 4 else 2 if off % 2 == 0 and end - off >= 2 else 1
+            out += self.function.config_read(off, step).to_bytes(step, "little")
+            off += step
+        return bytes(out)
+
+    def write_config(self: Any, off: int, data: bytes) -> int:
+        """pci_write_config()."""
+        if off > self.cfg_size:
+            return 0
+        data = data[: self.cfg_size - off]
+        if self.kernel.trace:
+            self.kernel.trace("config_write", device=self.name, off=off, data=data.hex())
+        at, end = off, off + len(data)
+        while at < end:
+            step = 4 if at % 4 == 0 and end - at >= 4 else 2 if at % 2 == 0 and end - at >= 2 else 1
+            self.function.config_write(at, step, int.from_bytes(data[at - off : at - off + step], "little"))
+            at += step
+        return len(data)
+
+    def mmap_resource(self: Any, bar: int, vma: Any) -> None:
+        """pci_mmap_resource(). Raises EINVAL: outside the BAR."""
+        pages = -(-self.resource_len(bar) // PAGE_SIZE)
+        start, n = vma.offset // PAGE_SIZE, -(-vma.length // PAGE_SIZE)
+        if not (0 <= start < pages and start + n <= pages):
+            raise err(EINVAL)
+        vma.map_io(self.iomap(bar), vma.offset)
+
+    def _admin(self) -> None:
+        if not self.kernel.current.cred.capable(CAP_SYS_ADMIN):
+            raise err(EPERM)
+
+
+def _mmap(n: int) -> Any:
+    def mmap(self: PciDev, vma: Any) -> None:
+        self.mmap_resource(n, vma)
+
+    mmap.__doc__ = f"mmap of resource{n}."
+    return mmap
+
+
+for _n in range(6):
+    setattr(PciDevFiles, f"mmap_resource{_n}", _mmap(_n))
