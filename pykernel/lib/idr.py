@@ -152,7 +152,7 @@ class Ida:
         return self.alloc_range(0, INT_MAX)
 
     def alloc_min(self, min_id: int) -> int:
-        """The lowest free ID from *min_id* on. C: ``int ida_alloc_min(ida, unsigned int min, gfp_t)``. ENOSPC, ENOMEM."""
+        """The lowest free ID from *min_id* on. C: ``int ida_alloc_min(ida, unsigned int min, gfp)``. ENOSPC, ENOMEM."""
         return self.alloc_range(min_id, INT_MAX)
 
     def alloc_max(self, max_id: int) -> int:

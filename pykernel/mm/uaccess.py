@@ -1,0 +1,122 @@
+"""
+User memory: the one interface through which kernel code and devices see a client's address space.
+
+Three classes have it: ``SimMemory`` (simulated pages), ``SelfMemory`` (this process), ``ProcessMemory`` (another one).
+The contract, the same for all:
+
+1. Addresses are integers; nothing of Python is shared. Every access finds the mapping anew, so an address is good as
+   long as the client keeps it mapped, and no longer.
+2. A read returns a copy. ``readinto`` fills the caller's buffer and ``write`` reads it only during the call.
+3. A bad pointer is EFAULT, never a crash: unmapped, forbidden by the protection, not canonical, in the kernel's half,
+   wrapping around the end of the address space, or in a process that is gone. SIGBUS of a mapping is EFAULT, too.
+4. Length 0 always succeeds and looks at no address.
+5. ``read``, ``readinto`` and ``write`` do all or raise. Memory before the fault may have been written; a buffer given
+   to ``readinto`` holds what could be read, then zeros.
+6. ``copy_from`` and ``copy_to`` do what they can and return the number of bytes that they did not copy. A range that
+   reaches into the kernel's half is refused as a whole.
+7. No access is atomic, none is ordered against the client's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from errno import EFAULT
+from typing import TYPE_CHECKING, Final
+
+from pykernel.errors import err
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from pykernel.kernel import Kernel
+
+__all__ = ["PAGE_SIZE", "TASK_SIZE_MAX", "UserMemory", "access_ok", "copy_from_user", "copy_to_user"]
+
+PAGE_SIZE: Final = 4096
+# arch/x86/include/asm/page_64.h, with 4-level page tables
+TASK_SIZE_MAX: Final = (1 << 47) - PAGE_SIZE
+
+
+def access_ok(addr: int, n: int) -> bool:
+    """Whether *n* bytes at *addr* lie in the user's half. C: ``access_ok(const void __user *, unsigned long)``."""
+    # include/asm-generic/access_ok.h:__access_ok()
+    return 0 <= addr <= TASK_SIZE_MAX - n
+
+
+class UserMemory(ABC):
+    """An address space. The contract is at the top of this module."""
+
+    @abstractmethod
+    def copy_from(self, addr: int, buf: WriteableBuffer) -> int:
+        """
+        Fill *buf* from *addr*; the part that could not be read is zeros.
+
+        C: ``unsigned long copy_from_user(void *to, const void __user *from, unsigned long n)``
+
+        Returns:
+            The number of bytes not copied: 0 is success.
+        """
+
+    @abstractmethod
+    def copy_to(self, addr: int, data: ReadableBuffer) -> int:
+        """
+        Write *data* to *addr*.
+
+        C: ``unsigned long copy_to_user(void __user *to, const void *from, unsigned long n)``
+
+        Returns:
+            The number of bytes not copied: 0 is success.
+        """
+
+    def read(self, addr: int, n: int) -> bytes:
+        """The *n* bytes at *addr*. EFAULT."""
+        buf = bytearray(n)
+        self.readinto(addr, buf)
+        return bytes(buf)
+
+    def readinto(self, addr: int, buf: WriteableBuffer) -> None:
+        """Fill *buf* from *addr*. EFAULT."""
+        left = self.copy_from(addr, buf)
+        if left:
+            raise err(EFAULT, f"{left} bytes from {addr:#x} cannot be read")
+
+    def write(self, addr: int, data: ReadableBuffer) -> None:
+        """Write *data* to *addr*. EFAULT."""
+        left = self.copy_to(addr, data)
+        if left:
+            raise err(EFAULT, f"{left} bytes to {addr:#x} cannot be written")
+
+
+def _current(kernel: Kernel, where: str) -> UserMemory:
+    if kernel.faults.active:
+        kernel.faults.copy(where)
+    mm = kernel.current.mm
+    if mm is None:
+        raise err(EFAULT, f"{where}: a kernel thread has no user memory")
+    mem: UserMemory = mm.mem
+    return mem
+
+
+def copy_from_user(kernel: Kernel, addr: int, n: int) -> bytes:
+    """
+    *n* bytes at *addr* of the running task.
+
+    C: ``if (copy_from_user(&to, from, n)) return -EFAULT;``
+
+    Raises:
+        OSError: EFAULT.
+    """
+    return _current(kernel, "copy_from_user").read(addr, n) if n else b""
+
+
+def copy_to_user(kernel: Kernel, addr: int, data: ReadableBuffer) -> None:
+    """
+    Write *data* to *addr* of the running task.
+
+    C: ``if (copy_to_user(to, &from, n)) return -EFAULT;``
+
+    Raises:
+        OSError: EFAULT.
+    """
+    if memoryview(data).nbytes:
+        _current(kernel, "copy_to_user").write(addr, data)
