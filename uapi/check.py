@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from fnmatch import fnmatchcase
 from inspect import isfunction, signature
@@ -36,6 +36,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/ioctl.h>
 #include <linux/version.h>
 {include}
 static void number(int i, unsigned long long n) {{ printf("%d %#llx\n", i, n); }}
@@ -108,12 +109,11 @@ def _constant(name: str, value: int) -> Fact:
     return _number(name, "value", value, name)
 
 
-def _macro(name: str, function: object) -> Iterator[Fact]:
-    assert callable(function)
+def _macro(name: str, function: Callable[..., int]) -> Iterator[Fact]:
     count = len(signature(function).parameters)
     for x in _SAMPLES:
         arguments = ", ".join([f"{x:#x}U"] * count)
-        yield _number(name, f"({arguments})", int(function(*[x] * count)), f"{name}({arguments})")
+        yield _number(name, f"({arguments})", function(*[x] * count), f"{name}({arguments})")
 
 
 def _struct(cls: type[Struct]) -> Iterator[Fact]:
@@ -157,7 +157,14 @@ class _Compiler:
 
     def __init__(self, cc: str, headers_dir: Path | None, names: tuple[str, ...], where: str) -> None:
         self.cc, self.names, self.where = cc, names, Path(where)
-        self.flags = ["-w", "-std=gnu11", *([f"-I{headers_dir}"] if headers_dir else [])]
+        # The two annotations stand in a kernel tree's own headers; installing takes them away.
+        self.flags = [
+            "-std=gnu11",
+            "-D__force=",
+            "-D__user=",
+            "-Werror=implicit-function-declaration",
+            *([f"-I{headers_dir}"] if headers_dir else []),
+        ]
         lines = [f"#{'el' * (n > 0)}if __has_include(<{h}>)\n#include <{h}>" for n, h in enumerate(names)]
         self.include = "\n".join([*lines, "#else", "#error no-header", "#endif"])
 
@@ -181,7 +188,7 @@ class _Compiler:
             if done.returncode == 0:
                 output = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
                 return {int(i): text for i, text in (line.split() for line in output.splitlines())}
-            wrong = {int(n) for n in re.findall(r"^facts:(\d+):.*error:", done.stderr, re.MULTILINE)}
+            wrong = set(_wrong_functions(done.stderr))
             if not wrong & left.keys():
                 raise CheckError(f"{self.names[0]} does not compile:\n{done.stderr}")
             left = {i: fact for i, fact in left.items() if i not in wrong}
@@ -196,6 +203,17 @@ class _Compiler:
         source = self.where / "header.c"
         source.write_text(self.include)
         return ctext.own_text(self.run("-E", "-dD", str(source)).stdout, self.names)
+
+
+def _wrong_functions(stderr: str) -> Iterator[int]:
+    """The numbers of the functions with errors, also where the error is told of the header that holds the macro."""
+    function = 0
+    for line in stderr.splitlines():
+        if heading := re.search(r"In function .f(\d+)", line):
+            function = int(heading[1])
+        elif ": error:" in line:
+            here = re.match(r"facts:(\d+):", line)
+            yield int(here[1]) if here else function
 
 
 def check(headers_dir: Path | None, modules: Iterable[ModuleType], *, cc: str = "cc") -> list[Difference]:

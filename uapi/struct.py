@@ -517,9 +517,8 @@ def _field(ffi: Any, c: Any, m: _Member) -> Field:
     ctype = m.elem if isinstance(m.elem, str) else m.elem._ctype()
     signed = int(ffi.cast(ctype, -1)) < 0 if isinstance(m.elem, str) else None
     bits = (c.bitshift, c.bitsize) if c.bitsize > 0 else None
-    return Field(
-        m.name, m.cname, c.offset, 0 if m.flexible else ffi.sizeof(c.type), bits, elem if m.dims else 0, signed
-    )
+    size, item = 0 if m.flexible else ffi.sizeof(c.type), ffi.sizeof(ctype) if m.dims else 0
+    return Field(m.name, m.cname, c.offset, size, bits, len(m.dims), item, signed)
 
 
 T = TypeVar("T")

@@ -57,6 +57,8 @@ EPOLL_IOC_TYPE: Final = 0x8A
 EPIOCSPARAMS: Final = _IOW(EPOLL_IOC_TYPE, 0x01, epoll_params)
 EPIOCGPARAMS: Final = _IOR(EPOLL_IOC_TYPE, 0x02, epoll_params)
 
+OMITTED: Final = {"EPOLL_PACKED": "an attribute, not a value"}
+
 NEWER: Final = {
     "epoll_params": "6.9",
     "EPOLL_IOC_TYPE": "6.9",

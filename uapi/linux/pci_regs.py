@@ -1080,6 +1080,65 @@ PCI_DVSEC_CXL_PORT_CTL: Final = 0x0C
 PCI_DVSEC_CXL_PORT_CTL_UNMASK_SBR: Final = 0x00000001
 
 
+# Not in the header of Linux 6.1, but in that of 6.12; PCI_CAP_EXP_ENDPOINT_SIZEOF_V2 is 0x32 in 6.1
+NEWER: Final = dict.fromkeys(
+    (
+        "PCI_HEADER_TYPE_MFD",
+        "PCI_EXP_RTCTL_RRS_SVE",
+        "PCI_EXP_RTCAP_RRS_SV",
+        "PCI_EXP_RTSTA_PME_RQ_ID",
+        "PCI_EXP_LNKCAP2_SLS",
+        "PCI_EXP_LNKSTA2_FLIT",
+        "PCI_CAP_EXP_ENDPOINT_SIZEOF_V2",
+        "PCI_EXT_CAP_ID_NPEM",
+        "PCI_EXT_CAP_ID_PL_32GT",
+        "PCI_PASID_CAP_WIDTH",
+        "PCI_LTR_NOSNOOP_VALUE",
+        "PCI_LTR_NOSNOOP_SCALE",
+        "PCI_EXP_DPC_STATUS_TRIGGER_RSN_UNCOR",
+        "PCI_EXP_DPC_STATUS_TRIGGER_RSN_NFE",
+        "PCI_EXP_DPC_STATUS_TRIGGER_RSN_FE",
+        "PCI_EXP_DPC_STATUS_TRIGGER_RSN_IN_EXT",
+        "PCI_EXP_DPC_STATUS_TRIGGER_RSN_RP_PIO",
+        "PCI_EXP_DPC_STATUS_TRIGGER_RSN_SW_TRIGGER",
+        "PCI_PTM_CAP_RES",
+        "PCI_L1SS_CTL2_T_PWR_ON_SCALE",
+        "PCI_L1SS_CTL2_T_PWR_ON_VALUE",
+        "PCI_NPEM_CAP",
+        "PCI_NPEM_CAP_CAPABLE",
+        "PCI_NPEM_CTRL",
+        "PCI_NPEM_CTRL_ENABLE",
+        "PCI_NPEM_CMD_RESET",
+        "PCI_NPEM_IND_OK",
+        "PCI_NPEM_IND_LOCATE",
+        "PCI_NPEM_IND_FAIL",
+        "PCI_NPEM_IND_REBUILD",
+        "PCI_NPEM_IND_PFA",
+        "PCI_NPEM_IND_HOTSPARE",
+        "PCI_NPEM_IND_ICA",
+        "PCI_NPEM_IND_IFA",
+        "PCI_NPEM_IND_IDT",
+        "PCI_NPEM_IND_DISABLED",
+        "PCI_NPEM_IND_SPEC_0",
+        "PCI_NPEM_IND_SPEC_1",
+        "PCI_NPEM_IND_SPEC_2",
+        "PCI_NPEM_IND_SPEC_3",
+        "PCI_NPEM_IND_SPEC_4",
+        "PCI_NPEM_IND_SPEC_5",
+        "PCI_NPEM_IND_SPEC_6",
+        "PCI_NPEM_IND_SPEC_7",
+        "PCI_NPEM_STATUS",
+        "PCI_NPEM_STATUS_CC",
+        "PCI_DOE_CAP_SIZEOF",
+        "PCI_DOE_DATA_OBJECT_DISC_REQ_3_VER",
+        "PCI_DVSEC_CXL_PORT",
+        "PCI_DVSEC_CXL_PORT_CTL",
+        "PCI_DVSEC_CXL_PORT_CTL_UNMASK_SBR",
+    ),
+    "6.12",
+)
+
+
 def PCI_X_CMD_VERSION(x: int) -> int:
     """Bits 13:12 of the register."""
     return x >> 12 & 3
