@@ -152,7 +152,7 @@ class RegMap:
         cls._at = {**cls._at, **{k: v for k, v in vars(cls).items() if isinstance(v, At)}}
         for name in vars(cls):
             stem = name.removesuffix("_writable").removesuffix("_write")
-            if stem != name and stem not in cls._at:
+            if stem != name and not name.startswith("_") and stem not in cls._at and not hasattr(RegMap, name):
                 raise TypeError(f"{cls.__name__}.{name}: there is no register {stem!r}")
 
     def __init__(self) -> None:

@@ -1,0 +1,152 @@
+"""Descriptors as the device sees them, what becomes of one (its completion), and the memory it may touch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pykernel.pci.function import DmaFault
+from pykernel.uapi.linux.idxd import (
+    DSA_COMP_INVALID_FLAGS,
+    DSA_COMP_PAGE_FAULT_IR,
+    DSA_COMP_PAGE_FAULT_NOBOF,
+    DSA_COMP_STATUS_WRITE,
+    DSA_COMP_SUCCESS,
+    IDXD_OP_FLAG_BOF,
+)
+
+if TYPE_CHECKING:
+    from pykernel.hw.dsa.function import DsaFunction
+    from pykernel.hw.dsa.queue import WorkQueue
+
+__all__ = ["DESC_SIZE", "Completion", "Context", "Descriptor", "OpError", "Work"]
+
+T = TypeVar("T")
+DESC_SIZE = 64
+_LAYOUT = struct.Struct("<IIQQQIHH24s")
+_RECORD = struct.Struct("<BBHIQ")
+_RETRIES = 3  # page requests in a row for one address, before the device gives the page up
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """``struct dsa_hw_desc``: *src* and *dst* are the quadwords at 16 and 24, *size* the doubleword at 32."""
+
+    pasid: int
+    priv: bool
+    flags: int
+    opcode: int
+    completion_addr: int
+    src: int
+    dst: int
+    size: int
+    int_handle: int
+    raw: bytes
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Descriptor:
+        """Take apart 64 bytes."""
+        owner, flags, completion, src, dst, size, handle, _, _ = _LAYOUT.unpack(raw)
+        return cls(
+            owner & 0xFFFFF, bool(owner >> 31), flags & 0xFFFFFF, flags >> 24, completion, src, dst, size, handle, raw
+        )
+
+    @property
+    def op_flags(self) -> int:
+        """The operation's own flags, bits 16-23 of the flags."""
+        return self.flags >> 16
+
+
+@dataclass(slots=True)
+class Completion:
+    """What the completion record tells; *extra* is its operation-specific part, from byte 16."""
+
+    status: int = DSA_COMP_SUCCESS
+    result: int = 0
+    bytes_completed: int = 0
+    fault_addr: int = 0
+    invalid_flags: int = 0
+    extra: bytes = b""
+
+    def record(self, size: int) -> bytes:
+        """The record, *size* bytes (32 for DSA, 64 for IAX)."""
+        extra = self.invalid_flags.to_bytes(4, "little") if self.invalid_flags else self.extra
+        head = _RECORD.pack(self.status, self.result, 0, self.bytes_completed, self.fault_addr)
+        return (head + extra).ljust(size, b"\0")
+
+
+class OpError(Exception):
+    """An operation ends early; *completion* says how."""
+
+    def __init__(self, status: int, *, fault_addr: int = 0, invalid_flags: int = 0) -> None:
+        super().__init__(f"status {status:#x}")
+        self.completion = Completion(status, fault_addr=fault_addr, invalid_flags=invalid_flags)
+
+    @classmethod
+    def flags(cls, invalid: int) -> OpError:
+        """Reserved flags were set."""
+        return cls(DSA_COMP_INVALID_FLAGS, invalid_flags=invalid)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One descriptor on its way: from which WQ, in whose address space, and where in a batch it is."""
+
+    desc: Descriptor
+    wq: WorkQueue
+    pasid: int | None
+    priv: bool
+    batch: Work | None = None
+    batch_index: int = 0
+    aborted: bool = False
+
+    @property
+    def dropped(self) -> bool:
+        """An abort caught it, or the batch it is in: nothing more of it is to be seen."""
+        return self.aborted or (self.batch is not None and self.batch.aborted)
+
+
+class Context:
+    """
+    Memory, progress and identity of one running operation.
+
+    ``done`` and ``result`` go into the record of a partial completion. A page that is not there is asked for (PRI)
+    when the descriptor may block on faults; otherwise the operation ends with DSA_COMP_PAGE_FAULT_NOBOF.
+    """
+
+    def __init__(self, device: DsaFunction, work: Work) -> None:
+        self.device, self.work, self.desc = device, work, work.desc
+        self.done = 0
+        self.result = 0
+
+    @property
+    def may_block(self) -> bool:
+        """Descriptor and WQ allow blocking on a fault, and page requests are not disabled for the WQ."""
+        return bool(self.desc.flags & IDXD_OP_FLAG_BOF) and self.work.wq.may_block
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Read *n* bytes; raises OpError."""
+        return self._access(lambda: self.device.dma_read(addr, n, self.work.pasid, self.work.priv))
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Write *data*; raises OpError."""
+        self._access(lambda: self.device.dma_write(addr, data, self.work.pasid, self.work.priv))
+
+    def _access(self, access: Callable[[], T]) -> T:
+        last, tries = -1, 0
+        while True:
+            try:
+                return access()
+            except DmaFault as fault:
+                tries = tries + 1 if fault.addr == last else 0
+                last = fault.addr
+                self._resolve(fault, tries)
+
+    def _resolve(self, fault: DmaFault, tries: int) -> None:
+        write = DSA_COMP_STATUS_WRITE if fault.write else 0
+        if not self.may_block:
+            raise OpError(DSA_COMP_PAGE_FAULT_NOBOF | write, fault_addr=fault.addr) from None
+        if tries >= _RETRIES or not self.device.port.page_request(fault.addr, fault.write, self.work.pasid):
+            raise OpError(DSA_COMP_PAGE_FAULT_IR | write, fault_addr=fault.addr) from None

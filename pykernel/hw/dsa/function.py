@@ -1,0 +1,237 @@
+"""The accelerator as a PCI function: configuration space, BARs, interrupts, reset, and doors for faulty silicon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pykernel.hw.dsa.commands import Commands
+from pykernel.hw.dsa.desc import Work
+from pykernel.hw.dsa.engine import Group
+from pykernel.hw.dsa.execute import Executor
+from pykernel.hw.dsa.faults import PlantedFaults
+from pykernel.hw.dsa.params import DsaParams
+from pykernel.hw.dsa.queue import PORTAL_PAGES, WorkQueue, is_portal_write, portal
+from pykernel.hw.dsa.regs import MSIX_PBA, MSIX_TABLE, Cmd, DeviceState, DsaRegs, IntCause, ResetType
+from pykernel.hw.dsa.report import ErrorReport, SwErr
+from pykernel.pci.config import ConfigSpace
+from pykernel.pci.function import PciFunction
+from pykernel.uapi.linux.pci_regs import (
+    PCI_ATS_CTRL,
+    PCI_ATS_CTRL_ENABLE,
+    PCI_EXT_CAP_ID_ATS,
+    PCI_EXT_CAP_ID_PASID,
+    PCI_EXT_CAP_ID_PRI,
+    PCI_PASID_CTRL,
+    PCI_PASID_CTRL_ENABLE,
+    PCI_PASID_CTRL_PRIV,
+    PCI_PRI_CTRL,
+    PCI_PRI_CTRL_ENABLE,
+)
+
+__all__ = ["DsaFunction", "make_config"]
+
+REGISTERS, PORTALS = 0, 2  # BARs
+BAR0_SIZE = 0x10000
+BAR2_LEAST = 0x20000
+
+
+def make_config(params: DsaParams) -> ConfigSpace:
+    """Configuration space: a root complex integrated endpoint with FLR, MSI-X, PM, ATS, PRI and PASID."""
+    config = ConfigSpace(0x8086, params.device, 0x088000, subsystem=(0x8086, 0))
+    config.add_bar(REGISTERS, BAR0_SIZE)
+    portals = params.num_wqs * PORTAL_PAGES * 4096
+    config.add_bar(PORTALS, max(BAR2_LEAST, 1 << (portals - 1).bit_length()))
+    config.add_pcie(0x40, flags=0x0092, devcap=0x10008002, devctl=0x2910, devcap2=0x200010)
+    if params.vectors:
+        config.add_msix(0x80, params.vectors, table=(REGISTERS, MSIX_TABLE), pba=(REGISTERS, MSIX_PBA))
+    config.add_pm(0x90)
+    at = 0x100
+    for wanted, add in ((params.ats, config.add_ats), (params.pri, config.add_pri), (params.pasid, config.add_pasid)):
+        if wanted:
+            add(at)
+            at += 0x10
+    config.settle()
+    return config
+
+
+class DsaFunction(PciFunction):
+    """
+    A DSA or IAX made of *params*.
+
+    The last block of methods is what a test or a machine file uses to make the silicon misbehave.
+    """
+
+    def __init__(self, params: DsaParams) -> None:
+        super().__init__(make_config(params))
+        if params.vectors:
+            self.place_msix(params.vectors, REGISTERS, MSIX_TABLE, MSIX_PBA)
+        self.params = params
+        self.regs = DsaRegs(self)
+        self.wqs = [WorkQueue(self, n, cfg) for n, cfg in enumerate(self.regs.wqcfg)]
+        self.groups: list[Group] = []
+        self.faults = PlantedFaults(params.faults)
+        self.report = ErrorReport(self)
+        self._commands = Commands(self)
+        self._executor = Executor(self)
+
+    # ------------------------------------------------------------------ state in configuration space
+    def _ext_control(self, cap: int, control: int, bit: int) -> bool:
+        at = self.config.ext_caps.get(cap)
+        return at is not None and bool(self.config.get(at + control, 2) & bit)
+
+    @property
+    def pasid_enabled(self) -> bool:
+        """PASID capability, enable."""
+        return self._ext_control(PCI_EXT_CAP_ID_PASID, PCI_PASID_CTRL, PCI_PASID_CTRL_ENABLE)
+
+    @property
+    def pasid_priv_enabled(self) -> bool:
+        """PASID capability, privileged mode enable."""
+        return self._ext_control(PCI_EXT_CAP_ID_PASID, PCI_PASID_CTRL, PCI_PASID_CTRL_PRIV)
+
+    @property
+    def ats_enabled(self) -> bool:
+        """ATS capability, enable."""
+        return self._ext_control(PCI_EXT_CAP_ID_ATS, PCI_ATS_CTRL, PCI_ATS_CTRL_ENABLE)
+
+    @property
+    def pri_enabled(self) -> bool:
+        """PRI capability, enable."""
+        return self._ext_control(PCI_EXT_CAP_ID_PRI, PCI_PRI_CTRL, PCI_PRI_CTRL_ENABLE)
+
+    @property
+    def running(self) -> bool:
+        """Engines work while the device is enabled, and while it drains."""
+        return self.regs.gensts.state in (DeviceState.ENABLED, DeviceState.DRAIN)
+
+    # ------------------------------------------------------------------ BARs
+    def bar_read(self, bar: int, off: int, size: int) -> int:
+        """Registers; a portal reads as all ones."""
+        if bar == REGISTERS:
+            return self.regs.mmio_read(off, size)
+        return (1 << 8 * size) - 1
+
+    def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
+        """Registers; a write to a portal that is not 64 bytes is a software error (uncertain)."""
+        if bar == REGISTERS:
+            self.regs.mmio_write(off, value, size)
+        else:
+            self.report.portal(SwErr.PORTAL_WRITE, portal(off)[0])
+
+    def posted_write(self, bar: int, off: int, data: bytes) -> None:
+        """MOVDIR64B to a dedicated WQ. What cannot be taken is dropped and is a software error (uncertain)."""
+        if bar != PORTALS:
+            super().posted_write(bar, off, data)
+            return
+        if not self._decodes(off, len(data)):
+            return
+        index, _ = portal(off)
+        if not is_portal_write(off, data):
+            self.report.portal(SwErr.PORTAL_WRITE, index)
+        elif not self._open(index) or not self.wqs[index].dedicated:
+            self.report.portal(SwErr.WQ_NOT_READY, index)
+        elif not self.wqs[index].submit_posted(data):
+            self.report.portal(SwErr.WQ_FULL, index)
+
+    def dmwr(self, bar: int, off: int, data: bytes) -> bool:
+        """ENQCMD or ENQCMDS to a shared WQ. False ("retry"): full, off, or not shared (the last uncertain)."""
+        if bar != PORTALS or not self._decodes(off, len(data)):
+            return False
+        index, limited = portal(off)
+        if not is_portal_write(off, data) or not self._open(index) or self.wqs[index].dedicated:
+            return False
+        return self.wqs[index].submit_deferrable(data, limited=limited)
+
+    def _decodes(self, off: int, size: int) -> bool:
+        return self.memory_enabled and off + size <= self.bar_sizes[PORTALS]
+
+    def _open(self, index: int) -> bool:
+        enabled = self.regs.gensts.state == DeviceState.ENABLED
+        return enabled and index < len(self.wqs) and self.wqs[index].enabled
+
+    # ------------------------------------------------------------------ commands and reset
+    def cmd_written(self, cmd: Cmd) -> None:
+        """CMD was written. While a command is active another one is a software error."""
+        if self.regs.cmdsts.active:
+            self.report.device(SwErr.CMD_REG)
+            return
+        planted = self.faults.command(cmd.cmd)
+        if planted.halt is not None:
+            self.halt(planted.halt)
+        if planted.code:
+            self._commands.complete(planted.code, 0, int_req=bool(cmd.int_req))
+        else:
+            self._commands.start(cmd.cmd, cmd.operand, int_req=bool(cmd.int_req))
+
+    def software_reset(self) -> None:
+        """Reset Device: registers and queues; configuration space and the MSI-X table stay."""
+        for wq in self.wqs:
+            wq.abort(lambda work: True)
+            wq.group = None
+        self.groups = []
+        self._commands.waiting = None
+        self.regs.reset()
+
+    def flr(self) -> None:
+        """Function-level reset."""
+        super().flr()
+        self.software_reset()
+
+    # ------------------------------------------------------------------ work
+    def execute(self, work: Work) -> int:
+        """Do one descriptor, write its record, interrupt; gives the completion status."""
+        return self._executor.execute(work)
+
+    def work_done(self) -> None:
+        """An engine finished something: a command may wait for that."""
+        self._commands.poll()
+
+    # ------------------------------------------------------------------ interrupts
+    def interrupt(self, cause: int) -> None:
+        """Set bits of INTCAUSE and send the message of vector 0."""
+        self.regs.intcause.bits |= cause
+        self.raise_msix(0)
+
+    def handle_exists(self, handle: int) -> bool:
+        """Interrupt handles are MSI-X vectors."""
+        return handle < self.params.vectors
+
+    def occupancy_interrupt(self, wq: WorkQueue) -> None:
+        """A WQ fell to its occupancy limit: vector 0 has a cause register, the others are the message itself."""
+        handle = wq.cfg.occupancy_int.handle
+        if handle == 0:
+            self.interrupt(IntCause.OCCUPANCY)
+        else:
+            self.raise_msix(handle)
+
+    # ------------------------------------------------------------------ faulty silicon
+    def fail_command(self, code: int) -> None:
+        """Let the next command do nothing and end with *code*."""
+        self.faults.fail_command(code)
+
+    def raise_swerr(self, words: Sequence[int]) -> None:
+        """Raise a software error with four quadwords; while one is valid, only its overflow bit is set."""
+        swerr = self.regs.swerr
+        if swerr.valid:
+            swerr.overflow = 1
+        else:
+            swerr.bits = sum(word << 64 * i for i, word in enumerate(words))
+        self.interrupt(IntCause.ERR)
+
+    def halt(self, reset_type: int) -> None:
+        """Halt; *reset_type* is what it takes to get going again."""
+        self.regs.gensts.state = DeviceState.HALT
+        self.regs.gensts.reset_type = ResetType(reset_type)
+        self.interrupt(IntCause.HALT)
+
+    def set_gensts(self, value: int) -> None:
+        """Set GENSTS, with no interrupt."""
+        self.regs.gensts.bits = value & 0xFF
+
+    def set_occupancy(self, wq: int, n: int) -> None:
+        """Let WQ *wq* show an occupancy of *n* until an entry comes or goes."""
+        self.regs.wqcfg[wq].status.occupancy = n & 0xFFFF
+
+    def raise_cause(self, causes: int) -> None:
+        """Set bits of INTCAUSE and interrupt."""
+        self.interrupt(causes)

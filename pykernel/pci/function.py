@@ -1,0 +1,301 @@
+"""
+A PCI function on the wire, and the port it is plugged into.
+
+This is all that silicon and kernel know of each other: configuration space, BARs, DMA, messages. ``pykernel.hw``
+subclasses ``PciFunction``; the kernel side (``pykernel.pci.core``) calls its bus methods and implements ``Port``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pykernel.pci.config import ConfigSpace
+from pykernel.uapi.linux.pci_regs import (
+    PCI_CAP_ID_EXP,
+    PCI_CAP_ID_MSI,
+    PCI_CAP_ID_MSIX,
+    PCI_COMMAND,
+    PCI_COMMAND_INTX_DISABLE,
+    PCI_COMMAND_MASTER,
+    PCI_COMMAND_MEMORY,
+    PCI_EXP_DEVCAP,
+    PCI_EXP_DEVCAP_FLR,
+    PCI_EXP_DEVCTL,
+    PCI_EXP_DEVCTL_BCR_FLR,
+    PCI_MSI_ADDRESS_HI,
+    PCI_MSI_ADDRESS_LO,
+    PCI_MSI_DATA_32,
+    PCI_MSI_DATA_64,
+    PCI_MSI_FLAGS,
+    PCI_MSI_FLAGS_64BIT,
+    PCI_MSI_FLAGS_ENABLE,
+    PCI_MSIX_ENTRY_CTRL_MASKBIT,
+    PCI_MSIX_ENTRY_SIZE,
+    PCI_MSIX_FLAGS,
+    PCI_MSIX_FLAGS_ENABLE,
+    PCI_MSIX_FLAGS_MASKALL,
+    PCI_STATUS,
+    PCI_STATUS_INTERRUPT,
+)
+
+__all__ = ["DmaFault", "MsixTable", "PciFunction", "Port"]
+
+
+class DmaFault(Exception):
+    """A DMA access that did not happen: *addr* is the first byte that could not be reached."""
+
+    def __init__(self, addr: int, write: bool, reason: str = "") -> None:
+        super().__init__(f"DMA {'write' if write else 'read'} at {addr:#x}: {reason}")
+        self.addr, self.write, self.reason = addr, write, reason
+
+
+class Port(Protocol):
+    """What a slot gives to the function in it. ``dma_*`` raise DmaFault; a write that faults has written nothing."""
+
+    def dma_read(self, addr: int, n: int, pasid: int | None = None, priv: bool = False) -> bytes:
+        """Read *n* bytes at bus address *addr*, in the address space of *pasid* if there is one."""
+        ...
+
+    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+        """Write *data* at *addr*."""
+        ...
+
+    def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
+        """PRI page request: true when the page is there now, false when the request was refused."""
+        ...
+
+    def msi_write(self, address: int, data: int) -> None:
+        """Post an interrupt message."""
+        ...
+
+    def intx(self, asserted: bool) -> None:
+        """Assert or deassert the function's legacy interrupt pin; called on changes only."""
+        ...
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Run *fn* later, on the machine's scheduler."""
+        ...
+
+
+class MsixTable:
+    """The MSI-X table and pending bits: 16 bytes a vector (address, data, control); every vector starts masked."""
+
+    def __init__(self, vectors: int) -> None:
+        self.vectors = vectors
+        self.entries = bytearray(PCI_MSIX_ENTRY_SIZE * vectors)
+        self.pending = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Mask every vector and forget addresses and pending bits."""
+        self.pending = 0
+        for vector in range(self.vectors):
+            entry = bytes(12) + PCI_MSIX_ENTRY_CTRL_MASKBIT.to_bytes(4, "little")
+            self.entries[16 * vector : 16 * vector + 16] = entry
+
+    def masked(self, vector: int) -> bool:
+        """Mask bit of *vector*."""
+        return bool(self.entries[16 * vector + 12] & PCI_MSIX_ENTRY_CTRL_MASKBIT)
+
+    def message(self, vector: int) -> tuple[int, int]:
+        """Address and data of *vector*."""
+        entry = self.entries[16 * vector : 16 * vector + 12]
+        return int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:], "little")
+
+    def read_pba(self, off: int, size: int) -> int:
+        """*size* bytes of the pending bit array."""
+        return self.pending >> 8 * off & (1 << 8 * size) - 1
+
+
+class PciFunction:
+    """
+    Base of every piece of silicon. A subclass passes its configuration space and overrides ``bar_read``/``bar_write``.
+
+    Memory decoding off in COMMAND (``memory_enabled``): reads give all ones, writes are dropped. Bus master off
+    (``bus_master``): no DMA, no messages.
+    """
+
+    port: Port
+
+    def __init__(self, config: ConfigSpace) -> None:
+        self.config = config
+        self.bar_sizes = config.bar_sizes
+        self.msix: MsixTable | None = None
+        self._msix_ranges: tuple[int, int, int, int] = (-1, 0, 0, 0)  # bar, table, pba, end of the page of either
+        self._intx = False
+        self.memory_enabled = False
+        self.bus_master = False
+
+    def place_msix(self, vectors: int, bar: int, table: int, pba: int) -> None:
+        """Let an MSI-X table of *vectors* answer in *bar*; the capability in config space is declared separately."""
+        self.msix = MsixTable(vectors)
+        self._msix_ranges = (bar, table, pba, 16 * vectors)
+
+    # ------------------------------------------------------------------ configuration space
+    @property
+    def command(self) -> int:
+        """The COMMAND register."""
+        return self.config.get(PCI_COMMAND, 2)
+
+    def config_read(self, off: int, size: int) -> int:
+        """Configuration read of 1, 2 or 4 bytes."""
+        return self.config.read(off, size)
+
+    def config_write(self, off: int, size: int, value: int) -> None:
+        """Configuration write of 1, 2 or 4 bytes, with its side effects (FLR, unmasked messages)."""
+        before = self.command
+        self.config.write(off, size, value)
+        self._decode_command()
+        if self._wants_flr(off, size, value):
+            self.flr()
+            return
+        if self.command != before:
+            self.command_changed(before, self.command)
+        if self.msix is not None and self.msix.pending:
+            self._send_pending()
+
+    def _decode_command(self) -> None:
+        """Keep what every access asks for in plain attributes."""
+        self.memory_enabled = bool(self.command & PCI_COMMAND_MEMORY)
+        self.bus_master = bool(self.command & PCI_COMMAND_MASTER)
+
+    def _wants_flr(self, off: int, size: int, value: int) -> bool:
+        at = self.config.caps.get(PCI_CAP_ID_EXP)
+        if at is None or not self.config.get(at + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR:
+            return False
+        control = at + PCI_EXP_DEVCTL
+        if not off <= control + 1 < off + size:
+            return False
+        return bool((value << 8 * off >> 8 * control) & PCI_EXP_DEVCTL_BCR_FLR)
+
+    def command_changed(self, before: int, after: int) -> None:
+        """COMMAND changed; a subclass that cares about bus mastering overrides this and calls it."""
+        if (before ^ after) & PCI_COMMAND_INTX_DISABLE and self._intx:
+            self.port.intx(not after & PCI_COMMAND_INTX_DISABLE)
+
+    def flr(self) -> None:
+        """Function-level reset: configuration, messages and (in the subclass) everything else go to their defaults."""
+        self.config.reset()
+        self._decode_command()
+        if self.msix is not None:
+            self.msix.reset()
+        self.set_intx(asserted=False)
+
+    # ------------------------------------------------------------------ memory space
+    def mmio_read(self, bar: int, off: int, size: int) -> int:
+        """Memory read of 1, 2, 4 or 8 bytes from *bar*."""
+        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0):
+            return (1 << 8 * size) - 1
+        if bar == self._msix_ranges[0] and self.msix is not None:
+            _, table, pba, length = self._msix_ranges
+            if table <= off < table + length:
+                return int.from_bytes(self.msix.entries[off - table : off - table + size], "little")
+            if pba <= off < pba + 8 * -(-self.msix.vectors // 64):
+                return self.msix.read_pba(off - pba, size)
+        return self.bar_read(bar, off, size)
+
+    def mmio_write(self, bar: int, off: int, size: int, value: int) -> None:
+        """Memory write of 1, 2, 4 or 8 bytes to *bar*."""
+        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0):
+            return
+        if bar == self._msix_ranges[0] and self.msix is not None:
+            _, table, pba, length = self._msix_ranges
+            if table <= off < table + length:
+                self._write_msix_table(off - table, size, value)
+                return
+            if pba <= off < pba + 8 * -(-self.msix.vectors // 64):
+                return
+        self.bar_write(bar, off, size, value)
+
+    def bar_read(self, bar: int, off: int, size: int) -> int:
+        """A read that decodes; what nothing claims reads as all ones."""
+        return (1 << 8 * size) - 1
+
+    def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
+        """A write that decodes; what nothing claims is dropped."""
+
+    def posted_write(self, bar: int, off: int, data: bytes) -> None:
+        """A posted write longer than a register (MOVDIR64B): 8-byte register writes unless the silicon knows better."""
+        for i in range(0, len(data), 8):
+            self.mmio_write(bar, off + i, len(data[i : i + 8]), int.from_bytes(data[i : i + 8], "little"))
+
+    def dmwr(self, bar: int, off: int, data: bytes) -> bool:
+        """Deferrable memory write (ENQCMD, ENQCMDS): true when accepted, false for "retry"."""
+        return False
+
+    # ------------------------------------------------------------------ DMA
+    def dma_read(self, addr: int, n: int, pasid: int | None = None, priv: bool = False) -> bytes:
+        """Read memory through the port; without bus mastering it is a DmaFault."""
+        if not self.bus_master:
+            raise DmaFault(addr, write=False, reason="bus master disabled")
+        return self.port.dma_read(addr, n, pasid, priv)
+
+    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+        """Write memory through the port; without bus mastering it is a DmaFault."""
+        if not self.bus_master:
+            raise DmaFault(addr, write=True, reason="bus master disabled")
+        self.port.dma_write(addr, data, pasid, priv)
+
+    # ------------------------------------------------------------------ interrupts
+    def _write_msix_table(self, off: int, size: int, value: int) -> None:
+        assert self.msix is not None
+        if off + size > len(self.msix.entries):
+            return
+        self.msix.entries[off : off + size] = value.to_bytes(size, "little")
+        if self.msix.pending:
+            self._send_pending()
+
+    def _msix_flags(self) -> int:
+        at = self.config.caps.get(PCI_CAP_ID_MSIX)
+        return 0 if at is None else self.config.get(at + PCI_MSIX_FLAGS, 2)
+
+    def raise_msix(self, vector: int) -> None:
+        """Send the message of *vector*; masked, it stays pending; with MSI-X off it is lost."""
+        if self.msix is None or vector >= self.msix.vectors:
+            return
+        flags = self._msix_flags()
+        if not flags & PCI_MSIX_FLAGS_ENABLE or not self.bus_master:
+            return
+        if flags & PCI_MSIX_FLAGS_MASKALL or self.msix.masked(vector):
+            self.msix.pending |= 1 << vector
+            return
+        self.port.msi_write(*self.msix.message(vector))
+
+    def _send_pending(self) -> None:
+        assert self.msix is not None
+        flags = self._msix_flags() & (PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL)
+        if flags != PCI_MSIX_FLAGS_ENABLE or not self.bus_master:
+            return
+        for vector in range(self.msix.vectors):
+            if self.msix.pending >> vector & 1 and not self.msix.masked(vector):
+                self.msix.pending &= ~(1 << vector)
+                self.raise_msix(vector)
+
+    @property
+    def msi_enabled(self) -> bool:
+        """MSI is there and switched on."""
+        at = self.config.caps.get(PCI_CAP_ID_MSI)
+        return at is not None and bool(self.config.get(at + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_ENABLE)
+
+    def raise_msi(self, vector: int = 0) -> None:
+        """Send MSI message *vector*; nothing while MSI or bus mastering is off."""
+        if not self.msi_enabled or not self.bus_master:
+            return
+        at = self.config.caps[PCI_CAP_ID_MSI]
+        wide = self.config.get(at + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_64BIT
+        address = self.config.get(at + PCI_MSI_ADDRESS_LO, 4)
+        if wide:
+            address |= self.config.get(at + PCI_MSI_ADDRESS_HI, 4) << 32
+        data = self.config.get(at + (PCI_MSI_DATA_64 if wide else PCI_MSI_DATA_32), 2)
+        self.port.msi_write(address, data | vector)
+
+    def set_intx(self, *, asserted: bool) -> None:
+        """Drive the interrupt pin: status bit 3 follows, the port hears of it unless COMMAND disables INTx."""
+        if asserted == self._intx:
+            return
+        self._intx = asserted
+        status = self.config.get(PCI_STATUS, 2) & ~PCI_STATUS_INTERRUPT
+        self.config.put(PCI_STATUS, 2, status | (PCI_STATUS_INTERRUPT if asserted else 0))
+        if not self.command & PCI_COMMAND_INTX_DISABLE:
+            self.port.intx(asserted)
