@@ -8,13 +8,14 @@ from errno import ENODEV, ENXIO
 from typing import TYPE_CHECKING
 
 from pykernel.base.bus import Driver
+from pykernel.drivers.idxd.bind import drv_disable_wq, drv_enable_wq
+from pykernel.drivers.idxd.device import wq_quiesce
 from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT, DmaChan, DmaDevice, DmaEngine
 from pykernel.drivers.idxd.idxd import DevType, IdxdDevice, IdxdState, IdxdWq, WqState, WqType
 from pykernel.drivers.idxd.registers import IDXD_OPCAP_MEMMOVE
 from pykernel.drivers.idxd.submit import Desc, TxDescriptor, alloc_desc, free_desc, submit_desc
 from pykernel.errors import err
 from pykernel.uapi.linux.idxd import (
-    DSA_COMP_SUCCESS,
     DSA_OPCODE_MEMMOVE,
     DSA_OPCODE_NOOP,
     IDXD_OP_FLAG_CRAV,
@@ -26,26 +27,6 @@ from pykernel.uapi.linux.idxd import (
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
-
-
-def complete_txd(desc: Desc, *, aborted: bool) -> None:
-    """
-    Tell the client how its transfer ended, and free the descriptor. C: ``idxd_dma_complete_txd()``.
-
-    The results are the DMA engine's: NOERROR, WRITE_FAILED, ABORTED.
-    """
-    status = desc.status
-    if status == DSA_COMP_SUCCESS:
-        result = "NOERROR"
-    elif status and not aborted:
-        result = "WRITE_FAILED"
-    else:
-        result = "ABORTED"
-    tx = desc.txd
-    callback, tx.callback = tx.callback, None
-    if tx.cookie and callback is not None:
-        callback(result)
-    free_desc(desc)
 
 
 class IdxdDmaDevice(DmaDevice):
@@ -148,7 +129,7 @@ class DmaengineDriver(Driver):
             raise err(ENODEV, f"driver_name is {wq.driver_name!r}")
         wq.wq_type = WqType.KERNEL
         try:
-            idxd.module.drv_enable_wq(wq)
+            drv_enable_wq(wq)
         except OSError as e:
             wq.wq_type = WqType.NONE
             raise err(ENXIO, f"enable wq failed: {e}") from e
@@ -156,7 +137,7 @@ class DmaengineDriver(Driver):
             self._register_channel(wq)
         except OSError:
             idxd.cmd_status = IDXD_SCMD_DMA_CHAN_ERR
-            idxd.module.drv_disable_wq(wq)
+            drv_disable_wq(wq)
             wq.wq_type = WqType.NONE
             raise
         idxd.cmd_status = 0
@@ -171,8 +152,8 @@ class DmaengineDriver(Driver):
 
     def remove(self, wq: IdxdWq) -> None:
         """C: ``void idxd_dmaengine_drv_remove(struct idxd_dev *)``."""
-        wq.idxd.module.wq_quiesce(wq)
+        wq_quiesce(wq)
         if wq.idxd_chan is not None:
             wq.idxd_chan.unregister()
             wq.idxd_chan = None
-        wq.idxd.module.drv_disable_wq(wq)
+        drv_disable_wq(wq)

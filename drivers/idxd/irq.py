@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from pykernel.drivers.idxd import device
 from pykernel.drivers.idxd.config import idxd_device_config
-from pykernel.drivers.idxd.dma import complete_txd
 from pykernel.drivers.idxd.idxd import INVALID_INT_HANDLE, IOMMU_PASID_INVALID, IdxdDevice, IdxdState, IdxdWq, WqState, WqType
 from pykernel.drivers.idxd.perfmon import counter_overflow
 from pykernel.drivers.idxd.registers import (
@@ -24,7 +23,7 @@ from pykernel.drivers.idxd.registers import (
     ResetType,
     SwErr0,
 )
-from pykernel.drivers.idxd.submit import IDXD_COMP_DESC_ABORT, Desc, portal_write
+from pykernel.drivers.idxd.submit import IDXD_COMP_DESC_ABORT, Desc, complete_txd, portal_write
 from pykernel.uapi.linux.idxd import DSA_COMP_INT_HANDLE_INVAL, DSA_COMP_STATUS_MASK, DSA_OPCODE_DRAIN, IDXD_OP_FLAG_RCI
 
 DRAIN_DELAY_NS = 100_000

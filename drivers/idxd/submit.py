@@ -14,7 +14,8 @@ from typing import Any
 from pykernel.drivers.idxd.idxd import DESC_SIZE, IdxdState, IdxdWq, WqType
 from pykernel.drivers.idxd.registers import IDXD_PORTAL_SIZE
 from pykernel.errors import err
-from pykernel.uapi.linux.idxd import IDXD_OP_FLAG_RCI
+from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
+from pykernel.uapi.linux.idxd import DSA_COMP_SUCCESS, IDXD_OP_FLAG_RCI
 
 IDXD_COMP_DESC_ABORT = 0xFF
 
@@ -67,7 +68,7 @@ def alloc_resources(wq: IdxdWq) -> None:
     idxd = wq.idxd
     wq.num_descs = wq.size if wq.dedicated else wq.threshold
     idxd.kernel.faults.alloc("idxd_wq_alloc_resources")
-    wq.compls = idxd.pdev.dma_alloc_coherent(wq.num_descs * idxd.data.compl_size)
+    wq.compls = dma_alloc_coherent(idxd.pdev, wq.num_descs * idxd.data.compl_size)
     wq.descs = [Desc(wq, i, wq.compls.addr + i * idxd.data.compl_size) for i in range(wq.num_descs)]
     wq.free_descs = list(wq.descs)
 
@@ -78,7 +79,7 @@ def free_resources(wq: IdxdWq) -> None:
         return
     wq.descs = []
     wq.free_descs = []
-    wq.idxd.pdev.dma_free_coherent(wq.compls)
+    dma_free_coherent(wq.compls)
     wq.compls = None
     wq.wq_type = WqType.NONE
 
@@ -163,3 +164,23 @@ def submit_desc(desc: Desc) -> None:
             wq.ie.pending.remove(desc)
             desc.status = IDXD_COMP_DESC_ABORT
         raise
+
+
+def complete_txd(desc: Desc, *, aborted: bool) -> None:
+    """
+    Tell the client how its transfer ended, and free the descriptor. C: ``idxd_dma_complete_txd()``.
+
+    The results are the DMA engine's: NOERROR, WRITE_FAILED, ABORTED.
+    """
+    status = desc.status
+    if status == DSA_COMP_SUCCESS:
+        result = "NOERROR"
+    elif status and not aborted:
+        result = "WRITE_FAILED"
+    else:
+        result = "ABORTED"
+    tx = desc.txd
+    callback, tx.callback = tx.callback, None
+    if tx.cookie and callback is not None:
+        callback(result)
+    free_desc(desc)
