@@ -1,4 +1,4 @@
-"""Questions on buses, drivers, devices, classes and modules: their directories, binding, dynamic ids, overrides, uevents."""
+"""Questions on buses, drivers, devices, classes and modules: their directories, binding, dynamic ids, uevents."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from subject import BUS, DRIVER, ID, OTHER, Subject
 MODULE = "/sys/module/vfio_iommu_type1"
 NULL = "/sys/class/mem/null"
 NUMBERS = [
-    "", "\n", " ", "0", "1", "1\n", "1\n\n", "+1", "-1", "0x2", "0X2", "02", "08", "1 ", " 1", "1x", "x", "1.5", "1,2", "true",
-    "1\0", "1\0junk", "\xff", "4294967295", "4294967296", "9223372036854775808", "18446744073709551615",
+    "", "\n", " ", "0", "1", "1\n", "1\n\n", "+1", "-1", "0x2", "0X2", "02", "08", "1 ", " 1", "1x", "x", "1.5", "1,2",
+    "true", "1\0", "1\0junk", "\xff", "4294967295", "4294967296", "9223372036854775808", "18446744073709551615",
     "18446744073709551616", "9" * 40, "65535",
 ]  # fmt: skip
 BOOLS = [
-    "", "\n", "0", "1", "1\n", "y", "n", "Y", "N", "t", "f", "T", "F", "on", "off", "ON", "oN", "o", "of", "2", "10", "01",
-    "yes", "no", "true", "false", "enable", " 1", "-1", "1\n\n", "0\0", "N",
+    "", "\n", "0", "1", "1\n", "y", "n", "Y", "N", "t", "f", "T", "F", "on", "off", "ON", "oN", "o", "of", "2", "10",
+    "01", "yes", "no", "true", "false", "enable", " 1", "-1", "1\n\n", "0\0", "N",
 ]  # fmt: skip
 UEVENT_ACTIONS = [
-    "add", "add\n", "remove", "change\n", "move", "online", "offline", "bind", "unbind", "junk", "", "\n", " add", "add ",
-    "addx", "ad", "ADD", "change\n\n", "change\0",
+    "add", "add\n", "remove", "change\n", "move", "online", "offline", "bind", "unbind", "junk", "", "\n", " add",
+    "add ", "addx", "ad", "ADD", "change\n\n", "change\0",
     "change 12345678-1234-1234-1234-123456789abc", "change 12345678-1234-1234-1234-123456789abc\n",
     "change 12345678-1234-1234-1234-123456789abc KEY=val", "change 12345678-1234-1234-1234-123456789abc KEY=val B=2\n",
     "change 12345678-1234-1234-1234-123456789abc KEY=", "change 12345678-1234-1234-1234-123456789abc =val",
@@ -35,10 +35,10 @@ UEVENT_ACTIONS = [
 ]  # fmt: skip
 
 
-def describe(q: Probe, path: str, what: str, skip: Iterable[str] = ()) -> None:
-    """A directory's names, and of each: type and mode, size, text or link text."""
-    q.ask(f"{what} entries", lambda: sorted(os.listdir(path)))
-    for name in sorted(os.listdir(path)):
+def describe(q: Probe, path: str, what: str, skip: Iterable[str] = (), hide: Iterable[str] = ()) -> None:
+    """A directory's names but the hidden, and of each that is not skipped: type and mode, size, text or link text."""
+    q.ask(f"{what} entries", lambda: sorted(set(os.listdir(path)) - set(hide)))
+    for name in sorted(set(os.listdir(path)) - set(hide)):
         item = f"{path}/{name}"
         if name in skip:
             continue
@@ -57,14 +57,26 @@ def buses(q: Probe) -> None:
     q.ask("bus/pci/resource_alignment stores", lambda: call(write_text, f"{BUS}/resource_alignment", "\n"))
     q.ask("bus/pci/devices entry", lambda: (kind(s.link), os.readlink(s.link)))
     q.ask("bus/pci/devices has only links", lambda: {kind(f"{BUS}/devices/{n}") for n in os.listdir(f"{BUS}/devices")})
-    q.ask("bus/pci/drivers has only directories", lambda: {kind(f"{BUS}/drivers/{n}") for n in os.listdir(f"{BUS}/drivers")})
+    q.ask(
+        "bus/pci/drivers has only directories",
+        lambda: {kind(f"{BUS}/drivers/{n}") for n in os.listdir(f"{BUS}/drivers")},
+    )
     describe(q, "/sys/bus/platform", "bus/platform")
     describe(q, "/sys/bus/auxiliary", "bus/auxiliary")
     describe(q, DRIVER, "pci-stub")
     describe(q, OTHER, "vfio-pci")
     q.ask("top", lambda: sorted(set(os.listdir("/sys")) - {"hypervisor"}))
     q.ask("sys/dev", lambda: sorted(os.listdir("/sys/dev")))
-    for path in ("/sys", "/sys/bus", "/sys/class", "/sys/devices", "/sys/module", "/sys/dev/char", f"{BUS}/drivers", f"{BUS}/devices"):
+    for path in (
+        "/sys",
+        "/sys/bus",
+        "/sys/class",
+        "/sys/devices",
+        "/sys/module",
+        "/sys/dev/char",
+        f"{BUS}/drivers",
+        f"{BUS}/devices",
+    ):
         q.ask(f"kind of {path}", kind, path)
     q.ask("sys/class has only directories of", lambda: {kind(f"/sys/class/{n}") for n in os.listdir("/sys/class")})
     for name in ("drivers_autoprobe",):
@@ -81,23 +93,37 @@ def driver_override(q: Probe) -> None:
     q.ask("at boot", read_text, path)
     q.stores(
         path,
-        ["a", "a\n", "a\n\n", "\n", "b c", " d ", "\n", "x\ny", "x\ny\n", "\nz", "\n", "n\0m", "\0", "k", "", "q", "\t", "/", "\xe9", "\n"],
+        [
+            *("a", "a\n", "a\n\n", "\n", "b c", " d ", "\n", "x\ny", "x\ny\n", "\nz"),
+            *("\n", "n\0m", "\0", "k", "", "q", "\t", "/", "\xe9", "\n"),
+        ],
     )
     for size in (1, 255, 4094, 4095, 4096, 4097):
         q.ask(f"{size} letters", lambda size=size: (s.on_rw(size), len(read_text(path))))
-        q.ask(f"{size} letters and a newline", lambda size=size: (call(write_text, path, "p" * size + "\n"), len(read_text(path))))
+        q.ask(
+            f"{size} letters and a newline",
+            lambda size=size: (call(write_text, path, "p" * size + "\n"), len(read_text(path))),
+        )
     s.clear()
-    q.ask("override to a driver that exists, does it bind", lambda: (write_text(path, "pci-stub"), s.driver()))
-    q.ask("drivers_probe", lambda: (write_text(f"{BUS}/drivers_probe", s.addr), s.driver()))
+    q.ask("override to a driver that exists, does it bind", lambda: s.then(path, "pci-stub"))
+    q.ask("drivers_probe", lambda: s.then(f"{BUS}/drivers_probe", s.addr))
     q.ask("clear while bound", lambda: (s.clear(), s.driver(), read_text(path)))
-    q.ask("unbind", lambda: (write_text(f"{DRIVER}/unbind", s.addr), s.driver()))
-    q.ask("override to nothing that exists", lambda: (write_text(path, "nothing"), call(write_text, f"{DRIVER}/bind", s.addr)))
-    q.ask("with a matching dynamic id", lambda: (call(write_text, f"{DRIVER}/new_id", ID), s.driver()))
-    q.ask("bind by hand", lambda: (call(write_text, f"{DRIVER}/bind", s.addr), s.driver()))
-    q.ask("cleared: bind", lambda: (s.clear(), call(write_text, f"{DRIVER}/bind", s.addr), s.driver()))
+    q.ask("unbind", lambda: s.then(f"{DRIVER}/unbind", s.addr))
+    q.ask(
+        "override to nothing that exists",
+        lambda: (write_text(path, "nothing"), call(write_text, f"{DRIVER}/bind", s.addr)),
+    )
+    q.ask("with a matching dynamic id", lambda: s.then(f"{DRIVER}/new_id", ID))
+    q.ask("bind by hand", lambda: s.then(f"{DRIVER}/bind", s.addr))
+    q.ask("cleared: bind", lambda: (s.clear(), s.then(f"{DRIVER}/bind", s.addr)))
     s.release()
-    q.ask("prefix of a driver's name", lambda: (write_text(path, "pci-stu"), call(write_text, f"{DRIVER}/bind", s.addr)))
-    q.ask("driver's name and a newline", lambda: (write_text(path, "pci-stub\n"), call(write_text, f"{DRIVER}/bind", s.addr)))
+    q.ask(
+        "prefix of a driver's name", lambda: (write_text(path, "pci-stu"), call(write_text, f"{DRIVER}/bind", s.addr))
+    )
+    q.ask(
+        "driver's name and a newline",
+        lambda: (write_text(path, "pci-stub\n"), call(write_text, f"{DRIVER}/bind", s.addr)),
+    )
     q.ask("the override in the uevent file", lambda: "DRIVER=pci-stub\n" in read_text(s.at("uevent")))
     s.release()
     q.ask("after all", lambda: (s.driver(), read_text(path)))
@@ -128,23 +154,26 @@ def binding(q: Probe) -> None:
         "5000 letters": "a" * 5000,
     }
     for label, text in odd_names.items():
-        q.ask(f"no id: bind {label}", lambda text=text: (call(write_text, bind, text), s.driver()))
-        q.ask(f"unbound: unbind {label}", lambda text=text: (call(write_text, unbind, text), s.driver()))
-    q.ask("unbound: bind without an id", lambda: (call(write_text, bind, s.addr), s.driver()))
-    q.ask("unbound: unbind", lambda: (call(write_text, unbind, s.addr), s.driver()))
+        q.ask(f"no id: bind {label}", lambda text=text: s.then(bind, text))
+        q.ask(f"unbound: unbind {label}", lambda text=text: s.then(unbind, text))
+    q.ask("unbound: bind without an id", lambda: s.then(bind, s.addr))
+    q.ask("unbound: unbind", lambda: s.then(unbind, s.addr))
     write_text(s.at("driver_override"), "pci-stub")
     for label, text in odd_names.items():
         answer = call(write_text, bind, text), s.driver()
         q.say(f"override: bind {label}", answer)
         if s.driver():
             write_text(unbind, s.addr)
-    q.ask("bind", lambda: (call(write_text, bind, s.addr), s.driver()))
-    q.ask("bind again", lambda: (call(write_text, bind, s.addr), s.driver()))
-    q.ask("bind another driver", lambda: (call(write_text, f"{OTHER}/bind", s.addr), s.driver()))
-    q.ask("unbind from another driver", lambda: (call(write_text, f"{OTHER}/unbind", s.addr), s.driver()))
+    q.ask("bind", lambda: s.then(bind, s.addr))
+    q.ask("bind again", lambda: s.then(bind, s.addr))
+    q.ask("bind another driver", lambda: s.then(f"{OTHER}/bind", s.addr))
+    q.ask("unbind from another driver", lambda: s.then(f"{OTHER}/unbind", s.addr))
     describe(q, DRIVER, "bound driver")
     q.ask("driver link of the device", lambda: (kind(s.at("driver")), os.readlink(s.at("driver"))))
-    q.ask("device entries that binding adds", lambda: sorted(set(os.listdir(s.real)) & {"driver", "power", "driver_override"}))
+    q.ask(
+        "device entries that binding adds",
+        lambda: sorted(set(os.listdir(s.real)) & {"driver", "power", "driver_override"}),
+    )
     q.ask("uevent file", read_text, s.at("uevent"))
     q.ask("enable", read_text, s.at("enable"))
     for label, text in odd_names.items():
@@ -152,16 +181,23 @@ def binding(q: Probe) -> None:
         q.say(f"bound: unbind {label}", answer)
         if not s.driver():
             write_text(bind, s.addr)
-    q.ask("unbind through the device's driver link", lambda: (write_text(s.at("driver/unbind"), s.addr), s.driver()))
+    q.ask("unbind through the device's driver link", lambda: s.then(s.at("driver/unbind"), s.addr))
     q.ask("driver link gone", lambda: call(os.readlink, s.at("driver")))
     q.ask("driver's link gone", lambda: call(os.readlink, f"{DRIVER}/{s.addr}"))
     q.ask("pwrite of a name at 5", lambda: (call(_pwrite, bind, s.addr.encode(), 5), s.driver()))
     q.ask("name in two writes", lambda: (_two_writes(bind, s.addr), s.driver()))
     s.release()
-    q.ask("override to vfio-pci, bind it", lambda: (write_text(s.at("driver_override"), "vfio-pci"), call(write_text, f"{OTHER}/bind", s.addr), s.driver()))
-    q.ask("bind pci-stub then", lambda: (call(write_text, bind, s.addr), s.driver()))
-    q.ask("unbind vfio-pci", lambda: (call(write_text, f"{OTHER}/unbind", s.addr), s.driver()))
-    q.ask("bind pci-stub against the override", lambda: (call(write_text, bind, s.addr), s.driver()))
+    q.ask(
+        "override to vfio-pci, bind it",
+        lambda: (
+            write_text(s.at("driver_override"), "vfio-pci"),
+            call(write_text, f"{OTHER}/bind", s.addr),
+            s.driver(),
+        ),
+    )
+    q.ask("bind pci-stub then", lambda: s.then(bind, s.addr))
+    q.ask("unbind vfio-pci", lambda: s.then(f"{OTHER}/unbind", s.addr))
+    q.ask("bind pci-stub against the override", lambda: s.then(bind, s.addr))
     s.release()
 
 
@@ -189,26 +225,28 @@ def dynamic_ids(q: Probe) -> None:
         q.say(f"new_id <- {text!r}", new(text))
         q.say(f"remove_id <- {text!r}", remove(text))
     for text in (
-        "abcd 1", "abcd 1", "abcd 1\n", "ABCD 1", "0xabcd 0x1", "abcd 1 ffffffff", "abcd 1 0", "abcd 1 0 0", "abcd 1 1af4 1100",
-        "abcd 2 ffffffff ffffffff", "abcd 3 ffffffff ffffffff 0", "abcd 4 ffffffff ffffffff 0 0",
-        "abcd 5 ffffffff ffffffff 0 0 0", "abcd 6 ffffffff ffffffff 0 0 0 7", "abcd 7 ffffffff ffffffff ff0000 ffffff 1",
+        "abcd 1", "abcd 1", "abcd 1\n", "ABCD 1", "0xabcd 0x1", "abcd 1 ffffffff", "abcd 1 0", "abcd 1 0 0",
+        "abcd 1 1af4 1100", "abcd 2 ffffffff ffffffff", "abcd 3 ffffffff ffffffff 0", "abcd 4 ffffffff ffffffff 0 0",
+        "abcd 5 ffffffff ffffffff 0 0 0", "abcd 6 ffffffff ffffffff 0 0 0 7",
+        "abcd 7 ffffffff ffffffff ff0000 ffffff 1",
         "abcd 8 x", "abcd 9junk", "  abcd   a  ", "abcd\tb", "abcd\nc", "12345 1", "123456789 1", "ffffffff ffffffff",
         "abcd d 0 0 0 0 zz",
     ):  # fmt: skip
         q.say(f"new_id <- {text!r}", new(text))
     for text in (
-        "abcd 1", "abcd 1", "abcd 1 0 0", "abcd 1 1af4 1100", "abcd 2 0 0", "abcd 2", "abcd 3 ffffffff ffffffff 0 0", "abcd 4",
-        "abcd 5 ffffffff ffffffff 0 0 0", "abcd 6", "abcd 7 ffffffff ffffffff ff0000 ffffff", "abcd 7", "abcd 8", "abcd 9",
-        "abcd a", "abcd b", "abcd c", "abcd d", "12345 1", "123456789 1", "23456789 1", "ffffffff ffffffff", "1", "x", "",
+        "abcd 1", "abcd 1", "abcd 1 0 0", "abcd 1 1af4 1100", "abcd 2 0 0", "abcd 2", "abcd 3 ffffffff ffffffff 0 0",
+        "abcd 4", "abcd 5 ffffffff ffffffff 0 0 0", "abcd 6", "abcd 7 ffffffff ffffffff ff0000 ffffff", "abcd 7",
+        "abcd 8", "abcd 9", "abcd a", "abcd b", "abcd c", "abcd d", "12345 1", "123456789 1", "23456789 1",
+        "ffffffff ffffffff", "1", "x", "",
     ):  # fmt: skip
         q.say(f"remove_id <- {text!r}", remove(text))
     q.say("new_id of the device", new(ID))
     q.say("new_id again, bound", new(ID))
-    q.say("new_id on another driver, bound", (call(write_text, f"{OTHER}/new_id", ID), s.driver()))
+    q.say("new_id on another driver, bound", s.then(f"{OTHER}/new_id", ID))
     q.say("remove_id there", call(write_text, f"{OTHER}/remove_id", ID))
     q.say("remove_id, bound", remove(ID))
-    q.say("unbind", (call(write_text, f"{DRIVER}/unbind", s.addr), s.driver()))
-    q.say("bind without the id", (call(write_text, f"{DRIVER}/bind", s.addr), s.driver()))
+    q.say("unbind", s.then(f"{DRIVER}/unbind", s.addr))
+    q.say("bind without the id", s.then(f"{DRIVER}/bind", s.addr))
     q.say("new_id with other subsystem ids", new(ID + " 1 1"))
     q.say("remove it", remove(ID + " 1 1"))
     q.say("new_id with the device's subsystem ids", new(ID + " 1af4 1100"))
@@ -217,8 +255,8 @@ def dynamic_ids(q: Probe) -> None:
     q.say("new_id with another class", new(ID + " ffffffff ffffffff 020000 ffff00"))
     q.say("remove it", remove(ID + " ffffffff ffffffff 020000 ffff00"))
     q.say("new_id with the class", new(ID + " ffffffff ffffffff 00ff00 ffffff"))
-    q.say("unbind", (call(write_text, f"{DRIVER}/unbind", s.addr), s.driver()))
-    q.say("bind by the id", (call(write_text, f"{DRIVER}/bind", s.addr), s.driver()))
+    q.say("unbind", s.then(f"{DRIVER}/unbind", s.addr))
+    q.say("bind by the id", s.then(f"{DRIVER}/bind", s.addr))
     s.release()
     remove(ID + " ffffffff ffffffff 00ff00 ffffff")
     q.say("any vendor", new("ffffffff 11e8"))
@@ -240,20 +278,30 @@ def probing_devices(q: Probe) -> None:
         "name and a space": s.addr + " ",
         "name and slash": s.addr + "/",
     }.items():
-        q.ask(f"drivers_probe <- {label}", lambda text=text: (call(write_text, f"{BUS}/drivers_probe", text), s.driver()))
-    q.ask("override and probe", lambda: (write_text(s.at("driver_override"), "pci-stub"), call(write_text, f"{BUS}/drivers_probe", s.addr), s.driver()))
-    q.ask("probe while bound", lambda: (call(write_text, f"{BUS}/drivers_probe", s.addr), s.driver()))
-    q.ask("probe while bound with a newline", lambda: (call(write_text, f"{BUS}/drivers_probe", s.addr + "\n"), s.driver()))
+        q.ask(f"drivers_probe <- {label}", lambda text=text: s.then(f"{BUS}/drivers_probe", text))
+    q.ask(
+        "override and probe",
+        lambda: (
+            write_text(s.at("driver_override"), "pci-stub"),
+            call(write_text, f"{BUS}/drivers_probe", s.addr),
+            s.driver(),
+        ),
+    )
+    q.ask("probe while bound", lambda: s.then(f"{BUS}/drivers_probe", s.addr))
+    q.ask(
+        "probe while bound with a newline",
+        lambda: s.then(f"{BUS}/drivers_probe", s.addr + "\n"),
+    )
     s.release()
     write_text(f"{BUS}/drivers_autoprobe", "0")
-    q.ask("autoprobe off: new_id", lambda: (write_text(f"{DRIVER}/new_id", ID), s.driver()))
-    q.ask("autoprobe off: drivers_probe", lambda: (call(write_text, f"{BUS}/drivers_probe", s.addr), s.driver()))
+    q.ask("autoprobe off: new_id", lambda: s.then(f"{DRIVER}/new_id", ID))
+    q.ask("autoprobe off: drivers_probe", lambda: s.then(f"{BUS}/drivers_probe", s.addr))
     s.release()
-    q.ask("autoprobe off: new_id again", lambda: (write_text(f"{DRIVER}/new_id", ID), s.driver()))
-    q.ask("autoprobe off: bind", lambda: (call(write_text, f"{DRIVER}/bind", s.addr), s.driver()))
+    q.ask("autoprobe off: new_id again", lambda: s.then(f"{DRIVER}/new_id", ID))
+    q.ask("autoprobe off: bind", lambda: s.then(f"{DRIVER}/bind", s.addr))
     s.release()
     write_text(f"{BUS}/drivers_autoprobe", "1")
-    q.ask("autoprobe on: new_id", lambda: (write_text(f"{DRIVER}/new_id", ID), s.driver()))
+    q.ask("autoprobe on: new_id", lambda: s.then(f"{DRIVER}/new_id", ID))
     s.release()
     q.ask("autoprobe", read_text, f"{BUS}/drivers_autoprobe")
 
@@ -277,7 +325,7 @@ def netlink(q: Probe) -> None:
         sock.bind((0, 1))
 
         def messages() -> list[list[str]]:
-            out = []
+            out: list[list[str]] = []
             while True:
                 try:
                     fields = sock.recv(16384).decode("latin-1").rstrip("\0").split("\0")
@@ -289,7 +337,8 @@ def netlink(q: Probe) -> None:
             messages()
             result = call(write_text, path, text)
             q.say(what, result)
-            for number, message in enumerate(messages()):
+            about = [m for m in messages() if "/wakeup/" not in m[0]]  # without ACPI's wakeup source
+            for number, message in enumerate(about):
                 q.say(f"{what}: message {number}", message)
 
         for text in ("add", "change\n", "junk", UEVENT_ACTIONS[22]):
@@ -312,7 +361,9 @@ def power(q: Probe) -> None:
     s = Subject(q)
     describe(q, s.at("power"), "power", skip=("runtime_active_time", "runtime_suspended_time"))
     describe(q, f"{NULL}/power", "null power", skip=("runtime_active_time", "runtime_suspended_time"))
-    q.stores(s.at("power/control"), ["auto", "on", "auto\n", "on\n", "", "\n", "x", "on ", "On", "onx", "on\0", "on\n\n"])
+    q.stores(
+        s.at("power/control"), ["auto", "on", "auto\n", "on\n", "", "\n", "x", "on ", "On", "onx", "on\0", "on\n\n"]
+    )
     q.stores(s.at("power/wakeup"), ["enabled", "disabled", "x"])
     q.stores(s.at("power/autosuspend_delay_ms"), ["10", "x", "-1"])
 
@@ -325,7 +376,10 @@ def class_device(q: Probe) -> None:
     q.ask("dev/char link", lambda: (kind("/sys/dev/char/1:3"), os.readlink("/sys/dev/char/1:3")))
     q.ask("class directory", lambda: (kind("/sys/class/mem"), sorted(os.listdir("/sys/class/mem"))))
     q.ask("virtual directory", lambda: (kind("/sys/devices/virtual"), kind("/sys/devices/virtual/mem")))
-    q.ask("node", lambda: (kind("/dev/null"), os.major(os.stat("/dev/null").st_rdev), os.minor(os.stat("/dev/null").st_rdev)))
+    q.ask(
+        "node",
+        lambda: (kind("/dev/null"), os.major(os.stat("/dev/null").st_rdev), os.minor(os.stat("/dev/null").st_rdev)),
+    )
     q.ask("no driver", os.readlink, f"{NULL}/driver")
 
 
@@ -351,7 +405,13 @@ def modules(q: Probe) -> None:
     q.stores("/sys/module/vfio_pci/parameters/disable_idle_d3", ["1", "0"])
     q.ask("write a read-only parameter", write_text, "/sys/module/vfio_pci/parameters/disable_vga", "1")
     q.ask("write refcnt", write_text, f"{MODULE}/refcnt", "1")
-    q.ask("pwrite of a parameter at 3", lambda: (_pwrite(f"{MODULE}/parameters/allow_unsafe_interrupts", b"1", 3), read_text(f"{MODULE}/parameters/allow_unsafe_interrupts")))
+    q.ask(
+        "pwrite of a parameter at 3",
+        lambda: (
+            _pwrite(f"{MODULE}/parameters/allow_unsafe_interrupts", b"1", 3),
+            read_text(f"{MODULE}/parameters/allow_unsafe_interrupts"),
+        ),
+    )
     q.ask("write 4096 bytes", write_text, f"{MODULE}/parameters/allow_unsafe_interrupts", "1" + " " * 4095)
     q.ask("write 4097 bytes", write_text, f"{MODULE}/parameters/allow_unsafe_interrupts", "1" + " " * 4096)
     write_text(f"{MODULE}/parameters/allow_unsafe_interrupts", "N")
@@ -371,7 +431,7 @@ def messages(q: Probe) -> None:
         os.lseek(fd, 0, os.SEEK_END)
 
         def lines() -> list[str]:
-            out = []
+            out: list[str] = []
             while isinstance(record := call(os.read, fd, 8192), bytes):
                 head, _, text = record.decode("latin-1").partition(";")
                 out.append(f"<{int(head.split(',')[0]) & 7}> {text.splitlines()[0]}")

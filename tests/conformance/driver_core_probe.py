@@ -4,8 +4,8 @@ On a real kernel, as root, with ``edu`` on the PCI bus and the modules vfio_pci,
 
     python3 driver_core_probe.py [PART...]
 
-In-process, ``probing.run(PARTS, names, begin, probe)`` asks the same of the emulated kernel. The parts leave the device as they
-found it. "netlink", "messages" and "unprivileged" need a netlink socket, /dev/kmsg and seteuid.
+In-process, ``probing.run(PARTS, names, begin, probe)`` asks the same of the emulated kernel. The parts leave the
+device as they found it. "netlink", "messages" and "unprivileged" need a netlink socket, /dev/kmsg and seteuid.
 """
 
 from __future__ import annotations

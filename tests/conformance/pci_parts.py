@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import struct
 from collections.abc import Callable
 
 from driver_core_parts import BOOLS, NUMBERS, describe
 from probing import SHARED_RW, Probe, call, kind, opened, read_text, write_text
-from subject import BUS, DRIVER, Subject
+from subject import BUS, DRIVER, PLATFORM, Subject
 
 MIB = 1 << 20
 
@@ -17,13 +18,18 @@ MIB = 1 << 20
 def inventory(q: Probe) -> None:
     """Every file of the device's directory."""
     s = Subject(q)
-    describe(q, s.real, "device", skip=("irq", "config", "resource0", "iommu_group", "iommu", "firmware_node", "link"))
+    describe(q, s.real, "device", skip=("irq", "config", "resource0"), hide=PLATFORM)
+    q.ask("entries that are the platform's", lambda: sorted(PLATFORM & set(os.listdir(s.real))))
     for name in ("irq", "config", "resource0"):
         q.ask(f"device/{name}", lambda name=name: (kind(s.at(name)), os.stat(s.at(name)).st_size))
-    q.ask("irq is a number and a newline", lambda: read_text(s.at("irq")).strip().isdigit() and read_text(s.at("irq"))[-1])
+    q.ask(
+        "irq is a number and a newline", lambda: read_text(s.at("irq")).strip().isdigit() and read_text(s.at("irq"))[-1]
+    )
     q.ask("resource has lines", lambda: len(read_text(s.at("resource")).splitlines()))
     q.ask("resource0 read", lambda: s.on("resource0", lambda fd: os.read(fd, 4), os.O_RDONLY))
-    q.ask("root port directory", lambda: (kind(os.path.dirname(s.real)), sorted(os.listdir(os.path.dirname(s.real)))[-3:]))
+    q.ask(
+        "root port directory", lambda: (kind(os.path.dirname(s.real)), sorted(os.listdir(os.path.dirname(s.real)))[-3:])
+    )
 
 
 def attributes(q: Probe) -> None:
@@ -77,10 +83,16 @@ def config_space(q: Probe) -> None:
     on("capability pointer", lambda fd: os.pread(fd, 1, 52))
     on("MSI capability", lambda fd: os.pread(fd, 2, 64))
     on("sizes from 0", lambda fd: [len(os.pread(fd, n, 0)) for n in (1, 2, 3, 4, 5, 63, 64, 65, 255, 256, 257, 4096)])
-    on("near the end", lambda fd: [len(os.pread(fd, n, o)) for n, o in ((4, 252), (4, 253), (8, 252), (1, 255), (2, 255))])
+    on(
+        "near the end",
+        lambda fd: [len(os.pread(fd, n, o)) for n, o in ((4, 252), (4, 253), (8, 252), (1, 255), (2, 255))],
+    )
     on("at and past the end", lambda fd: [call(os.pread, fd, 4, o) for o in (256, 257, 4095, 4096, 1 << 31, 1 << 40)])
     on("unaligned", lambda fd: [os.pread(fd, n, o) for n, o in ((3, 1), (1, 3), (2, 1), (4, 2), (5, 9), (7, 45))])
-    on("same bytes in any pieces", lambda fd: b"".join(os.pread(fd, 3, o) for o in range(0, 255, 3)) == os.pread(fd, 255, 0))
+    on(
+        "same bytes in any pieces",
+        lambda fd: b"".join(os.pread(fd, 3, o) for o in range(0, 255, 3)) == os.pread(fd, 255, 0),
+    )
     on("interrupt line takes a byte", lambda fd: _put(fd, 0x3C, b"\x5a"))
     on("interrupt pin does not", lambda fd: _put(fd, 0x3D, b"\x5a"))
     on("line and pin as a word", lambda fd: _put(fd, 0x3C, b"\x0b\x55"))
@@ -151,7 +163,10 @@ def bar(q: Probe) -> None:
         "neither shared nor private": (4096, prot, 0, 0),
     }
     for label, (length, access, flags, offset) in cases.items():
-        q.ask(f"mmap {label}", lambda a=(length, access, flags, offset): s.on("resource0", lambda fd: q.raw_mmap(fd, *a), os.O_RDWR))
+        q.ask(
+            f"mmap {label}",
+            lambda a=(length, access, flags, offset): s.on("resource0", lambda fd: q.raw_mmap(fd, *a), os.O_RDWR),
+        )
     on("mmap writable of a read-only descriptor", lambda fd: q.raw_mmap(fd, 4096, prot, shared, 0), os.O_RDONLY)
     on("mmap private writable of it", lambda fd: q.raw_mmap(fd, 4096, prot, mmap.MAP_PRIVATE, 0), os.O_RDONLY)
     on("mmap readable of it", lambda fd: q.raw_mmap(fd, 4096, mmap.PROT_READ, shared, 0), os.O_RDONLY)
@@ -186,16 +201,16 @@ def removal(q: Probe) -> None:
         "config": os.open(s.at("config"), os.O_RDWR),
         "resource0": os.open(s.at("resource0"), os.O_RDWR),
         "uevent": os.open(s.at("uevent"), os.O_WRONLY),
-        "bind": os.open(f"{DRIVER}/unbind", os.O_WRONLY),
+        "unbind": os.open(f"{DRIVER}/unbind", os.O_WRONLY),
         "directory": os.open(s.real, os.O_RDONLY),
         "path": os.open(s.at("vendor"), os.O_PATH),
     }
     half = os.open(s.at("device"), os.O_RDONLY)
     q.ask("half read before", os.read, half, 3)
     q.ask("remove", write_text, s.at("remove"), "1")
-    q.ask("link is gone", os.path.lexists, s.link)
-    q.ask("directory is gone", os.path.exists, s.real)
-    q.ask("driver's link is gone", os.path.lexists, f"{DRIVER}/{s.addr}")
+    q.ask("link exists", os.path.lexists, s.link)
+    q.ask("directory exists", os.path.exists, s.real)
+    q.ask("driver's link exists", os.path.lexists, f"{DRIVER}/{s.addr}")
     q.ask("the rest of a half read file", os.read, half, 10)
     os.close(half)
     for name, fd in files.items():
@@ -206,7 +221,8 @@ def removal(q: Probe) -> None:
         q.ask(f"{name} fstat size", lambda fd=fd: os.fstat(fd).st_size)
         q.ask(f"{name} fstat links", lambda fd=fd: os.fstat(fd).st_nlink)
         q.ask(f"{name} poll", _poll, fd)
-        q.ask(f"{name} fchmod", os.fchmod, fd, 0o600)
+        if name != "unbind":  # which is not gone: a mode would stay
+            q.ask(f"{name} fchmod", os.fchmod, fd, 0o600)
         q.ask(f"{name} mmap", lambda fd=fd: q.raw_mmap(fd, 4096, mmap.PROT_READ, mmap.MAP_SHARED, 0))
     q.ask("directory listdir", os.listdir, files["directory"])
     q.ask("directory open below", lambda: os.open("vendor", os.O_RDONLY, dir_fd=files["directory"]))
@@ -217,7 +233,9 @@ def removal(q: Probe) -> None:
     q.ask("rescan", write_text, f"{BUS}/rescan", "1")
     again = Subject(q)
     q.ask("back at the same place", lambda: again.real == s.real)
-    q.ask("back with", lambda: (again.driver(), again.read("driver_override"), again.read("enable"), again.read("vendor")))
+    q.ask(
+        "back with", lambda: (again.driver(), again.read("driver_override"), again.read("enable"), again.read("vendor"))
+    )
     q.ask("resource", read_text, again.at("resource"))
     for text in ("1\n", "5", "0x1"):
         q.ask(f"remove <- {text!r}", lambda text=text: (call(write_text, s.at("remove"), text), os.path.exists(s.real)))
@@ -229,8 +247,6 @@ def removal(q: Probe) -> None:
 
 
 def _poll(fd: int) -> object:
-    import select
-
     p = select.poll()
     p.register(fd, select.POLLIN | select.POLLOUT | select.POLLPRI)
     return [hex(bits) for _, bits in p.poll(0)]

@@ -1,8 +1,9 @@
 """Questions to a kernel and how their answers are written down.
 
-A probe is plain Python over ``os``, ``open``, ``select`` and ``mmap``: the same functions run on a real Linux, where the answers
-are recorded once, and against the emulated kernel, whose answers must be the same text. The standard library is all it needs.
-Probes import each other by their plain names, so their directory has to be on ``sys.path``.
+A probe is plain Python over ``os``, ``open``, ``select`` and ``mmap``: the same functions run on a real Linux, where
+the answers are recorded once, and against the emulated kernel, whose answers must be the same text. The standard
+library is all it needs. Probes import each other by their plain names, so their
+directory has to be on ``sys.path``.
 """
 
 from __future__ import annotations
@@ -142,9 +143,7 @@ class Probe:
 Part = Callable[[Probe], None]
 
 
-def run(
-    parts: Mapping[str, Part], names: Iterable[str], begin: Callable[[str], None], probe: Probe
-) -> None:
+def run(parts: Mapping[str, Part], names: Iterable[str], begin: Callable[[str], None], probe: Probe) -> None:
     """Run the named parts (all, when none is named) in the table's order; ``begin(name)`` goes before each."""
     wanted = set(names) or set(parts)
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""The device the questions are about: QEMU's ``edu`` (1234:11e8), class 0x00ff00, BAR 0 of 1 MiB, with MSI, driverless at boot."""
+"""The device the questions are about: QEMU's ``edu`` (1234:11e8), class 0x00ff00, BAR 0 of 1 MiB, MSI."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ BUS = "/sys/bus/pci"
 DRIVER = f"{BUS}/drivers/pci-stub"
 OTHER = f"{BUS}/drivers/vfio-pci"
 ID = "1234 11e8"
+PLATFORM = {"firmware_node", "iommu", "iommu_group", "waiting_for_supplier"}
+"""Entries of the device's directory that come of ACPI, the IOMMU and fw_devlink."""
 
 
 def find_edu() -> str:
@@ -57,6 +59,10 @@ class Subject:
         """The name of the bound driver, None without."""
         link = self.at("driver")
         return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+    def then(self, path: str, text: str) -> object:
+        """Store ``text`` to ``path``; what that gave, and the driver's name after it."""
+        return call(write_text, path, text), self.driver()
 
     def release(self) -> None:
         """Unbound, no override, no dynamic id: as after boot."""
