@@ -87,7 +87,7 @@ def facts(module: ModuleType) -> list[Fact]:
             continue
         if isinstance(value, Ioctl):
             out.append(_constant(name, value.nr))
-        elif (isinstance(value, int) and name.upper() == name) or isinstance(value, IntEnum):
+        elif isinstance(value, int):
             out.append(_constant(name, int(value)))
         elif getattr(value, "__module__", "") != module.__name__:
             continue
@@ -158,13 +158,8 @@ class _Compiler:
     def __init__(self, cc: str, headers_dir: Path | None, names: tuple[str, ...], where: str) -> None:
         self.cc, self.names, self.where = cc, names, Path(where)
         # The two annotations stand in a kernel tree's own headers; installing takes them away.
-        self.flags = [
-            "-std=gnu11",
-            "-D__force=",
-            "-D__user=",
-            "-Werror=implicit-function-declaration",
-            *([f"-I{headers_dir}"] if headers_dir else []),
-        ]
+        self.flags = ["-std=gnu11", "-D__force=", "-D__user=", "-Werror=implicit-function-declaration"]
+        self.flags += [f"-I{headers_dir}"] if headers_dir else []
         lines = [f"#{'el' * (n > 0)}if __has_include(<{h}>)\n#include <{h}>" for n, h in enumerate(names)]
         self.include = "\n".join([*lines, "#else", "#error no-header", "#endif"])
 

@@ -150,6 +150,10 @@ class StructType(type):
     """The class of struct classes: notes the order of the class body, and lets no other attribute in."""
 
     _body: tuple[tuple[str, Group | None], ...]
+    _packed: bool
+    _given: str
+    _built: bool
+    _owner: Any
 
     def __new__(
         mcs, name: str, bases: tuple[type, ...], ns: dict[str, Any], *, packed: bool = False, ctype: str = ""
@@ -158,7 +162,9 @@ class StructType(type):
         groups = {k: v for k, v in ns.items() if isinstance(v, Group)}
         order = [k for k in ns if k[:2] != "__"]
         cls = super().__new__(mcs, name, bases, {k: v for k, v in ns.items() if k not in groups})
-        hints = {k for k, hint in cls.__annotations__.items() if "ClassVar" not in str(hint)} if bases else set()
+        # Not cls.__annotations__, which this metaclass's own annotations would hide
+        own = type.__dict__["__annotations__"].__get__(cls)
+        hints = {k for k, hint in own.items() if "ClassVar" not in str(hint)}
         if missing := hints - set(order):
             raise TypeError(f"{name}: give {', '.join(sorted(missing))} a default, as C does")
         body = tuple((k, groups.get(k)) for k in order if k in hints or k in groups)
@@ -172,11 +178,6 @@ class StructType(type):
             cls._packed, cls._given, cls._built = packed, ctype, False
             cls._owner = cls
         return cls
-
-    _packed: bool
-    _given: str
-    _built: bool
-    _owner: Any
 
 
 def _declare(cls: type[Struct], members: dict[str, _Member]) -> None:
@@ -521,6 +522,13 @@ def _field(ffi: Any, c: Any, m: _Member) -> Field:
     return Field(m.name, m.cname, c.offset, size, bits, len(m.dims), item, signed)
 
 
+def _copied(value: Any) -> Any:
+    """A value that stays when what it may be a view of is overwritten."""
+    if isinstance(value, Struct):
+        return value.from_bytes(bytes(value))
+    return [_copied(v) for v in value] if isinstance(value, Array) else value
+
+
 T = TypeVar("T")
 
 
@@ -560,7 +568,7 @@ class Array(MutableSequence[T]):
         """Assigning a whole slice that is short fills up with zeros, as C's initialiser does; elsewhere sizes agree."""
         if not isinstance(index, slice):
             return self._put(index, value)
-        places, values = range(*index.indices(len(self))), list(value)
+        places, values = range(*index.indices(len(self))), [_copied(v) for v in value]
         if len(values) > len(places) or (len(values) < len(places) and index != slice(None)):
             raise IndexError(f"{len(places)} elements, {len(values)} values")
         for i, item in zip(places, values, strict=False):

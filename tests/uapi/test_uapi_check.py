@@ -1,0 +1,288 @@
+"""The checker itself: it agrees with cc on awkward shapes, and it notices what is planted."""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from enum import IntEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+
+from pykernel.uapi.check import CheckError, check
+from pykernel.uapi.ioctl import _IO, _IOR, _IOW, _IOWR
+from pykernel.uapi.struct import ZERO, Bits, Name, Struct, Union, anon_struct, anon_union, s16, s32, u8, u16, u32, u64
+
+HEADER = """
+#ifndef SHAPES_H
+#define SHAPES_H
+#include <linux/types.h>
+#define SHAPE_ONE 1
+#define SHAPE_MASK (~0x0fUL)
+#define SHAPE_NEGATIVE (-2)
+#define SHAPE_HIGH(x) (((x) >> 8) & 0xff)
+enum color { COLOR_RED = 3, COLOR_BLUE };
+struct natural { __u8 a; __u64 b; __s16 c; __u32 d; };
+struct packed { __u8 a; __u64 b; __s16 c; __u32 d; } __attribute__((packed));
+struct bits { __u8 a:3; __u16 b:9; __u32 c:20; __u64 d:33; __u8 e; __s32 f:7; __u32 g:32; };
+struct packed_bits { __u8 a:3; __u16 b:9; __u32 c:20; __u8 d; __u32 e:5; __u32 f:27; } __attribute__((packed));
+union either { __u64 whole; struct { __u32 low; __u8 high; }; __u8 raw[5]; };
+struct outer {
+    __u8 kind;
+    struct natural in;
+    union { __u64 x; struct { __u8 p; __u32 q; }; };
+    union either un;
+    __u16 grid[2][3];
+    struct packed many[2];
+    __u8 __pad;
+} __attribute__((packed));
+struct tail { __u32 n; __u16 data[]; };
+struct inner_union { __u8 t; union { __u64 big; __u8 small; } u; };
+#define SHAPE_IOC _IOWR('S', 1, struct outer)
+#endif
+"""
+
+
+class natural(Struct):
+    a: u8 = 0
+    b: u64 = 0
+    c: s16 = 0
+    d: u32 = 0
+
+
+class packed(Struct, packed=True):
+    a: u8 = 0
+    b: u64 = 0
+    c: s16 = 0
+    d: u32 = 0
+
+
+class bits(Struct):
+    a: Annotated[u8, Bits(3)] = 0
+    b: Annotated[u16, Bits(9)] = 0
+    c: Annotated[u32, Bits(20)] = 0
+    d: Annotated[u64, Bits(33)] = 0
+    e: u8 = 0
+    f: Annotated[s32, Bits(7)] = 0
+    g: Annotated[u32, Bits(32)] = 0
+
+
+class packed_bits(Struct, packed=True):
+    a: Annotated[u8, Bits(3)] = 0
+    b: Annotated[u16, Bits(9)] = 0
+    c: Annotated[u32, Bits(20)] = 0
+    d: u8 = 0
+    e: Annotated[u32, Bits(5)] = 0
+    f: Annotated[u32, Bits(27)] = 0
+
+
+class either(Union):
+    whole: u64 = 0
+    _parts = anon_struct(until="high")
+    low: u32 = 0
+    high: u8 = 0
+    raw: Annotated[bytes, u8, 5] = b""
+
+
+class outer(Struct, packed=True):
+    kind: u8 = 0
+    in_: Annotated[natural, natural, Name("in")] = ZERO
+    _x = anon_union(until="q")
+    x: u64 = 0
+    _pq = anon_struct(until="q")
+    p: u8 = 0
+    q: u32 = 0
+    un: either = ZERO
+    grid: Annotated[MutableSequence[MutableSequence[int]], u16, 2, 3] = ZERO
+    many: Annotated[MutableSequence[packed], packed, 2] = ZERO
+    pad: Annotated[u8, Name("__pad")] = 0
+
+
+class tail(Struct):
+    n: u32 = 0
+    data: Annotated[MutableSequence[int], u16, ...] = ZERO
+
+
+class inner_union_u(Union, ctype="__typeof__(((struct inner_union *)0)->u)"):
+    big: u64 = 0
+    small: u8 = 0
+
+
+class inner_union(Struct):
+    t: u8 = 0
+    u: inner_union_u = ZERO
+
+
+class color(IntEnum):
+    COLOR_RED = 3
+    COLOR_BLUE = 4
+
+
+def SHAPE_HIGH(x: int) -> int:
+    return x >> 8 & 0xFF
+
+
+RIGHT: dict[str, Any] = {
+    "HEADERS": ("shapes.h",),
+    "SHAPE_ONE": 1,
+    "SHAPE_MASK": 0xFFFFFFFFFFFFFFF0,
+    "SHAPE_NEGATIVE": -2,
+    "SHAPE_IOC": _IOWR(ord("S"), 1, outer),
+    **{o.__name__: o for o in (natural, packed, bits, packed_bits, either, outer, tail, inner_union, inner_union_u)},
+    "color": color,
+    "SHAPE_HIGH": SHAPE_HIGH,
+}
+
+
+def module(**attributes: object) -> ModuleType:
+    """A header module with these names; classes count as its own."""
+    made = ModuleType(__name__)
+    vars(made).update(attributes)
+    return made
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, cc: str, kernel_headers: None) -> Path:
+    (tmp_path / "shapes.h").write_text(HEADER)
+    return tmp_path
+
+
+def found(where: Path, **changes: object) -> list[tuple[str, str]]:
+    names = {k: v for k, v in {**RIGHT, **changes}.items() if v is not None}
+    return [(d.subject, d.fact) for d in check(where, [module(**names)])]
+
+
+def test_awkward_shapes_lie_as_cc_lays_them(shapes: Path) -> None:
+    """Natural and packed, bit-fields across units, nested and anonymous unions, grids, a flexible array."""
+    assert [str(d) for d in check(shapes, [module(**RIGHT)])] == []
+
+
+def test_planted_wrong_offset_is_caught(shapes: Path) -> None:
+    """Two fields of equal size change places: both offsets are told, and nothing else."""
+
+    class tail(Struct):
+        n: u32 = 0
+        data: Annotated[MutableSequence[int], u16, ...] = ZERO
+
+    class natural(Struct):
+        a: u8 = 0
+        c: s16 = 0
+        b: u64 = 0
+        d: u32 = 0
+
+    assert found(shapes, tail=tail) == []
+    wrong = found(shapes, natural=natural)
+    assert ("natural.b", "offset") not in wrong  # 8 in both: padding hides the change
+    assert ("natural.c", "offset") in wrong
+    assert ("natural.d", "offset") in wrong
+
+
+def test_planted_wrong_packing_is_caught(shapes: Path) -> None:
+    class packed(Struct):
+        a: u8 = 0
+        b: u64 = 0
+        c: s16 = 0
+        d: u32 = 0
+
+    assert ("packed", "sizeof") in found(shapes, packed=packed)
+
+
+def test_planted_wrong_bit_is_caught(shapes: Path) -> None:
+    """Widths that add up, but a boundary that moved."""
+
+    class packed_bits(Struct, packed=True):
+        a: Annotated[u8, Bits(4)] = 0
+        b: Annotated[u16, Bits(8)] = 0
+        c: Annotated[u32, Bits(20)] = 0
+        d: u8 = 0
+        e: Annotated[u32, Bits(5)] = 0
+        f: Annotated[u32, Bits(27)] = 0
+
+    assert found(shapes, packed_bits=packed_bits) == [("packed_bits.a", "all ones"), ("packed_bits.b", "all ones")]
+
+
+def test_planted_wrong_sign_is_caught(shapes: Path) -> None:
+    class natural(Struct):
+        a: u8 = 0
+        b: u64 = 0
+        c: u16 = 0
+        d: u32 = 0
+
+    assert found(shapes, natural=natural) == [("natural.c", "signed")]
+
+
+def test_planted_wrong_values_are_caught(shapes: Path) -> None:
+    class color(IntEnum):
+        COLOR_RED = 3
+        COLOR_BLUE = 5
+
+    assert found(shapes, SHAPE_ONE=2) == [("SHAPE_ONE", "value")]
+    assert found(shapes, color=color) == [("COLOR_BLUE", "value")]
+    assert found(shapes, SHAPE_IOC=_IOWR(ord("S"), 2, outer)) == [("SHAPE_IOC", "value")]
+
+
+def test_name_that_the_header_does_not_have_is_told(shapes: Path) -> None:
+    (difference,) = check(shapes, [module(**RIGHT, SHAPE_TWO=2)])
+    assert str(difference) == f"{__name__}: SHAPE_TWO: not in the header"
+
+
+@pytest.mark.parametrize("name", ["SHAPE_ONE", "SHAPE_HIGH", "tail"])
+def test_forgotten_name_is_told(shapes: Path, name: str) -> None:
+    assert (name, "name") in found(shapes, **{name: None})
+
+
+def test_forgotten_enumerator_and_field_are_told(shapes: Path) -> None:
+    class natural(Struct):
+        a: u8 = 0
+        b: u64 = 0
+        c: s16 = 0
+
+    class color(IntEnum):
+        COLOR_RED = 3
+
+    assert ("natural.d", "name") in found(shapes, natural=natural)
+    assert found(shapes, color=color) == [("COLOR_BLUE", "name")]
+
+
+def test_omitted_names_are_not_missed(shapes: Path) -> None:
+    assert found(shapes, SHAPE_ONE=None, OMITTED={"SHAPE_O*": "nobody needs it"}) == []
+
+
+def test_newer_name_is_excused_only_by_an_older_header(shapes: Path) -> None:
+    """A name of Linux 99.0 may be absent; the same name of 2.6 may not."""
+    assert found(shapes, SHAPE_TWO=2, NEWER={"SHAPE_TWO": "99.0"}) == []
+    assert found(shapes, SHAPE_TWO=2, NEWER={"SHAPE_TWO": "2.6"}) == [("SHAPE_TWO", "value")]
+
+
+def test_newer_row_that_the_header_refutes_is_told(shapes: Path) -> None:
+    """NEWER cannot be used to hide names, nor keep rows of names that no longer exist."""
+    assert found(shapes, NEWER={"SHAPE_ONE": "99.0"}) == [("SHAPE_ONE", "NEWER")]
+    assert found(shapes, NEWER={"SHAPE_GONE": "99.0"}) == [("SHAPE_GONE", "NEWER")]
+
+
+def test_missing_header_and_missing_compiler_are_said(tmp_path: Path, cc: str, kernel_headers: None) -> None:
+    with pytest.raises(CheckError, match=r"no header nowhere\.h"):
+        check(tmp_path, [module(HEADERS=("nowhere.h",))])
+    with pytest.raises(CheckError, match="no C compiler"):
+        check(tmp_path, [module(HEADERS=("shapes.h",))], cc=str(tmp_path / "no-cc"))
+
+
+def test_ioctl_numbers_are_those_of_real_headers(cc: str, kernel_headers: None) -> None:
+    """Rows with a scalar, without an argument, and with a struct that only the driver knows of."""
+    rows = module(
+        HEADERS=("linux/vhost.h",),
+        OMITTED={"*": "only some ioctls"},
+        VHOST_GET_FEATURES=_IOR(0xAF, 0x00, "__u64"),
+        VHOST_SET_FEATURES=_IOW(0xAF, 0x00, "__u64"),
+        VHOST_SET_OWNER=_IO(0xAF, 0x01),
+        VHOST_SET_LOG_FD=_IOW(0xAF, 0x07, "int"),
+    )
+    assert check(None, [rows]) == []
+    vfio = module(
+        HEADERS=("linux/vfio.h",),
+        OMITTED={"*": "only some ioctls"},
+        VFIO_GET_API_VERSION=_IO(ord(";"), 100),
+        VFIO_DEVICE_GET_INFO=_IO(ord(";"), 107, natural, minsz="b"),
+    )
+    assert check(None, [vfio]) == []
