@@ -18,16 +18,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from fnmatch import fnmatchcase
+from importlib import import_module
 from inspect import isfunction, signature
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import NamedTuple
 
+from pykernel import uapi
 from pykernel.uapi import ctext
 from pykernel.uapi.ioctl import Ioctl
 from pykernel.uapi.struct import Field, Struct, cname, layout
 
-__all__ = ["CheckError", "Difference", "check", "facts"]
+__all__ = ["CheckError", "Difference", "check", "facts", "header_modules", "headers"]
 
 _SAMPLES = (0, 1, 0x12345678, 0xFFFFFFFF)
 """Arguments for macros with arguments."""
@@ -144,6 +147,13 @@ def _field(cls: type[Struct], f: Field, subject: str, ctype: str) -> Iterator[Fa
         sign = f"{ctype} s; memset(&s, 0, sizeof s); s.{element} = -1; number({{i}}, s.{element} < 0);"
         place = sign if f.rank == 0 or f.size else f"number({{i}}, (__typeof__((({ctype} *)0)->{element}))-1 < 0);"
         yield Fact(subject, "signed", "0x1" if f.signed else "0", place)
+
+
+def header_modules() -> list[ModuleType]:
+    """Every header module there is: those in the packages below ``pykernel.uapi``."""
+    packages = [p.name for p in iter_modules(uapi.__path__, "pykernel.uapi.") if p.ispkg]
+    found = [m.name for p in packages for m in iter_modules(import_module(p).__path__, f"{p}.") if not m.ispkg]
+    return [import_module(name) for name in found]
 
 
 def headers(module: ModuleType) -> tuple[str, ...]:

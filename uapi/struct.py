@@ -163,7 +163,7 @@ class StructType(type):
         order = [k for k in ns if k[:2] != "__"]
         cls = super().__new__(mcs, name, bases, {k: v for k, v in ns.items() if k not in groups})
         # Not cls.__annotations__, which this metaclass's own annotations would hide
-        own = type.__dict__["__annotations__"].__get__(cls)
+        own = type.__dict__["__annotations__"].__get__(cls)  # noqa: RUF063  importing inspect costs more than all else
         hints = {k for k, hint in own.items() if "ClassVar" not in str(hint)}
         if missing := hints - set(order):
             raise TypeError(f"{name}: give {', '.join(sorted(missing))} a default, as C does")

@@ -227,6 +227,19 @@ def test_name_that_the_header_does_not_have_is_told(shapes: Path) -> None:
     assert str(difference) == f"{__name__}: SHAPE_TWO: not in the header"
 
 
+def test_difference_reads_as_a_sentence(shapes: Path) -> None:
+    (wrong,) = check(shapes, [module(**{**RIGHT, "SHAPE_ONE": 2})])
+    assert str(wrong) == f"{__name__}: SHAPE_ONE: value is 0x1 in the header, 0x2 here"
+    (forgotten,) = check(shapes, [module(**{k: v for k, v in RIGHT.items() if k != "SHAPE_ONE"})])
+    assert str(forgotten) == f"{__name__}: SHAPE_ONE: only in the header"
+
+
+def test_header_that_is_not_c_is_said(tmp_path: Path, cc: str, kernel_headers: None) -> None:
+    (tmp_path / "bad.h").write_text("struct open {")
+    with pytest.raises(CheckError, match=r"bad\.h does not compile"):
+        check(tmp_path, [module(HEADERS=("bad.h",))])
+
+
 @pytest.mark.parametrize("name", ["SHAPE_ONE", "SHAPE_HIGH", "tail"])
 def test_forgotten_name_is_told(shapes: Path, name: str) -> None:
     assert (name, "name") in found(shapes, **{name: None})

@@ -273,6 +273,12 @@ def test_class_that_is_no_c_struct_is_refused() -> None:
     with pytest.raises(TypeError, match="is no C type"):
         plain()
 
+    class unreadable(Struct):
+        a: Annotated[u8, "four"] = 0
+
+    with pytest.raises(TypeError, match="cannot read"):
+        unreadable()
+
     class crossed(Struct):
         a: u8 = 0
         _u = anon_union(until="a")
