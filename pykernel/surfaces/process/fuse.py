@@ -1,0 +1,288 @@
+"""
+A FUSE server on the raw device: one message, one system call in, one out; no library (a binding costs two to five times as
+much as all that is done here).
+
+Calls on files (open, read, write, release, getattr, poll, ioctl) are here, the others in ``fuse_dirs.py``; each is a row of
+``ops``. A row returns the reply's payload, or None for no reply (now), or raises an errno.
+
+Attributes are opened FOPEN_DIRECT_IO: each read and each store reaches the kernel, whatever st_size says, and nothing outlives
+a removed node. FLUSH is not asked for unless the file has one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from errno import EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPROTO
+from typing import TYPE_CHECKING, Any
+
+from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err
+from pykernel.fs.vfs import File, FsNotify, Inode, PollTable
+from pykernel.surfaces.process import fuse_abi as abi
+from pykernel.surfaces.process.fuse_abi import INIT, Notify, Op
+from pykernel.surfaces.process.fuse_dirs import DirOps
+from pykernel.surfaces.process.nodes import NodeTable
+from pykernel.syscalls import do_open
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+    from pykernel.sched import WaitQueue
+    from pykernel.surfaces.process.clients import Clients
+
+__all__ = ["FuseServer"]
+
+MAX_PAGES = 256
+MAX_WRITE = MAX_PAGES * 4096
+HEADER = abi.IN_HEADER.size
+_WRITE_DATA = HEADER + abi.WRITE_IN.size
+_BASE_FLAGS = abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES
+_ERRNO_MAX = 512  # fs/fuse/dev.c:fuse_dev_do_write() refuses more
+_ERRNO_OUT = {ERESTARTSYS: EINTR, ENOIOCTLCMD: ENOTTY}
+_WANTED = (
+    INIT.ASYNC_READ | INIT.ATOMIC_O_TRUNC | INIT.BIG_WRITES | INIT.DO_READDIRPLUS | INIT.READDIRPLUS_AUTO
+    | INIT.PARALLEL_DIROPS | INIT.MAX_PAGES
+)  # fmt: skip
+
+Row = Callable[[int, int, int], bytes | None]
+
+
+class FuseServer:
+    """
+    Serves *root* on the /dev/fuse descriptor *fd*, which it owns.
+
+    *extras* are names that the kernel's own directories do not have (mount points for what is the host's); *only_id* is the
+    one uid and gid that exist in the clients' user namespace.
+    """
+
+    def __init__(self, kernel: Kernel, fd: int, clients: Clients, root: Inode, *,
+                 extras: dict[Inode, dict[str, Inode]] | None = None, only_id: tuple[int, int] | None = None) -> None:  # fmt: skip
+        self.kernel = kernel
+        self.fd = fd
+        self.clients = clients
+        self.nodes = NodeTable(root, only_id)
+        self.files: dict[int, File] = {}
+        self.connected = True
+        self.requests = 0
+        self.buf = bytearray(MAX_WRITE + 4096)
+        self.view = memoryview(self.buf)
+        self._iov = [self.buf]
+        self._last_fh = 0
+        self._polls: dict[int, list[tuple[WaitQueue, Callable[[], None]]]] = {}
+        self.ops: dict[int, Row] = {
+            Op.FORGET: self.forget,
+            Op.GETATTR: self.getattr,
+            Op.OPEN: self.open,
+            Op.READ: self.read,
+            Op.WRITE: self.write,
+            Op.RELEASE: self.release,
+            Op.FLUSH: self.flush,
+            Op.FSYNC: self.fsync,
+            Op.LSEEK: self.lseek,
+            Op.FALLOCATE: self.fallocate,
+            Op.IOCTL: self.ioctl,
+            Op.POLL: self.poll,
+            Op.INIT: self.init,
+            Op.DESTROY: lambda *_: b"",
+            Op.BATCH_FORGET: self.batch_forget,
+            Op.INTERRUPT: lambda *_: None,  # a call here never outlives its request
+            **DirOps(self, extras or {}).ops,
+        }
+        kernel.sub(FsNotify).subscribe(self.fs_event)
+
+    # ---- transport
+
+    def on_readable(self) -> None:
+        """Serve one message."""
+        try:
+            n = os.readv(self.fd, self._iov)
+        except OSError as e:
+            if e.errno == ENODEV:
+                self.connected = False
+            elif e.errno not in (EINTR, EAGAIN, ENOENT):
+                raise
+            return
+        self.requests += 1
+        _, op, unique, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(self.buf)
+        kernel = self.kernel
+        kernel.current = self.clients.get(pid, uid, gid)
+        row = self.ops.get(op)
+        try:
+            if row is None:
+                raise err(ENOSYS)
+            reply = row(nodeid, n, unique)
+            if kernel.sched.ready:
+                kernel.sched.run_ready()
+        except OSError as e:
+            self.fail(unique, e)
+        except Exception as e:
+            kernel.oops(e)
+            self.fail(unique, err(EIO))
+        else:
+            if reply is not None:
+                self.reply(unique, reply)
+        finally:
+            kernel.current = kernel.idle_task
+
+    def reply(self, unique: int, payload: bytes) -> None:
+        """Answer; a request that was withdrawn meanwhile is no error."""
+        with suppress(FileNotFoundError):
+            os.write(self.fd, abi.OUT_HEADER.pack(16 + len(payload), 0, unique) + payload)
+
+    def fail(self, unique: int, e: OSError) -> None:
+        """Answer with an errno."""
+        code = _ERRNO_OUT.get(e.errno or EIO, e.errno or EIO)
+        with suppress(FileNotFoundError):
+            os.write(self.fd, abi.OUT_HEADER.pack(16, -(code if code < _ERRNO_MAX else EINVAL), unique))
+
+    def notify(self, code: Notify, payload: bytes) -> None:
+        """Tell the host something; what it does not know any more is no error."""
+        with suppress(FileNotFoundError):
+            os.write(self.fd, abi.OUT_HEADER.pack(16 + len(payload), code, 0) + payload)
+
+    def close(self) -> None:
+        """End the connection: the host aborts it, and what clients had open is released."""
+        self.kernel.sub(FsNotify).hooks.remove(self.fs_event)
+        os.close(self.fd)
+        for fh in tuple(self.files):
+            self._put(fh)
+
+    def name(self, start: int, n: int) -> str:
+        """The NUL-terminated name at *start* of the message."""
+        return bytes(self.view[start : self.buf.index(0, start, n)]).decode("latin-1")
+
+    def fs_event(self, event: str, parent: Inode, name: str, inode: Inode) -> None:
+        """A node came or went: the host must ask again."""
+        if event == "modify" or not self.connected:
+            return
+        if event == "remove":
+            self._invalidate(self.nodes.removed(parent, name, inode))
+        if inode.is_dir and parent in self.nodes.by_inode:  # its st_nlink changed
+            self._invalidate(self.nodes.by_inode[parent].id)
+
+    def _invalidate(self, nodeid: int) -> None:
+        if nodeid:
+            self.notify(Notify.INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, -1, 0))
+
+    # ---- session
+
+    def init(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_INIT."""
+        major, minor, readahead, flags = abi.INIT_IN.unpack_from(self.buf, HEADER)
+        if major != abi.KERNEL_VERSION or minor < abi.KERNEL_MINOR_VERSION:
+            raise err(EPROTO, f"the host speaks FUSE {major}.{minor}")
+        # Background requests are releases: the limit must never let another call overtake one.
+        return abi.INIT_OUT.pack(
+            major, abi.KERNEL_MINOR_VERSION, readahead, flags & _WANTED, 65535, 65535, MAX_WRITE, 1, MAX_PAGES, 0, 0
+        )
+
+    def forget(self, nodeid: int, n: int, unique: int) -> None:
+        """FUSE_FORGET."""
+        self.nodes.forget(nodeid, int.from_bytes(self.buf[HEADER : HEADER + 8], "little"))
+
+    def batch_forget(self, nodeid: int, n: int, unique: int) -> None:
+        """FUSE_BATCH_FORGET."""
+        for one in abi.FORGET_ONE.iter_unpack(self.buf[HEADER + 8 : n]):
+            self.nodes.forget(*one)
+
+    # ---- attributes
+
+    def getattr(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_GETATTR: fstat() of a removed node's descriptor works, stat() of its path does not."""
+        node = self.nodes.by_id[nodeid]
+        if node.stale and not self.buf[HEADER] & abi.GETATTR_FH:
+            self.nodes.live(nodeid)
+        return self.nodes.attr_out(node)
+
+    # ---- files
+
+    def open(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_OPEN."""
+        flags, _ = abi.OPEN_IN.unpack_from(self.buf, HEADER)
+        return self.opened(do_open(self.kernel, self.nodes.live(nodeid), flags))
+
+    def opened(self, file: File) -> bytes:
+        """``fuse_open_out`` for a file that was just opened."""
+        self._last_fh = fh = self._last_fh + 1
+        self.files[fh] = file
+        flags = _BASE_FLAGS
+        if type(file).flush is File.flush:
+            flags |= abi.FOPEN_NOFLUSH
+        if not file.seekable:
+            flags |= abi.FOPEN_NONSEEKABLE | abi.FOPEN_STREAM
+        return abi.OPEN_OUT.pack(fh, flags, 0)
+
+    def read(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_READ."""
+        fh, off, size, _, _, flags, _ = abi.READ_IN.unpack_from(self.buf, HEADER)
+        file = self.files[fh]
+        file.flags = flags
+        data = file.pread(off, size)
+        file.pos = off + len(data)
+        return data
+
+    def write(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_WRITE. The host's idea of the end of a file is not ours: an appending write finds it itself."""
+        fh, off, size, _, _, flags, _ = abi.WRITE_IN.unpack_from(self.buf, HEADER)
+        file = self.files[fh]
+        file.flags = flags
+        data = bytes(self.view[_WRITE_DATA : _WRITE_DATA + size])
+        if flags & os.O_APPEND:
+            done = file.write(data)
+        else:
+            done = file.pwrite(off, data)
+            file.pos = off + done
+        return abi.WRITE_OUT.pack(done, 0)
+
+    def release(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_RELEASE: the last descriptor and mapping went."""
+        self._put(abi.RELEASE_IN.unpack_from(self.buf, HEADER)[0])
+        return b""
+
+    def _put(self, fh: int) -> None:
+        for queue, hook in self._polls.pop(fh, ()):
+            queue.hooks.remove(hook)
+        self.files.pop(fh).put()
+
+    def flush(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_FLUSH, for a file that has a flush operation."""
+        self._file().flush()
+        return b""
+
+    def fsync(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_FSYNC, FUSE_FSYNCDIR."""
+        self._file().fsync()
+        return b""
+
+    def lseek(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_LSEEK: the host asks for SEEK_DATA and SEEK_HOLE only."""
+        fh, off, whence, _ = abi.LSEEK_IN.unpack_from(self.buf, HEADER)
+        if not self.files[fh].seekable:
+            raise err(ENXIO)
+        return abi.LSEEK_OUT.pack(self.files[fh].llseek(off, whence))
+
+    def fallocate(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_FALLOCATE."""
+        fh, off, length, mode, _ = abi.FALLOCATE_IN.unpack_from(self.buf, HEADER)
+        self.files[fh].fallocate(mode, off, length)
+        return b""
+
+    def ioctl(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_IOCTL: no data travels, the driver reaches into the client's memory (``kernel.current.mm``) itself."""
+        fh, _, cmd, arg, _, _ = abi.IOCTL_IN.unpack_from(self.buf, HEADER)
+        return abi.IOCTL_OUT.pack(self.files[fh].ioctl(cmd, arg), 0, 0, 0)
+
+    def poll(self, nodeid: int, n: int, unique: int) -> bytes:
+        """FUSE_POLL. Wake-ups of the file's wait queues are passed on until it is released."""
+        fh, kh, flags, _ = abi.POLL_IN.unpack_from(self.buf, HEADER)
+        pt = PollTable()
+        mask = self.files[fh].poll(pt)
+        if flags & abi.POLL_SCHEDULE_NOTIFY and fh not in self._polls:
+            payload = abi.NOTIFY_POLL_WAKEUP_OUT.pack(kh)
+            self._polls[fh] = [(queue, lambda: self.notify(Notify.POLL, payload)) for queue in pt.queues]
+            for queue, hook in self._polls[fh]:
+                queue.hooks.append(hook)
+        return abi.POLL_OUT.pack(mask, 0)
+
+    def _file(self) -> Any:
+        return self.files[int.from_bytes(self.buf[HEADER : HEADER + 8], "little")]

@@ -1,0 +1,110 @@
+"""System calls of the host that Python has no name for: namespaces, mounts, prctl."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from errno import ENOENT
+
+__all__ = [
+    "bind_file",
+    "capable",
+    "mount",
+    "move_mount",
+    "open_tree",
+    "set_pdeathsig",
+    "umount",
+    "unshare",
+]
+
+# include/uapi/linux/sched.h
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+# include/uapi/linux/mount.h
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 4
+AT_RECURSIVE = 0x8000
+_OPEN_TREE, _MOVE_MOUNT = 428, 429  # one number on all architectures
+_PR_SET_PDEATHSIG = 1
+_AT_FDCWD = -100
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), data.encode()), target
+    )
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(target.encode(), ctypes.c_int(flags)), target)
+
+
+def open_tree(path: str, *, recursive: bool = False) -> int:
+    """A descriptor of a detached copy of the mount at *path*, seen from there. open_tree(2), Linux 5.2."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    return _check(
+        _libc.syscall(ctypes.c_long(_OPEN_TREE), ctypes.c_int(_AT_FDCWD), path.encode(), ctypes.c_uint(flags)), path
+    )
+
+
+def move_mount(tree: int, target: str) -> None:
+    """Attach what :func:`open_tree` gave at *target* and close it. move_mount(2), Linux 5.2."""
+    try:
+        _check(
+            _libc.syscall(
+                ctypes.c_long(_MOVE_MOUNT),
+                ctypes.c_int(tree),
+                b"",
+                ctypes.c_int(_AT_FDCWD),
+                target.encode(),
+                ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+            ),
+            target,
+        )
+    finally:
+        os.close(tree)
+
+
+def set_pdeathsig(signum: int) -> None:
+    """Get *signum* when the parent dies. PR_SET_PDEATHSIG."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signum), 0, 0, 0), "prctl")
+
+
+def status_fields(pid: int | str) -> dict[str, str]:
+    """The lines of /proc/PID/status by name; empty when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="latin-1") as f:
+            return {k: v.strip() for k, _, v in (line.partition(":") for line in f)}
+    except OSError as e:
+        if e.errno in (ENOENT, 3):
+            return {}
+        raise
+
+
+def capable(cap: int) -> bool:
+    """Does this process have capability *cap* of its user namespace?"""
+    return bool(int(status_fields("self")["CapEff"], 16) >> cap & 1)

@@ -1,0 +1,144 @@
+"""
+What the host's kernel knows about our inodes: node ids, look-up counts and attributes.
+
+A node id is never used twice, so its generation is always 0. The host caches names and attributes for :data:`ENTRY_TTL` and
+:data:`ATTR_TTL`; negative answers are never cached. Names are *not* invalidated with FUSE_NOTIFY_INVAL_ENTRY: that takes the
+directory's lock in the host, which a client may hold while it waits for our answer, and K has one thread. Instead a removed
+node becomes *stale*: its attributes are invalidated (which takes no lock), and whatever a path walk asks of it answers ESTALE.
+The host's VFS then walks the path again and looks every name up afresh (``fs/namei.c``, LOOKUP_REVAL): the client sees ENOENT
+or the node that has the name now. After that the node is *gone*: only open descriptors reach it, and they get ENODEV from the
+kernel's own file.
+"""
+
+from __future__ import annotations
+
+import stat
+from errno import ESTALE
+from typing import TYPE_CHECKING
+
+from pykernel.errors import err
+from pykernel.surfaces.process.fuse_abi import ATTR, ATTR_OUT, ENTRY_OUT, ROOT_ID
+
+if TYPE_CHECKING:
+    from pykernel.fs.vfs import Inode
+
+__all__ = ["ATTR_TTL", "ENTRY_TTL", "Node", "NodeTable"]
+
+ENTRY_TTL = 3600  # seconds
+ATTR_TTL = 1
+_IFMT = 0o170000
+_INO_SHIFT = 48  # one mount serves several file systems: keep their inode numbers apart
+_SYSFS_DEV = 22
+
+
+def host_mode(mode: int) -> int:
+    """st_mode as the host may see it: its VFS would open a device node in its own drivers, so we show a regular file."""
+    return mode & 0o7777 | stat.S_IFREG if mode & _IFMT in (stat.S_IFCHR, stat.S_IFBLK) else mode
+
+
+def host_ino(inode: Inode) -> int:
+    """st_ino, unique over all file systems that we serve; sysfs keeps its own numbers."""
+    return inode.ino if inode.dev == _SYSFS_DEV else inode.dev << _INO_SHIFT | inode.ino
+
+
+class Node:
+    """One inode that the host knows by number."""
+
+    __slots__ = ("gone", "id", "inode", "nlookup", "stale", "where")
+
+    def __init__(self, id: int, inode: Inode) -> None:
+        self.id = id
+        self.inode = inode
+        self.nlookup = 0
+        self.stale = False
+        self.gone = False
+        self.where: tuple[int, str] | None = None
+
+
+class NodeTable:
+    """Node ids. *ids* maps the kernel's uid and gid to what the host can show in the clients' user namespace."""
+
+    def __init__(self, root: Inode, only_id: tuple[int, int] | None = None) -> None:
+        self.only_id = only_id
+        node = Node(ROOT_ID, root)
+        node.nlookup = 1
+        self.by_id: dict[int, Node] = {ROOT_ID: node}
+        self.by_inode: dict[Inode, Node] = {root: node}
+        self.stale: dict[tuple[int, str], Node] = {}
+        self._last = ROOT_ID
+
+    def live(self, nodeid: int) -> Inode:
+        """The inode, for a call that came by path. Raises ESTALE: its name is no longer its own."""
+        node = self.by_id[nodeid]
+        if node.stale:
+            raise err(ESTALE)
+        return node.inode
+
+    def enter(self, inode: Inode) -> bytes:
+        """``fuse_entry_out`` for *inode*; the host now holds one look-up more."""
+        node = self.by_inode.get(inode)
+        if node is None:
+            self._last += 1
+            node = Node(self._last, inode)
+            self.by_id[node.id] = node
+            self.by_inode[inode] = node
+        node.nlookup += 1
+        if node.where is not None:
+            self._settle(node)
+        return ENTRY_OUT.pack(node.id, 0, ENTRY_TTL, ATTR_TTL, 0, 0) + self.attr(node)
+
+    def looked_up(self, parent: int, name: str) -> None:
+        """A look-up of (*parent*, *name*) is being answered: the host's old name for a stale node ends here."""
+        node = self.stale.get((parent, name))
+        if node is not None:
+            self._settle(node)
+            node.gone = True
+
+    def removed(self, parent: Inode, name: str, inode: Inode) -> int:
+        """*inode* lost its name; its node id, or 0 when the host does not know it."""
+        node, where = self.by_inode.get(inode), self.by_inode.get(parent)
+        if node is None:
+            return 0
+        if where is not None:
+            node.stale = True
+            node.where = (where.id, name)
+            self.stale[node.where] = node
+        return node.id
+
+    def renamed(self, inode: Inode) -> None:
+        """The host moved the name itself."""
+        node = self.by_inode.get(inode)
+        if node is not None and node.where is not None:
+            self._settle(node)
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """The host dropped *count* look-ups."""
+        node = self.by_id.get(nodeid)
+        if node is None:
+            return
+        node.nlookup -= count
+        if node.nlookup <= 0 and nodeid != ROOT_ID:
+            if node.where is not None:
+                self._settle(node)
+            del self.by_id[nodeid]
+            del self.by_inode[node.inode]
+
+    def attr(self, node: Node) -> bytes:
+        """``fuse_attr``."""
+        inode = node.inode
+        (at, an), (mt, mn), (ct, cn) = (divmod(t, 1_000_000_000) for t in inode.times_ns)
+        uid, gid = self.only_id or (inode.uid, inode.gid)
+        return ATTR.pack(
+            host_ino(inode), inode.size, inode.blocks, at, mt, ct, an, mn, cn,
+            host_mode(inode.mode), 0 if node.gone else inode.nlink, uid, gid, 0, inode.blksize, 0,
+        )  # fmt: skip
+
+    def attr_out(self, node: Node) -> bytes:
+        """``fuse_attr_out``."""
+        return ATTR_OUT.pack(ATTR_TTL, 0, 0) + self.attr(node)
+
+    def _settle(self, node: Node) -> None:
+        node.stale = node.gone = False
+        if node.where is not None and self.stale.get(node.where) is node:
+            del self.stale[node.where]
+        node.where = None
