@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from errno import EDEADLK
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pykernel.errors import Oops
+from pykernel.errors import Oops, err
 from pykernel.lib.fault_inject import FaultInjector
 from pykernel.log import CRIT, Dmesg
 from pykernel.sched import Completion, Scheduler, WaitQueue
@@ -67,11 +69,15 @@ class Kernel:
         self.is_up = False
         self.dead = False
         self.machine: Any = None
+        self.foreign: deque[Callable[[], None]] = deque()
+        self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
         self._exits: list[Callable[[], None]] = []
         self._leaks: list[Callable[[], list[str]]] = []
         self.sched.on_oops = self.oops
-        self.sched.on_switch = self._switched
+        self.sched.idle_context = self.idle_task
+        self.sched.get_context = lambda: self.current
+        self.sched.set_context = self._set_current
 
     # ---- subsystems and life
 
@@ -129,8 +135,43 @@ class Kernel:
         finally:
             self.current = before
 
-    def _switched(self, thread: Any) -> None:
-        self.current = self.idle_task if thread is None or thread.task is None else thread.task
+    def mm_pasid(self, mm: Any) -> int:
+        """The PASID that IA32_PASID holds while *mm* runs; 0 for none. The IOMMU layer answers."""
+        return self.pasid_of(mm)
+
+    def call_from_thread(self, fn: Callable[[], T]) -> T:
+        """
+        Another thread calls: served when the owner next enters the kernel.
+
+        Raises:
+            EDEADLK: the owner did not enter within two seconds.
+        """
+        done = threading.Event()
+        box: list[tuple[T | None, BaseException | None]] = []
+
+        def serve() -> None:
+            try:
+                box.append((fn(), None))
+            except BaseException as e:
+                box.append((None, e))
+            done.set()
+
+        self.foreign.append(serve)
+        if not done.wait(2.0):
+            self.foreign.remove(serve)
+            raise err(EDEADLK, "the thread that booted this kernel does not enter it: no one can serve this call")
+        result, error = box[0]
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def serve_threads(self) -> None:
+        """Serve calls of other threads that wait."""
+        while self.foreign:
+            self.foreign.popleft()()
+
+    def _set_current(self, task: Task) -> None:
+        self.current = task
 
     # ---- waiting
 

@@ -41,14 +41,14 @@ class Timer:
 class Thread:
     """A kernel task that may sleep; ``result`` after it ended."""
 
-    __slots__ = ("error", "greenlet", "name", "result", "task")
+    __slots__ = ("context", "error", "greenlet", "name", "result")
 
     def __init__(self, name: str, greenlet: Any) -> None:
         self.name = name
         self.greenlet = greenlet
         self.result: Any = None
         self.error: BaseException | None = None
-        self.task: Any = None
+        self.context: Any = None
 
     @property
     def done(self) -> bool:
@@ -69,7 +69,9 @@ class Scheduler:
         self.timers: list[tuple[int, int, Timer]] = []
         self.thread: Thread | None = None
         self.on_oops: Callable[[BaseException], None] | None = None
-        self.on_switch: Callable[[Thread | None], None] | None = None
+        self.get_context: Callable[[], Any] = lambda: None
+        self.set_context: Callable[[Any], None] = lambda _context: None
+        self.idle_context: Any = None
         self._now = 0
         self._seq = 0
         self._start = time.monotonic_ns()
@@ -129,7 +131,14 @@ class Scheduler:
 
     def idle_until(self, cond: Callable[[], bool], timeout_ns: int | None = None) -> bool:
         """Run the scheduler in place until *cond* holds (True) or *timeout_ns* passed (False)."""
-        deadline = None if timeout_ns is None else self.clock_ns() + timeout_ns
+        context = self.get_context()
+        self.set_context(self.idle_context)  # what runs meanwhile runs in its own name
+        try:
+            return self._idle_until(cond, None if timeout_ns is None else self.clock_ns() + timeout_ns)
+        finally:
+            self.set_context(context)
+
+    def _idle_until(self, cond: Callable[[], bool], deadline: int | None) -> bool:
         while not cond():
             if self.ready:
                 self._run_one()
@@ -172,15 +181,15 @@ class Scheduler:
         if thread.done:
             return
         before, self.thread = self.thread, thread
+        context = self.get_context()
+        self.set_context(thread.context or self.idle_context)
         thread.greenlet.parent = getcurrent()
-        if self.on_switch:
-            self.on_switch(thread)
         try:
             thread.greenlet.switch()
         finally:
+            thread.context = self.get_context()
+            self.set_context(context)
             self.thread = before
-            if self.on_switch:
-                self.on_switch(before)
 
     def _pass(self, ns: int) -> None:
         if self.virtual:

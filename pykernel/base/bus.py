@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.kernel import Kernel
 
-__all__ = ["Bus", "Driver"]
+__all__ = ["BUS_NOTIFY_ADD_DEVICE", "BUS_NOTIFY_REMOVED_DEVICE", "Bus", "Driver"]
+
+# include/linux/device/bus.h:enum bus_notifier_event
+BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_DEL_DEVICE, BUS_NOTIFY_REMOVED_DEVICE = 0, 1, 2
 
 
 class Bus(Kset):
@@ -69,6 +72,7 @@ class Bus(Kset):
         self.devices_dir.create_link(dev, dev.name)
         dev.create_link(self, "subsystem")
         self.devices[dev.name] = dev
+        self.notifier.call_chain(BUS_NOTIFY_ADD_DEVICE, dev)
 
     def remove_device(self, dev: Device) -> None:
         """C: ``void bus_remove_device(struct device *)``: unbinds first."""
@@ -76,6 +80,7 @@ class Bus(Kset):
         self.devices_dir.remove_link(dev.name)
         self.devices.pop(dev.name, None)
         dd.device_release_driver(dev)
+        self.notifier.call_chain(BUS_NOTIFY_REMOVED_DEVICE, dev)
 
     def probe_device(self, dev: Device) -> None:
         """C: ``void bus_probe_device(struct device *)``."""

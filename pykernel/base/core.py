@@ -150,7 +150,7 @@ class Device(Kobject):
         """
         if not self.name:
             raise err(EINVAL)
-        self._place()
+        self._get_device_parent()
         self.add()
         if isinstance(self.parent, Device):
             self.parent.devices.append(self)
@@ -170,7 +170,7 @@ class Device(Kobject):
         if self.power.sd is None:
             self.power.add()
 
-    def _place(self) -> None:
+    def _get_device_parent(self) -> None:
         # drivers/base/core.c:get_device_parent()
         if self.class_ is None:
             return

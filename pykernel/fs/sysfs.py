@@ -95,7 +95,7 @@ class Kobject:
         groups = _groups(cls)
         named = [n for g in groups for n in g.names]
         inherited = {a.name for table in cls._tables.values() for a in table}
-        own = {n.rpartition("_")[0] for n, v in vars(cls).items() if n.endswith(("_show", "_store")) and callable(v)}
+        own = {n.rpartition("_")[0] for n, v in vars(cls).items() if not n.startswith("_") and n.endswith(("_show", "_store")) and callable(v)}
         unlisted = own - set(named) - inherited
         missing = [n for n in named if not hasattr(cls, n + "_show") and not hasattr(cls, n + "_store")]
         if unlisted or missing or len(set(named)) != len(named):
@@ -400,7 +400,7 @@ class SysFs:
         self.top: dict[str, Kset] = {}
         for name in self.TOP:
             kset = self.top[name] = Kset(kernel, name)
-            kset.add()
+            kset.sd = self.root.create_dir(name)
             kset.dir.when_looked_at(kernel.up)
 
     def node(self, path: str) -> KernfsNode:

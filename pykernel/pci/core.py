@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EBUSY, EINVAL, ENODEV, ENOSPC, ENOTTY
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kset
+from pykernel.mm.sim import SimMemory
+from pykernel.mm.vma import page_align
 from pykernel.pci.driver import PciBus, parse_ul
 from pykernel.pci.function import DmaFault, PciFunction
 from pykernel.pci.iov import Iov
@@ -27,7 +30,7 @@ from pykernel.uapi.linux import pci_regs as r
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["DmaTranslator", "Iomem", "Pci", "PciDev", "Resource", "Slot"]
+__all__ = ["DmaBuffer", "DmaTranslator", "Iomem", "MappedIo", "Pci", "PciDev", "PhysMem", "Resource", "Slot"]
 
 ADDRESS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 
@@ -191,6 +194,79 @@ class Iomem:
         return ok
 
 
+class MappedIo:
+    """An Iomem as what a mapping's loads and stores reach (``VmaIo``); *base* is the file offset of its first byte."""
+
+    __slots__ = ("base", "iomem")
+
+    def __init__(self, iomem: Iomem, base: int = 0) -> None:
+        self.iomem = iomem
+        self.base = base
+
+    def read(self, off: int, n: int) -> bytes:
+        """Loads of the natural sizes that cover *n* bytes."""
+        out, at, end = bytearray(), off - self.base, off - self.base + n
+        while at < end:
+            step = natural(at, end - at)
+            out += self.iomem.read(at, step).to_bytes(step, "little")
+            at += step
+        return bytes(out)
+
+    def write(self, off: int, data: bytes) -> None:
+        """Stores; 64 bytes at a 64-byte boundary are one posted write (MOVDIR64B)."""
+        at = off - self.base
+        if len(data) == 64 and at % 64 == 0:
+            self.iomem.movdir64b(at, bytes(data))
+            return
+        done = 0
+        while done < len(data):
+            step = natural(at + done, len(data) - done)
+            self.iomem.write(at + done, step, int.from_bytes(data[done : done + step], "little"))
+            done += step
+
+    def enqcmd(self, off: int, data: bytes) -> bool:
+        """ENQCMD to the mapping; True when accepted."""
+        return self.iomem.enqcmds(off - self.base, data)
+
+
+def natural(at: int, left: int) -> int:
+    """The largest access of 8, 4, 2 or 1 bytes that is aligned at *at* and not longer than *left*."""
+    for size in (8, 4, 2):
+        if at % size == 0 and left >= size:
+            return size
+    return 1
+
+
+class DmaBuffer:
+    """Memory that kernel and device share: ``addr`` is its bus address. C: ``dma_alloc_coherent()``."""
+
+    __slots__ = ("addr", "mem", "size")
+
+    def __init__(self, mem: SimMemory, size: int) -> None:
+        self.mem = mem
+        self.size = page_align(size)
+        self.addr = mem.mmap(0, self.size, 3, MAP_PRIVATE | MAP_ANONYMOUS)
+
+    def read(self, off: int, n: int) -> bytes:
+        """The kernel's load."""
+        return self.mem.read(self.addr + off, n)
+
+    def write(self, off: int, data: bytes) -> None:
+        """The kernel's store."""
+        self.mem.write(self.addr + off, data)
+
+    def free(self) -> None:
+        """C: ``void dma_free_coherent(...)``."""
+        self.mem.munmap(self.addr, self.size)
+
+
+class PhysMem:
+    """The machine's own memory, as far as the kernel lends it to devices."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.mem = SimMemory()
+
+
 class PciDev(PciDevFiles):
     """``struct pci_dev``."""
 
@@ -335,6 +411,10 @@ class PciDev(PciDevFiles):
             raise err(EINVAL, f"{self.name} has no BAR {bar}")
         return Iomem(self.kernel, self.function, bar, off, length or self.resource_len(bar) - off, self.name)
 
+    def map_bar(self, bar: int) -> MappedIo:
+        """The whole BAR as a mapping's registers. C: ``int pci_mmap_resource_range(...)``."""
+        return MappedIo(self.iomap(bar))
+
     # ---- on and off
 
     def enable_device(self) -> None:
@@ -369,6 +449,11 @@ class PciDev(PciDevFiles):
     def set_dma_mask(self, bits: int) -> None:
         """C: ``int dma_set_mask_and_coherent(struct device *, u64)``."""
         self.dma_bits = self.coherent_dma_bits = bits
+
+    def dma_alloc_coherent(self, size: int) -> DmaBuffer:
+        """C: ``void *dma_alloc_coherent(struct device *, size_t, dma_addr_t *, gfp_t)``. Raises ENOMEM by injection."""
+        self.kernel.faults.alloc(f"dma_alloc_coherent {self.name}")
+        return DmaBuffer(self.kernel.sub(PhysMem).mem, size)
 
     # ---- MSI-X (drivers/pci/msi/)
 

@@ -337,10 +337,10 @@ class PciDevFiles(Device):
     def mmap_resource(self: Any, bar: int, vma: Any) -> None:
         """pci_mmap_resource(). Raises EINVAL: outside the BAR."""
         pages = -(-self.resource_len(bar) // PAGE_SIZE)
-        start, n = vma.offset // PAGE_SIZE, -(-vma.length // PAGE_SIZE)
+        start, n = vma.vm_pgoff, (vma.vm_end - vma.vm_start) // PAGE_SIZE
         if not (0 <= start < pages and start + n <= pages):
             raise err(EINVAL)
-        vma.map_io(self.iomap(bar), vma.offset)
+        vma.io = self.map_bar(bar)
 
     def _admin(self) -> None:
         if not self.kernel.current.cred.capable(CAP_SYS_ADMIN):

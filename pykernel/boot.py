@@ -1,0 +1,80 @@
+"""Boot: put a machine and a kernel together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from pykernel import machine as machines
+from pykernel import profile as profiles
+from pykernel.base.module import Module, Modules
+from pykernel.iommu.sva import Iommu
+from pykernel.kernel import Kernel
+from pykernel.pci.core import Pci
+
+__all__ = ["DRIVERS", "boot"]
+
+# module name -> the package of pykernel.drivers that has MODULE
+DRIVERS = {"idxd": "pykernel.drivers.idxd", "pci_stub": "pykernel.drivers.pci_stub"}
+
+
+def boot(machine: str | machines.Machine = "full", profile: str = "linux-6.1", *, seed: int = 0, clock: str = "virtual",
+         config: Iterable[str] = ()) -> Kernel:
+    """
+    Start a kernel.
+
+    Args:
+        machine: a built-in machine's name, a TOML file's path, or a Machine.
+        profile: which kernel: "linux-6.1", "linux-6.12", "linux-7.2".
+        seed: of everything random; the same seed gives the same trace.
+        clock: "virtual" jumps over idle time, "monotonic" is the host's.
+        config: CONFIG_ names to set ("INTEL_IDXD_COMPAT") or, with a "-" before them, to unset.
+
+    Raises:
+        MachineError, ValueError: no such machine or profile, or what is wrong in the file.
+    """
+    spec = machine if isinstance(machine, machines.Machine) else machines.load(machine)
+    row = profiles.get(profile)
+    names = set(row.config)
+    for name in config:
+        (names.discard if name.startswith("-") else names.add)(name.removeprefix("-").removeprefix("CONFIG_"))
+    kernel = Kernel(replace(row, config=frozenset(names)), _cpu_flags(spec), seed=seed, clock=clock)
+    kernel.machine = spec
+    kernel.initcalls += [lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
+    return kernel
+
+
+def _cpu_flags(spec: machines.Machine) -> dict[str, bool]:
+    return {"movdir64b": spec.cpu.movdir64b, "enqcmd": spec.cpu.enqcmd, "pasid": spec.iommu.sva}
+
+
+def _pci_init(kernel: Kernel) -> None:
+    from pykernel.hw import make
+
+    pci = kernel.sub(Pci)
+    kernel.sub(Iommu)
+    for row in kernel.machine.pci:
+        pci.plug(row.address, make(row.model, row.options))
+    pci.rescan()
+
+
+def _modules_init(kernel: Kernel) -> None:
+    modules = kernel.sub(Modules)
+    for name, package in DRIVERS.items():
+        modules.add(name, _finder(package))
+    for name, args in kernel.machine.modules.items():
+        try:
+            modules.modprobe(name, args)
+        except OSError as e:
+            kernel.log.printk(3, f"modprobe: {name}: {e.strerror}")
+
+
+def _finder(package: str) -> Callable[[], type[Module]]:
+    def find() -> type[Module]:
+        module: Any = import_module(package)
+        cls: type[Module] = module.MODULE
+        return cls
+
+    return find

@@ -1,0 +1,87 @@
+"""A process's descriptors (fs/file.c)."""
+
+from __future__ import annotations
+
+from errno import EBADF, EMFILE
+from typing import TYPE_CHECKING
+
+from pykernel.errors import err
+
+if TYPE_CHECKING:
+    from pykernel.fs.vfs import File
+
+__all__ = ["FdTable"]
+
+
+class FdTable:
+    """``struct files_struct``: numbers to open files; ``cloexec`` holds the numbers that exec() closes."""
+
+    __slots__ = ("cloexec", "files", "limit")
+
+    def __init__(self, limit: int = 1024) -> None:
+        self.files: dict[int, File] = {}
+        self.cloexec: set[int] = set()
+        self.limit = limit
+
+    def get(self, fd: int) -> File:
+        """C: ``struct fd fdget(unsigned int)``. Raises EBADF."""
+        try:
+            return self.files[fd]
+        except KeyError:
+            raise err(EBADF) from None
+
+    def lowest(self, start: int = 0) -> int:
+        """The lowest free number. Raises EMFILE."""
+        fd, files = start, self.files
+        while fd in files:
+            fd += 1
+        if fd >= self.limit:
+            raise err(EMFILE)
+        return fd
+
+    def install(self, file: File, *, cloexec: bool = False, start: int = 0) -> int:
+        """Give *file* a number; the reference is the table's now. C: ``get_unused_fd_flags()``, ``fd_install()``."""
+        fd = self.lowest(start)
+        self.files[fd] = file
+        if cloexec:
+            self.cloexec.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """C: ``int close_fd(unsigned)``. Raises EBADF, and what flush() says."""
+        file = self.files.pop(fd, None)
+        if file is None:
+            raise err(EBADF)
+        self.cloexec.discard(fd)
+        try:
+            file.flush()
+        finally:
+            file.put()
+
+    def dup2(self, old: int, new: int, *, cloexec: bool = False) -> int:
+        """fs/file.c:ksys_dup3(), old and new differ. Raises EBADF."""
+        file = self.get(old)
+        if not 0 <= new < self.limit:
+            raise err(EBADF)
+        if new in self.files:
+            self.close(new)
+        self.files[new] = file.get()
+        (self.cloexec.add if cloexec else self.cloexec.discard)(new)
+        return new
+
+    def fork(self) -> FdTable:
+        """C: ``struct files_struct *dup_fd(...)``: the files are shared, the table is not."""
+        child = FdTable(self.limit)
+        child.files = {fd: f.get() for fd, f in self.files.items()}
+        child.cloexec = set(self.cloexec)
+        return child
+
+    def exec(self) -> None:
+        """C: ``void do_close_on_exec(struct files_struct *)``."""
+        for fd in sorted(self.cloexec):
+            self.close(fd)
+
+    def exit(self) -> None:
+        """C: ``void exit_files(struct task_struct *)``."""
+        for fd in sorted(self.files):
+            self.close(fd)

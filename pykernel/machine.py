@@ -1,0 +1,190 @@
+"""
+Machines: which silicon sits in which slot, what the processor and the IOMMU can, which modules load; described in TOML.
+
+``load("dsa")`` reads a built-in machine, ``load("my.toml")`` a file. An error names the file, the line and the key.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BUILT_IN", "Cpu", "IommuSpec", "Machine", "MachineError", "PciSpec", "built_in_names", "load", "parse"]
+
+BUILT_IN = "pykernel.machines"
+ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+
+
+class MachineError(ValueError):
+    """A machine file that cannot be used; one sentence that says where and what to do."""
+
+
+@dataclass(frozen=True)
+class PciSpec:
+    """One function: its model, its slot and the model's options."""
+
+    model: str
+    address: str
+    options: dict[str, Any] = field(default_factory=dict)
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class IommuSpec:
+    """The IOMMU: is there one, and does it do scalable mode (SVA)."""
+
+    enabled: bool = True
+    sva: bool = True
+    pasid_bits: int = 20
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processors: how many, and which features."""
+
+    count: int = 2
+    movdir64b: bool = True
+    enqcmd: bool = True
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A whole machine, as a file describes it."""
+
+    name: str
+    cpu: Cpu = field(default_factory=Cpu)
+    iommu: IommuSpec = field(default_factory=IommuSpec)
+    pci: tuple[PciSpec, ...] = ()
+    modules: dict[str, str] = field(default_factory=dict)
+    cmdline: str = ""
+
+    @property
+    def cpus(self) -> int:
+        """How many processors."""
+        return self.cpu.count
+
+
+@dataclass(frozen=True)
+class _Where:
+    """A place in a file, for messages."""
+
+    file: str
+    text: str
+
+    def line(self, table: str, nth: int, key: str) -> int:
+        """The line of *key* in the *nth* table called *table* ("" is the top), 0 when it is not found."""
+        seen, inside = -1, not table
+        head = re.compile(rf"\s*\[\[?\s*{re.escape(table)}\s*\]\]?\s*(#.*)?$") if table else None
+        for n, row in enumerate(self.text.splitlines(), 1):
+            if head is not None and head.match(row):
+                seen += 1
+                inside = seen == nth
+                if inside and not key:
+                    return n
+            elif row.lstrip().startswith("["):
+                inside = False
+            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", row):
+                return n
+        return 0
+
+    def error(self, table: str, nth: int, key: str, why: str) -> MachineError:
+        """A MachineError that names the file, the line and the key."""
+        line = self.line(table, nth, key) or self.line(table, nth, "")
+        at = f"{self.file}:{line}" if line else self.file
+        name = ".".join(p for p in (table, key) if p)
+        return MachineError(f"{at}: {name}: {why}" if name else f"{at}: {why}")
+
+
+def built_in_names() -> list[str]:
+    """The machines that come with pykernel."""
+    return sorted(p.name.removesuffix(".toml") for p in resources.files(BUILT_IN).iterdir() if p.name.endswith(".toml"))
+
+
+def load(name: str) -> Machine:
+    """
+    The machine called *name*: built in, or a TOML file's path.
+
+    Raises:
+        MachineError: no such machine, or what is wrong in the file.
+    """
+    if name.endswith(".toml") or "/" in name:
+        try:
+            text = Path(name).read_text("utf-8")
+        except OSError as e:
+            raise MachineError(f"{name}: {e.strerror}") from e
+        except UnicodeDecodeError as e:
+            raise MachineError(f"{name}: not a text file in UTF-8") from e
+        return parse(text, name)
+    if name not in built_in_names():
+        raise MachineError(f"no machine {name!r}: one of {', '.join(built_in_names())}, or the path of a .toml file")
+    return parse((resources.files(BUILT_IN) / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
+
+
+def parse(text: str, file: str = "<machine>") -> Machine:
+    """A machine from TOML *text*. Raises MachineError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        m = re.search(r"\(at line (\d+)", str(e))
+        raise MachineError(f"{file}{':' + m[1] if m else ''}: not TOML: {e}") from e
+    where = _Where(file, text)
+    name = Path(file).name.removesuffix(".toml")
+    _only(where, "", 0, data, {"name": str, "cmdline": str, "cpu": dict, "iommu": dict, "pci": list, "modules": dict})
+    return Machine(
+        name=data.get("name", name),
+        cpu=Cpu(**_only(where, "cpu", 0, data.get("cpu", {}), {"count": int, "movdir64b": bool, "enqcmd": bool})),
+        iommu=IommuSpec(**_only(where, "iommu", 0, data.get("iommu", {}), {"enabled": bool, "sva": bool, "pasid_bits": int})),
+        pci=_pci(where, data.get("pci", [])),
+        modules=_only(where, "modules", 0, data.get("modules", {}), None),
+        cmdline=data.get("cmdline", ""),
+    )
+
+
+def _only(where: _Where, table: str, nth: int, data: dict[str, Any], kinds: dict[str, type] | None) -> dict[str, Any]:
+    for key, value in data.items():
+        kind = str if kinds is None else kinds.get(key)
+        if kind is None:
+            raise where.error(table, nth, key, f"unknown key; known: {', '.join(kinds or ())}")
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise where.error(table, nth, key, f"must be {_NAMES[kind]}, not {value!r}")
+    if table == "cpu" and not 1 <= data.get("count", 1) <= 256:
+        raise where.error(table, nth, "count", "must be 1 to 256")
+    return data
+
+
+_NAMES = {str: "a string", int: "a whole number", bool: "true or false", dict: "a table", list: "an array of tables"}
+
+
+def _pci(where: _Where, rows: list[Any]) -> tuple[PciSpec, ...]:
+    specs: list[PciSpec] = []
+    for nth, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise where.error("pci", nth, "", "must be a table: write [[pci]]")
+        options = dict(row)
+        model, address = options.pop("model", None), options.pop("address", None)
+        if not isinstance(model, str):
+            raise where.error("pci", nth, "model", "is missing: which silicon, as in model = \"dsa\"")
+        if address is None:
+            address = f"0000:{0x6A + nth:02x}:01.0"
+        if not isinstance(address, str) or not ADDRESS.fullmatch(address):
+            raise where.error("pci", nth, "address", f"{address!r} is no PCI address like \"0000:6a:01.0\"")
+        if any(s.address == address for s in specs):
+            raise where.error("pci", nth, "address", f"{address} is taken")
+        specs.append(PciSpec(model, address, options, where.line("pci", nth, "")))
+    _check_options(where, specs)
+    return tuple(specs)
+
+
+def _check_options(where: _Where, specs: list[PciSpec]) -> None:
+    from pykernel.hw import make
+
+    for nth, spec in enumerate(specs):
+        try:
+            make(spec.model, spec.options)
+        except ValueError as e:
+            key = next((k for k in spec.options if k in str(e)), "model" if "model" in str(e) else "")
+            raise where.error("pci", nth, key, str(e)) from e

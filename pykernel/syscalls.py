@@ -1,0 +1,881 @@
+"""
+THE DOOR: one table of system calls. Every surface comes through here; what one can do, all can.
+
+:class:`Process` has a method a call, with Linux's name; the :data:`SYSCALLS` table says which there are and how far they go.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from errno import EBADF, EEXIST, EFAULT, EINVAL, EIO, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSOCK, EPERM, ESPIPE, EXDEV
+from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_WRITE
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from pykernel.errors import ERESTARTSYS, err
+from pykernel.fs import anon, namei
+from pykernel.fs.fdtable import FdTable
+from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, PollTable, StatFs, may_open, permission, setattr_prepare
+from pykernel.mm.sim import SimMemory
+from pykernel.mm.vma import VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
+from pykernel.task import CAP_SETGID, CAP_SETUID, Cred, Mm, Task
+from pykernel.uapi.linux.eventfd import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE
+from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+    from pykernel.uapi.struct import Struct
+
+__all__ = ["SYSCALLS", "Process", "Syscall", "do_open", "do_poll", "stat_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+AT_SYMLINK_NOFOLLOW = 0x100
+POLLNVAL = 0x20
+UMASK = 0o022
+
+
+@dataclass(frozen=True, slots=True)
+class Syscall:
+    """One row: the call, the method that does it, and what is not as in Linux."""
+
+    name: str
+    method: str
+    note: str = ""
+
+
+SYSCALLS: tuple[Syscall, ...] = (
+    Syscall("read", "read"),
+    Syscall("write", "write"),
+    Syscall("open", "open"),
+    Syscall("close", "close"),
+    Syscall("stat", "stat"),
+    Syscall("fstat", "fstat"),
+    Syscall("lstat", "lstat"),
+    Syscall("poll", "poll"),
+    Syscall("lseek", "lseek"),
+    Syscall("mmap", "mmap"),
+    Syscall("mprotect", "mprotect"),
+    Syscall("munmap", "munmap"),
+    Syscall("ioctl", "ioctl"),
+    Syscall("pread64", "pread"),
+    Syscall("pwrite64", "pwrite"),
+    Syscall("access", "access"),
+    Syscall("pipe2", "pipe"),
+    Syscall("dup", "dup"),
+    Syscall("dup3", "dup2"),
+    Syscall("socketpair", "socketpair", "AF_UNIX streams only"),
+    Syscall("sendmsg", "sendmsg", "data and SCM_RIGHTS"),
+    Syscall("recvmsg", "recvmsg", "data and SCM_RIGHTS"),
+    Syscall("fork", "fork"),
+    Syscall("execve", "exec", "closes close-on-exec descriptors, new address space; nothing is run"),
+    Syscall("exit_group", "exit"),
+    Syscall("fcntl", "fcntl", "F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL"),
+    Syscall("truncate", "truncate"),
+    Syscall("ftruncate", "ftruncate"),
+    Syscall("getdents64", "listdir"),
+    Syscall("getcwd", "getcwd"),
+    Syscall("chdir", "chdir"),
+    Syscall("rename", "rename"),
+    Syscall("mkdir", "mkdir"),
+    Syscall("rmdir", "rmdir"),
+    Syscall("link", "link"),
+    Syscall("unlink", "unlink"),
+    Syscall("symlink", "symlink"),
+    Syscall("readlink", "readlink"),
+    Syscall("chmod", "chmod"),
+    Syscall("fchmod", "fchmod"),
+    Syscall("chown", "chown"),
+    Syscall("utimensat", "utime"),
+    Syscall("mknod", "mknod"),
+    Syscall("statfs", "statfs"),
+    Syscall("setxattr", "setxattr"),
+    Syscall("getxattr", "getxattr"),
+    Syscall("listxattr", "listxattr"),
+    Syscall("setuid", "setuid", "sets all three ids"),
+    Syscall("setgid", "setgid", "sets all three ids"),
+    Syscall("fsync", "fsync"),
+    Syscall("fallocate", "fallocate"),
+    Syscall("eventfd2", "eventfd"),
+    Syscall("sendfile", "sendfile"),
+)
+
+
+def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Process, P], R]:
+    """Enter the kernel in the caller's name, leave it with the work done that became ready; only errnos come out."""
+    name = fn.__name__
+
+    @functools.wraps(fn)
+    def enter(self: Process, *args: P.args, **kw: P.kwargs) -> R:
+        kernel = self.kernel
+        if kernel.owner != threading.get_ident():
+            return kernel.call_from_thread(lambda: enter(self, *args, **kw))  # type: ignore[no-any-return]
+        before, kernel.current = kernel.current, self.task
+        try:
+            result = fn(self, *args, **kw)
+            if kernel.trace:
+                kernel.trace("syscall", name=name, args=args[:3], result=result)
+            return result
+        except OSError as e:
+            if e.errno == ERESTARTSYS:
+                raise err(errno.EINTR) from e
+            if kernel.trace:
+                kernel.trace("syscall", name=name, args=args[:3], error=errno.errorcode.get(e.errno or 0, e.errno),
+                             why="; ".join(getattr(e, "__notes__", ())))
+            raise
+        except (TypeError, ValueError):
+            raise  # the caller's Python arguments
+        except Exception as e:
+            kernel.oops(e)
+            raise err(EIO, f"oops: {e}") from e
+        finally:
+            kernel.current = before
+            if kernel.foreign:
+                kernel.serve_threads()
+            if kernel.sched.ready:
+                kernel.sched.run_ready()
+
+    return enter
+
+
+def do_open(kernel: Kernel, inode: Inode, flags: int) -> File:
+    """
+    Open an inode that was found, for ``kernel.current``: checks, O_TRUNC. fs/namei.c:do_open().
+
+    Raises:
+        What may_open() and the file system say.
+    """
+    if flags & os.O_PATH:
+        return PathFile(inode, flags)
+    may_open(inode, flags, kernel.current.cred)
+    file = inode.open(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC))
+    if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
+        inode.setattr(size=0)
+    return file
+
+
+class PathFile(File):
+    """An O_PATH descriptor: a place and nothing else."""
+
+    __slots__ = ()
+
+    def _no(self, *_: Any) -> Any:
+        raise err(EBADF)
+
+    pread = pwrite = read = write = llseek = ioctl = _no
+    fsync = _no
+
+
+def stat_of(inode: Inode) -> os.stat_result:
+    """``struct stat``."""
+    a, m, c = inode.times_ns
+    size = inode.size
+    return os.stat_result(
+        (inode.mode, inode.ino, inode.dev, inode.nlink, inode.uid, inode.gid, size, a // 10**9, m // 10**9, c // 10**9),
+        {"st_atime": a / 1e9, "st_mtime": m / 1e9, "st_ctime": c / 1e9, "st_atime_ns": a, "st_mtime_ns": m, "st_ctime_ns": c,
+         "st_blksize": inode.blksize, "st_blocks": inode.blocks, "st_rdev": rdev_of(inode)},
+    )
+
+
+def rdev_of(inode: Inode) -> int:
+    """st_rdev as user space has it: makedev(major, minor)."""
+    return os.makedev(inode.rdev >> 20, inode.rdev & 0xFFFFF) if inode.rdev else 0
+
+
+def do_poll(kernel: Kernel, wanted: Sequence[tuple[File | None, int]], timeout_ns: int | None) -> list[int]:
+    """Wait until one of the files is ready: its events, 0 for none, POLLNVAL for no file. fs/select.c:do_poll()."""
+    table = PollTable()
+
+    def look() -> list[int]:
+        table.queues.clear()
+        return [POLLNVAL if f is None else f.poll(table) & (ev | EPOLLERR | EPOLLHUP) for f, ev in wanted]
+
+    ready = look()
+    if any(ready) or timeout_ns == 0:
+        return ready
+    queue = kernel.waitqueue()
+    queues = list(table.queues)
+    for q in queues:
+        q.hooks.append(queue.wake_up)
+    try:
+        queue.wait_event(lambda: any(look()), timeout_ns)
+    finally:
+        for q in queues:
+            q.hooks.remove(queue.wake_up)
+    return look()
+
+
+class Process:
+    """A client on the direct surface. Descriptors, addresses and errnos are as a C program sees them."""
+
+    def __init__(self, kernel: Kernel, task: Task, fds: FdTable, cwd: Inode) -> None:
+        self.kernel = kernel
+        self.task = task
+        self.fds = fds
+        self.cwd = cwd
+        self.umask = UMASK
+        self.exited: int | None = None
+
+    @classmethod
+    def create(cls, kernel: Kernel, cred: Cred, comm: str, mem: Any = None) -> Process:
+        """A process with an address space of its own (*mem*, else simulated pages) and no descriptors."""
+        pids = kernel.sub(Pids)
+        task = Task(kernel, pids.alloc(), comm, cred, Mm(SimMemory() if mem is None else mem))
+        return pids.add(cls(kernel, task, FdTable(), kernel.root))
+
+    @property
+    def mem(self) -> Any:
+        """The address space: ``read(addr, n)``, ``write(addr, data)``, ``alloc(n)``."""
+        assert self.task.mm is not None
+        return self.task.mm.mem
+
+    @property
+    def pid(self) -> int:
+        """getpid()."""
+        return self.task.pid
+
+    def _walk(self, path: str | os.PathLike[str], *, follow: bool = True) -> Inode:
+        return namei.walk(self.kernel, os.fspath(path), self.cwd, follow=follow)
+
+    def _parent(self, path: str | os.PathLike[str]) -> tuple[Inode, str]:
+        return namei.parent(self.kernel, os.fspath(path), self.cwd)
+
+    # ---- open and close
+
+    @syscall
+    def open(self, path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+        """C: ``int open(const char *, int, mode_t)``."""
+        inode = self._create(path, flags, mode) if flags & os.O_CREAT else None
+        if inode is None:
+            inode = self._walk(path, follow=not flags & os.O_NOFOLLOW)
+        file = do_open(self.kernel, inode, flags)
+        return self.fds.install(file, cloexec=bool(flags & os.O_CLOEXEC))
+
+    def _create(self, path: str | os.PathLike[str], flags: int, mode: int) -> Inode | None:
+        # fs/namei.c:open_last_lookups(), lookup_open()
+        where, name = self._parent(path)
+        if os.fspath(path).endswith("/") or name in ("", ".", ".."):
+            raise err(EISDIR)
+        try:
+            found = where.lookup(name)
+        except OSError as e:
+            if e.errno != ENOENT:
+                raise
+            permission(where, MAY_WRITE | MAY_EXEC, self.task.cred)
+            return where.create(name, mode & ~self.umask, flags)
+        if flags & os.O_EXCL:
+            raise err(EEXIST)
+        if found.is_dir:
+            raise err(EISDIR)
+        return None
+
+    @syscall
+    def close(self, fd: int) -> None:
+        """C: ``int close(int)``."""
+        self.fds.close(fd)
+
+    @syscall
+    def dup(self, fd: int) -> int:
+        """C: ``int dup(int)``."""
+        return self.fds.install(self.fds.get(fd).get())
+
+    @syscall
+    def dup2(self, old: int, new: int, *, cloexec: bool = False) -> int:
+        """C: ``int dup2(int, int)``, and dup3() with *cloexec*."""
+        self.fds.get(old)
+        return new if old == new else self.fds.dup2(old, new, cloexec=cloexec)
+
+    @syscall
+    def fcntl(self, fd: int, cmd: int, arg: int = 0) -> int:
+        """C: ``int fcntl(int, int, ...)``. Raises EINVAL for other commands."""
+        import fcntl as f
+
+        file = self.fds.get(fd)
+        if cmd in (f.F_DUPFD, f.F_DUPFD_CLOEXEC):
+            if not 0 <= arg < self.fds.limit:
+                raise err(EINVAL)
+            return self.fds.install(file.get(), cloexec=cmd == f.F_DUPFD_CLOEXEC, start=arg)
+        if cmd == f.F_GETFD:
+            return f.FD_CLOEXEC if fd in self.fds.cloexec else 0
+        if cmd == f.F_SETFD:
+            (self.fds.cloexec.add if arg & f.FD_CLOEXEC else self.fds.cloexec.discard)(fd)
+            return 0
+        if cmd == f.F_GETFL:
+            return file.flags
+        if cmd == f.F_SETFL:
+            changeable = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_NOATIME | os.O_DIRECT
+            file.flags = file.flags & ~changeable | arg & changeable
+            return 0
+        raise err(EINVAL)
+
+    # ---- data
+
+    def _file(self, fd: int, *, write: bool) -> File:
+        file = self.fds.get(fd)
+        if not (file.can_write if write else file.can_read):
+            raise err(EBADF)
+        return file
+
+    @syscall
+    def read(self, fd: int, count: int) -> bytes:
+        """C: ``ssize_t read(int, void *, size_t)``."""
+        if count < 0:
+            raise err(EINVAL)
+        return self._file(fd, write=False).read(count)
+
+    @syscall
+    def write(self, fd: int, data: bytes) -> int:
+        """C: ``ssize_t write(int, const void *, size_t)``."""
+        return self._file(fd, write=True).write(bytes(data))
+
+    @syscall
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        """C: ``ssize_t pread(int, void *, size_t, off_t)``."""
+        if offset < 0:
+            raise err(EINVAL)
+        return self._file(fd, write=False).pread(offset, count)
+
+    @syscall
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """C: ``ssize_t pwrite(int, const void *, size_t, off_t)``."""
+        if offset < 0:
+            raise err(EINVAL)
+        return self._file(fd, write=True).pwrite(offset, bytes(data))
+
+    @syscall
+    def lseek(self, fd: int, offset: int, whence: int = os.SEEK_SET) -> int:
+        """C: ``off_t lseek(int, off_t, int)``."""
+        return self.fds.get(fd).llseek(offset, whence)
+
+    @syscall
+    def sendfile(self, out: int, in_: int, offset: int | None, count: int) -> int:
+        """C: ``ssize_t sendfile(int, int, off_t *, size_t)``."""
+        src, dst = self._file(in_, write=False), self._file(out, write=True)
+        data = src.read(count) if offset is None else src.pread(offset, count)
+        return dst.write(data) if data else 0
+
+    @syscall
+    def fsync(self, fd: int) -> None:
+        """C: ``int fsync(int)``."""
+        self.fds.get(fd).fsync()
+
+    @syscall
+    def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        """C: ``int fallocate(int, int, off_t, off_t)``."""
+        file = self._file(fd, write=True)
+        if offset < 0 or length <= 0:
+            raise err(EINVAL)
+        if not file.seekable:
+            raise err(ESPIPE)
+        file.fallocate(mode, offset, length)
+
+    @syscall
+    def ioctl(self, fd: int, cmd: int, arg: int | bytearray | Struct = 0) -> int:
+        """
+        C: ``int ioctl(int, unsigned long, ...)``.
+
+        A bytearray or Struct is put into this process's memory, its address is passed, and it is read back.
+        """
+        file = self.fds.get(fd)
+        cmd &= 0xFFFFFFFF
+        if isinstance(arg, int):
+            return file.ioctl(cmd, arg)
+        data = bytes(arg)
+        addr = self.mem.alloc(len(data))
+        self.mem.write(addr, data)
+        result = file.ioctl(cmd, addr)
+        back = self.mem.read(addr, len(data))
+        if isinstance(arg, bytearray):
+            arg[:] = back
+        else:
+            memoryview(arg)[:] = back  # type: ignore[arg-type]
+        return result
+
+    @syscall
+    def poll(self, fds: Sequence[tuple[int, int]], timeout_ms: float | None = 0) -> list[tuple[int, int]]:
+        """C: ``int poll(struct pollfd *, nfds_t, int)``; None waits for ever. The ready ones."""
+        timeout = None if timeout_ms is None or timeout_ms < 0 else int(timeout_ms * 1e6)
+        wanted = [(self.fds.files.get(fd), events) for fd, events in fds]
+        return [(fd, ev) for (fd, _), ev in zip(fds, do_poll(self.kernel, wanted, timeout), strict=True) if ev]
+
+    # ---- memory
+
+    @syscall
+    def mmap(self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+        """C: ``void *mmap(void *, size_t, int, int, int, off_t)``."""
+        if offset & 4095:
+            raise err(EINVAL)
+        if flags & MAP_ANONYMOUS:
+            return int(self.mem.mmap(addr, length, prot, flags))
+        file = self.fds.get(fd)
+        if not file.can_read:
+            raise err(errno.EACCES)
+        shared = bool(flags & MAP_SHARED)
+        if shared and prot & PROT_WRITE and not file.can_write:
+            raise err(errno.EACCES)
+
+        def setup(vma: Vma) -> None:
+            if shared and not file.can_write:
+                vma.vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+            file.mmap(vma)
+            file.get()
+            then = vma.close
+
+            def close(gone: Vma) -> None:
+                if then is not None:
+                    then(gone)
+                file.put()
+
+            vma.close = close
+            opened = vma.open
+
+            def open(made: Vma) -> None:
+                file.get()
+                if opened is not None:
+                    opened(made)
+
+            vma.open = open
+
+        return int(self.mem.mmap(addr, length, prot, flags, pgoff=offset >> 12, file=file, setup=setup))
+
+    @syscall
+    def munmap(self, addr: int, length: int) -> None:
+        """C: ``int munmap(void *, size_t)``."""
+        self.mem.munmap(addr, length)
+
+    @syscall
+    def mprotect(self, addr: int, length: int, prot: int) -> None:
+        """C: ``int mprotect(void *, size_t, int)``."""
+        self.mem.mprotect(addr, length, prot)
+
+    @syscall
+    def movdir64b(self, addr: int, data: bytes) -> None:
+        """The instruction: 64 bytes to *addr*, at once. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
+        if len(data) != 64 or addr % 64:
+            raise err(EINVAL, "64 bytes, to an address that is a multiple of 64 (#GP)")
+        self.mem.write(addr, data)
+
+    @syscall
+    def enqcmd(self, addr: int, data: bytes) -> bool:
+        """
+        The instruction: a 64-byte command with this process's PASID; True means retry (ZF).
+
+        Raises:
+            EFAULT: not a mapped portal, or no PASID is bound (#GP in Linux).
+        """
+        if len(data) != 64 or addr % 64:
+            raise err(EINVAL, "64 bytes, to an address that is a multiple of 64 (#GP)")
+        vma = self.mem.vmas.find(addr)
+        submit = getattr(vma.io, "enqcmd", None) if vma is not None and vma.vm_flags & VM_WRITE else None
+        pasid = self.kernel.mm_pasid(self.task.mm)
+        if submit is None or vma is None or not pasid:
+            raise err(EFAULT, "no portal there, or no PASID for this address space")
+        head = int.from_bytes(data[:4], "little") & ~0x800FFFFF | pasid
+        return not submit(vma.offset(addr), head.to_bytes(4, "little") + data[4:])
+
+    # ---- names and attributes
+
+    @syscall
+    def stat(self, path: str | os.PathLike[str]) -> os.stat_result:
+        """C: ``int stat(const char *, struct stat *)``."""
+        return stat_of(self._walk(path))
+
+    @syscall
+    def lstat(self, path: str | os.PathLike[str]) -> os.stat_result:
+        """C: ``int lstat(const char *, struct stat *)``."""
+        return stat_of(self._walk(path, follow=False))
+
+    @syscall
+    def fstat(self, fd: int) -> os.stat_result:
+        """C: ``int fstat(int, struct stat *)``."""
+        return stat_of(self.fds.get(fd).inode)
+
+    @syscall
+    def statfs(self, path: str | os.PathLike[str]) -> StatFs:
+        """C: ``int statfs(const char *, struct statfs *)``."""
+        return self._walk(path).statfs()
+
+    @syscall
+    def access(self, path: str | os.PathLike[str], mode: int = os.F_OK) -> None:
+        """C: ``int access(const char *, int)``. Raises EACCES, ENOENT."""
+        inode = self._walk(path)
+        if mode:
+            permission(inode, mode & 7, self.task.cred)
+
+    @syscall
+    def readlink(self, path: str | os.PathLike[str]) -> str:
+        """C: ``ssize_t readlink(const char *, char *, size_t)``."""
+        return self._walk(path, follow=False).readlink()
+
+    @syscall
+    def listdir(self, path: str | os.PathLike[str] = ".") -> list[str]:
+        """opendir() and getdents(): the names without "." and ".."."""
+        return [name for name, _ in self._opendir(path)]
+
+    @syscall
+    def scandir(self, path: str | os.PathLike[str] = ".") -> list[tuple[str, Inode]]:
+        """The entries with their inodes, for the surfaces."""
+        return self._opendir(path)
+
+    def _opendir(self, path: str | os.PathLike[str]) -> list[tuple[str, Inode]]:
+        inode = self._walk(path)
+        if not inode.is_dir:
+            raise err(ENOTDIR)
+        permission(inode, 4, self.task.cred)
+        return list(inode.iterdir())
+
+    def realpath(self, path: str | os.PathLike[str]) -> str:
+        """realpath(3), by lstat() and readlink()."""
+        todo, done, links = os.fspath(path).split("/")[::-1], "", 0
+        while todo:
+            name = todo.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                done = done.rpartition("/")[0]
+                continue
+            here = f"{done}/{name}"
+            if stat.S_ISLNK(self.lstat(here).st_mode):
+                links += 1
+                if links > 40:
+                    raise err(errno.ELOOP)
+                text = self.readlink(here)
+                todo += text.split("/")[::-1]
+                done = "" if text.startswith("/") else done
+                continue
+            done = here
+        return done or "/"
+
+    def _setattr(self, inode: Inode, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
+        setattr_prepare(inode, self.task.cred, mode=mode, uid=uid, gid=gid)
+        inode.setattr(mode=mode, uid=uid, gid=gid)
+
+    @syscall
+    def chmod(self, path: str | os.PathLike[str], mode: int) -> None:
+        """C: ``int chmod(const char *, mode_t)``."""
+        self._setattr(self._walk(path), mode=mode)
+
+    @syscall
+    def fchmod(self, fd: int, mode: int) -> None:
+        """C: ``int fchmod(int, mode_t)``."""
+        self._setattr(self.fds.get(fd).inode, mode=mode)
+
+    @syscall
+    def chown(self, path: str | os.PathLike[str], uid: int, gid: int, *, follow: bool = True) -> None:
+        """C: ``int chown(const char *, uid_t, gid_t)``; -1 leaves an id."""
+        self._setattr(self._walk(path, follow=follow), uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
+
+    @syscall
+    def utime(self, path: str | os.PathLike[str], times_ns: tuple[int, int] | None = None) -> None:
+        """C: ``int utimensat(...)``; None is now."""
+        inode = self._walk(path)
+        setattr_prepare(inode, self.task.cred, times="set" if times_ns else "now")
+        now = self.kernel.sched.realtime_ns()
+        a, m = times_ns or (now, now)
+        inode.setattr(atime_ns=a, mtime_ns=m)
+
+    def _truncate(self, inode: Inode, size: int) -> None:
+        if size < 0:
+            raise err(EINVAL)
+        if inode.is_dir:
+            raise err(EISDIR)
+        if not stat.S_ISREG(inode.mode):
+            raise err(EINVAL)
+        inode.setattr(size=size)
+
+    @syscall
+    def truncate(self, path: str | os.PathLike[str], size: int) -> None:
+        """C: ``int truncate(const char *, off_t)``."""
+        inode = self._walk(path)
+        if not inode.is_dir and stat.S_ISREG(inode.mode):
+            permission(inode, MAY_WRITE, self.task.cred)
+        self._truncate(inode, size)
+
+    @syscall
+    def ftruncate(self, fd: int, size: int) -> None:
+        """C: ``int ftruncate(int, off_t)``."""
+        file = self.fds.get(fd)
+        if not file.can_write:
+            raise err(EINVAL)
+        self._truncate(file.inode, size)
+
+    @syscall
+    def getxattr(self, path: str | os.PathLike[str], name: str) -> bytes:
+        """C: ``ssize_t getxattr(...)``."""
+        return self._walk(path).getxattr(name)
+
+    @syscall
+    def setxattr(self, path: str | os.PathLike[str], name: str, value: bytes, flags: int = 0) -> None:
+        """C: ``int setxattr(...)``."""
+        self._walk(path).setxattr(name, value, flags)
+
+    @syscall
+    def listxattr(self, path: str | os.PathLike[str]) -> list[str]:
+        """C: ``ssize_t listxattr(...)``."""
+        return self._walk(path).listxattr()
+
+    # ---- changing directories
+
+    def _change(self, path: str | os.PathLike[str], *, exists: bool) -> tuple[Inode, str]:
+        """The parent, checked for writing; the name must (not) exist. Raises ENOENT, EEXIST, EACCES."""
+        where, name = self._parent(path)
+        if exists:
+            where.lookup(name)
+        else:
+            try:
+                where.lookup(name)
+            except OSError as e:
+                if e.errno != ENOENT:
+                    raise
+            else:
+                raise err(EEXIST)
+        permission(where, MAY_WRITE | MAY_EXEC, self.task.cred)
+        return where, name
+
+    @syscall
+    def mkdir(self, path: str | os.PathLike[str], mode: int = 0o777) -> None:
+        """C: ``int mkdir(const char *, mode_t)``."""
+        where, name = self._parent(path)
+        if name in ("", ".", ".."):
+            raise err(EEXIST)
+        where, name = self._change(path, exists=False)
+        where.mkdir(name, mode & ~self.umask)
+
+    @syscall
+    def mknod(self, path: str | os.PathLike[str], mode: int = 0o600, rdev: int = 0) -> None:
+        """C: ``int mknod(const char *, mode_t, dev_t)``; *rdev* as makedev() makes it."""
+        where, name = self._change(path, exists=False)
+        where.mknod(name, mode & ~self.umask if stat.S_IFMT(mode) else stat.S_IFREG | mode, os.major(rdev) << 20 | os.minor(rdev))
+
+    @syscall
+    def symlink(self, target: str, path: str | os.PathLike[str]) -> None:
+        """C: ``int symlink(const char *, const char *)``."""
+        where, name = self._change(path, exists=False)
+        where.symlink(name, target)
+
+    @syscall
+    def link(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+        """C: ``int link(const char *, const char *)``."""
+        inode = self._walk(old, follow=False)
+        where, name = self._change(new, exists=False)
+        if inode.dev != where.dev:
+            raise err(EXDEV)
+        if inode.is_dir:
+            raise err(EPERM)
+        where.link(inode, name)
+
+    @syscall
+    def unlink(self, path: str | os.PathLike[str]) -> None:
+        """C: ``int unlink(const char *)``."""
+        where, name = self._change(path, exists=True)
+        if where.lookup(name).is_dir:
+            raise err(EISDIR)
+        where.unlink(name)
+
+    @syscall
+    def rmdir(self, path: str | os.PathLike[str]) -> None:
+        """C: ``int rmdir(const char *)``."""
+        name = os.fspath(path).rstrip("/").rpartition("/")[2]
+        if name in (".", ".."):
+            raise err(EINVAL if name == "." else ENOTEMPTY)
+        where, name = self._change(path, exists=True)
+        if not where.lookup(name).is_dir:
+            raise err(ENOTDIR)
+        where.rmdir(name)
+
+    @syscall
+    def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+        """C: ``int rename(const char *, const char *)``."""
+        where, name = self._change(old, exists=True)
+        to, new_name = self._parent(new)
+        if where.dev != to.dev:
+            raise err(EXDEV)
+        permission(to, MAY_WRITE | MAY_EXEC, self.task.cred)
+        where.rename(name, to, new_name)
+
+    @syscall
+    def chdir(self, path: str | os.PathLike[str]) -> None:
+        """C: ``int chdir(const char *)``."""
+        inode = self._walk(path)
+        if not inode.is_dir:
+            raise err(ENOTDIR)
+        permission(inode, MAY_EXEC, self.task.cred)
+        self.cwd = inode
+
+    @syscall
+    def getcwd(self) -> str:
+        """C: ``char *getcwd(char *, size_t)``. Raises ENOENT: it was removed."""
+        parts, node = [], self.cwd
+        while node is not self.kernel.root:
+            parent = node.parent
+            if parent is None:
+                raise err(ENOENT)
+            parts.append(next((k for k, v in parent.iterdir() if v is node), ""))
+            if not parts[-1]:
+                raise err(ENOENT)
+            node = parent
+        return "/" + "/".join(reversed(parts))
+
+    # ---- anonymous files
+
+    @syscall
+    def eventfd(self, count: int = 0, flags: int = 0) -> int:
+        """C: ``int eventfd(unsigned int, int)``. Raises EINVAL: unknown flags."""
+        if flags & ~(EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE):
+            raise err(EINVAL)
+        return self.fds.install(anon.EventFd(self.kernel, count & 0xFFFFFFFF, flags), cloexec=bool(flags & EFD_CLOEXEC))
+
+    @syscall
+    def pipe(self, flags: int = 0) -> tuple[int, int]:
+        """C: ``int pipe2(int [2], int)``."""
+        if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT):
+            raise err(EINVAL)
+        r, w = anon.pipe(self.kernel, flags)
+        cloexec = bool(flags & os.O_CLOEXEC)
+        return self.fds.install(r, cloexec=cloexec), self.fds.install(w, cloexec=cloexec)
+
+    @syscall
+    def socketpair(self, flags: int = 0) -> tuple[int, int]:
+        """C: ``int socketpair(AF_UNIX, SOCK_STREAM | flags, 0, int [2])``."""
+        a, b = anon.socketpair(self.kernel, flags)
+        cloexec = bool(flags & os.O_CLOEXEC)
+        return self.fds.install(a, cloexec=cloexec), self.fds.install(b, cloexec=cloexec)
+
+    def _socket(self, fd: int) -> anon.SocketEnd:
+        file = self.fds.get(fd)
+        if not isinstance(file, anon.SocketEnd):
+            raise err(ENOTSOCK)
+        return file
+
+    @syscall
+    def sendmsg(self, fd: int, data: bytes, fds: Sequence[int] = ()) -> int:
+        """C: ``ssize_t sendmsg(int, const struct msghdr *, int)`` with SCM_RIGHTS *fds*. Raises EBADF, EPIPE."""
+        sock = self._socket(fd)
+        return sock.sendmsg(bytes(data), [self.fds.get(n) for n in fds])
+
+    @syscall
+    def recvmsg(self, fd: int, count: int, *, cloexec: bool = False) -> tuple[bytes, list[int]]:
+        """C: ``ssize_t recvmsg(int, struct msghdr *, int)``: the data and new descriptors."""
+        data, files = self._socket(fd).recvmsg(count)
+        return data, [self.fds.install(f, cloexec=cloexec) for f in files]
+
+    # ---- processes
+
+    @syscall
+    def fork(self) -> Process:
+        """C: ``pid_t fork(void)``: the child. Memory is copied, descriptors are shared files."""
+        pids = self.kernel.sub(Pids)
+        mem = self.mem.fork() if hasattr(self.mem, "fork") else self.mem
+        task = Task(self.kernel, pids.alloc(), self.task.comm, self.task.cred, Mm(mem))
+        child = Process(self.kernel, task, self.fds.fork(), self.cwd)
+        child.umask = self.umask
+        return pids.add(child)
+
+    @syscall
+    def exec(self, comm: str | None = None) -> None:
+        """C: ``int execve(...)`` as the kernel sees it: a new address space, close-on-exec."""
+        self.fds.exec()
+        old, self.task.mm = self.task.mm, Mm(SimMemory())
+        self.task.comm = comm or self.task.comm
+        if old is not None and hasattr(old.mem, "exit"):
+            old.mem.exit()
+
+    @syscall
+    def exit(self, code: int = 0) -> None:
+        """C: ``void exit_group(int)``: mappings, then descriptors are given back."""
+        if self.exited is None:
+            self.exited = code
+            if self.task.mm is not None and hasattr(self.task.mm.mem, "exit"):
+                self.task.mm.mem.exit()
+            self.fds.exit()
+            self.kernel.sub(Pids).remove(self)
+
+    @syscall
+    def setuid(self, uid: int) -> None:
+        """C: ``int setuid(uid_t)``. Raises EPERM."""
+        cred = self.task.cred
+        if uid != cred.uid and not cred.capable(CAP_SETUID):
+            raise err(EPERM)
+        self.task.cred = Cred(uid, cred.gid, cred.groups, -1 if uid else cred.caps)
+
+    @syscall
+    def setgid(self, gid: int) -> None:
+        """C: ``int setgid(gid_t)``. Raises EPERM."""
+        cred = self.task.cred
+        if gid != cred.gid and not cred.capable(CAP_SETGID):
+            raise err(EPERM)
+        self.task.cred = Cred(cred.uid, gid, cred.groups, cred.caps)
+
+    # ---- convenience
+
+    def read_text(self, path: str | os.PathLike[str]) -> str:
+        """open, read to the end, close; latin-1."""
+        fd = self.open(path)
+        try:
+            out = b""
+            while data := self.read(fd, 65536):
+                out += data
+            return out.decode("latin-1")
+        finally:
+            self.close(fd)
+
+    def write_text(self, path: str | os.PathLike[str], text: str) -> int:
+        """open O_WRONLY, one write, close; latin-1."""
+        fd = self.open(path, os.O_WRONLY)
+        try:
+            return self.write(fd, text.encode("latin-1"))
+        finally:
+            self.close(fd)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.task.comm} pid={self.pid} uid={self.task.cred.uid} fds={sorted(self.fds.files)}>"
+
+
+class Pids:
+    """The processes of one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.last = 0
+        self.processes: dict[int, Process] = {}
+        kernel.at_exit(self._exit)
+        kernel.check_leaks(self._leaks)
+
+    def alloc(self) -> int:
+        """C: ``struct pid *alloc_pid(...)``."""
+        self.last += 1
+        return self.last
+
+    def add(self, process: Process) -> Process:
+        """A process starts."""
+        self.processes[process.pid] = process
+        return process
+
+    def remove(self, process: Process) -> None:
+        """A process ended."""
+        self.processes.pop(process.pid, None)
+
+    def _exit(self) -> None:
+        for process in list(self.processes.values()):
+            process.exit()
+
+    def _leaks(self) -> list[str]:
+        return [
+            f"descriptor {fd} of {p.task.comm} (pid {p.pid}): {_describe(f)}"
+            for p in self.processes.values()
+            for fd, f in p.fds.files.items()
+        ]
+
+
+def _describe(file: File) -> str:
+    try:
+        return file.inode.path()
+    except NotImplementedError:
+        return type(file).__name__
+
+
