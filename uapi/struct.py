@@ -23,10 +23,30 @@ Nothing is laid out when a class is made: cffi parses one struct when it is used
 from __future__ import annotations
 
 from _thread import RLock
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
+
+from pykernel.uapi.members import (
+    ZERO,
+    Bits,
+    Group,
+    Member,
+    Name,
+    anon_struct,
+    anon_union,
+    parse,
+    s8,
+    s16,
+    s32,
+    s64,
+    u8,
+    u16,
+    u32,
+    u64,
+)  # fmt: skip
+from pykernel.uapi.storage import Array, Storage, get_ffi, hexadecimal
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -35,48 +55,6 @@ __all__ = [
     "ZERO", "Array", "Bits", "Field", "Name", "Struct", "Union", "anon_struct", "anon_union",
     "cname", "layout", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
 ]  # fmt: skip
-
-u8 = Annotated[int, "uint8_t"]
-u16 = Annotated[int, "uint16_t"]
-u32 = Annotated[int, "uint32_t"]
-u64 = Annotated[int, "uint64_t"]
-s8 = Annotated[int, "int8_t"]
-s16 = Annotated[int, "int16_t"]
-s32 = Annotated[int, "int32_t"]
-s64 = Annotated[int, "int64_t"]
-
-ZERO: Any = None
-"""The default of a field whose zero is not ``0`` or ``b""``: nested structs and arrays."""
-
-
-class Bits(NamedTuple):
-    """The width of a C bit-field."""
-
-    width: int
-
-
-class Name(NamedTuple):
-    """The member's name in C where Python cannot have it: ``pad: Annotated[u8, Name("__pad")] = 0``."""
-
-    c: str
-
-
-class Group(NamedTuple):
-    """An anonymous union or struct: the fields that follow it in the class body, up to *until*."""
-
-    kind: str
-    until: str
-    packed: bool
-
-
-def anon_union(until: str, *, packed: bool = False) -> Group:
-    """``union { ... };`` The next fields up to and with *until* share their storage."""
-    return Group("union", until, packed)
-
-
-def anon_struct(until: str, *, packed: bool = False) -> Group:
-    """``struct { ... };`` The next fields up to and with *until* follow one another (used inside a union)."""
-    return Group("struct", until, packed)
 
 
 class Field(NamedTuple):
@@ -92,58 +70,13 @@ class Field(NamedTuple):
     signed: bool | None  # None: not a number
 
 
-class _Member(NamedTuple):
-    """One annotation, taken apart."""
-
-    name: str
-    elem: str | type[Struct]  # C scalar, or the class of a nested struct
-    dims: tuple[int | None, ...]
-    bits: int
-    as_bytes: bool
-    cname: str
-
-    @property
-    def flexible(self) -> bool:
-        return self.dims[:1] == (None,)
-
-    def declare(self) -> str:
-        ctype = self.elem if isinstance(self.elem, str) else self.elem._ctype()
-        dims = "".join("[]" if n is None else f"[{n}]" for n in self.dims)
-        return f"{ctype} {self.name}{dims}{f':{self.bits}' if self.bits else ''};"
-
-
 _build_lock = RLock()  # two threads may use a struct first at the same time
-
-
-@cache
-def _ffi() -> Any:
-    import cffi  # not at the top: a program that only wants constants should not pay for it
-
-    return cffi.FFI()
 
 
 @cache
 def _tag(cls: type, suffix: str = "") -> str:
     """Two headers (or two tests) may name a struct alike, one FFI may not."""
     return f"{cls.__name__}_{id(cls):x}{suffix}"
-
-
-def _parse(cls: type, name: str, hint: Any) -> _Member:
-    """Take an annotation apart; TypeError when it has no meaning in C."""
-    meta = list(getattr(hint, "__metadata__", ()))
-    base = getattr(hint, "__origin__", hint)
-    if not meta and isinstance(base, type) and issubclass(base, Struct):
-        return _Member(name, base, (), 0, as_bytes=False, cname=name)
-    if not meta:
-        raise TypeError(f"{cls.__name__}.{name}: {hint!r} is no C type")
-    elem, *rest = meta
-    elem = getattr(elem, "__metadata__", (elem,))[0]
-    bits = sum(m.width for m in rest if isinstance(m, Bits))
-    cname = "".join(m.c for m in rest if isinstance(m, Name))
-    dims = tuple(None if m is ... else m for m in rest if m is ... or isinstance(m, int))
-    if not isinstance(elem, (str, type)) or len(dims) + bool(bits) + bool(cname) != len(rest):
-        raise TypeError(f"{cls.__name__}.{name}: cannot read {hint!r}")
-    return _Member(name, elem, dims, bits, as_bytes=base is bytes, cname=cname or name)
 
 
 class StructType(type):
@@ -180,9 +113,9 @@ class StructType(type):
         return cls
 
 
-def _declare(cls: type[Struct], members: dict[str, _Member]) -> None:
+def _declare(cls: type[Struct], members: dict[str, Member]) -> None:
     """Hand the struct to cffi. An anonymous group gets a tag of its own: only so can it differ in packing."""
-    stack: list[tuple[str, Group, list[str]]] = [("", Group(cls._kind, "", cls._packed), [])]
+    stack: list[tuple[str, Group, list[str]]] = [("", Group(cls._kind, "", packed=cls._packed), [])]
     for name, group in cls._body:
         if group:
             stack.append((_tag(cls, f"_{name}"), group, []))
@@ -190,11 +123,11 @@ def _declare(cls: type[Struct], members: dict[str, _Member]) -> None:
         stack[-1][2].append(members[name].declare())
         while stack[-1][1].until == name:
             tag, done, lines = stack.pop()
-            _ffi().cdef(f"{done.kind} {tag} {{ {' '.join(lines)} }};", packed=done.packed)
+            get_ffi().cdef(f"{done.kind} {tag} {{ {' '.join(lines)} }};", packed=done.packed)
             stack[-1][2].append(f"{done.kind} {tag};")
     if len(stack) > 1:
         raise TypeError(f"{cls.__name__}: the anonymous {stack[-1][1].kind} before {stack[-1][1].until} has no end")
-    _ffi().cdef(f"{cls._kind} {_tag(cls)} {{ {' '.join(stack[0][2])} }};", packed=cls._packed)
+    get_ffi().cdef(f"{cls._kind} {_tag(cls)} {{ {' '.join(stack[0][2])} }};", packed=cls._packed)
 
 
 def _scalar(name: str) -> property:
@@ -208,7 +141,7 @@ def _scalar(name: str) -> property:
 
 def _bytes_array(name: str, size: int) -> property:
     """A byte array: whole in, whole out; what is short is filled with zeros."""
-    buffer, get = _ffi().buffer, attrgetter(f"_c.{name}")
+    buffer, get = get_ffi().buffer, attrgetter(f"_c.{name}")
 
     def fget(self: Struct) -> bytes:
         return cast(bytes, buffer(get(self))[:])
@@ -221,9 +154,9 @@ def _bytes_array(name: str, size: int) -> property:
     return property(fget, fset)
 
 
-def _nested(member: _Member) -> property:
+def _nested(member: Member) -> property:
     """A struct in a struct: a view that keeps its parent alive."""
-    addressof, name, cls = _ffi().addressof, member.name, cast("type[Struct]", member.elem)
+    addressof, name, cls = get_ffi().addressof, member.name, cast("type[Struct]", member.elem)
 
     def fget(self: Struct) -> Struct:
         return cls._view(addressof(self._c, name), self)
@@ -234,9 +167,9 @@ def _nested(member: _Member) -> property:
     return property(fget, fset)
 
 
-def _array(member: _Member) -> property:
+def _array(member: Member) -> property:
     """An array in a struct: a view."""
-    name, cls = member.name, None if isinstance(member.elem, str) else member.elem
+    name, cls = member.name, member.cls
 
     def fget(self: Struct) -> Array[Any]:
         return Array(getattr(self._c, name), self, cls)
@@ -247,10 +180,10 @@ def _array(member: _Member) -> property:
     return property(fget, fset)
 
 
-def _flexible(member: _Member, offset: int) -> property:
+def _flexible(member: Member, offset: int) -> property:
     """The array without a length at the end of a struct: as long as the storage behind it."""
-    ffi, ctype = _ffi(), member.elem if isinstance(member.elem, str) else member.elem._ctype()
-    item, cls = ffi.sizeof(ctype), None if isinstance(member.elem, str) else member.elem
+    ffi, ctype, cls = get_ffi(), member.ctype, member.cls
+    item = ffi.sizeof(ctype)
 
     def array(self: Struct) -> Any:
         count = max(0, (self._size - offset) // item)
@@ -265,9 +198,9 @@ def _flexible(member: _Member, offset: int) -> property:
     return property(fget, fset)
 
 
-def _property(cls: type[Struct], member: _Member) -> property:
+def _property(cls: type[Struct], member: Member) -> property:
     if member.flexible:
-        return _flexible(member, _ffi().offsetof(cls._ctype(), member.name))
+        return _flexible(member, get_ffi().offsetof(cls._ctype(), member.name))
     if member.dims and member.as_bytes:
         return _bytes_array(member.name, member.dims[0] or 0)
     if member.dims:
@@ -275,7 +208,7 @@ def _property(cls: type[Struct], member: _Member) -> property:
     return _scalar(member.name) if isinstance(member.elem, str) else _nested(member)
 
 
-def _converter(member: _Member) -> Callable[[Any], Any] | None:
+def _converter(member: Member) -> Callable[[Any], Any] | None:
     """What makes a keyword argument fit cffi's initialiser; None when it fits as it is."""
     if member.dims:
         if member.as_bytes and not member.flexible:
@@ -285,7 +218,7 @@ def _converter(member: _Member) -> Callable[[Any], Any] | None:
 
 
 def _constructor(ptr: Any, converters: dict[str, Callable[[Any], Any]]) -> Callable[[dict[str, Any]], Any]:
-    new = partial(_ffi().new, ptr)
+    new = partial(get_ffi().new, ptr)
     if not converters:
         return new
 
@@ -299,18 +232,8 @@ def _constructor(ptr: Any, converters: dict[str, Callable[[Any], Any]]) -> Calla
     return convert_and_new
 
 
-class _Storage:
-    """The slots; not in Struct itself, where type checkers would take them for fields."""
-
-    __slots__ = ("_c", "_keep", "_size")
-
-    _c: Any  # cffi pointer to the struct
-    _keep: object  # what owns the memory, when the pointer does not
-    _size: int  # bytes behind the pointer: differs from sizeof with a flexible array
-
-
 @dataclass_transform(kw_only_default=True)
-class Struct(_Storage, metaclass=StructType):
+class Struct(Storage, metaclass=StructType):
     """
     A C struct. Subclass it with annotated fields; ``packed=True`` is ``__attribute__((packed))``, ``ctype="..."``
     the C type when it is not ``struct <name of the class>``.
@@ -323,8 +246,8 @@ class Struct(_Storage, metaclass=StructType):
     _kind: ClassVar[str] = "struct"
     _packed: ClassVar[bool]
     _given: ClassVar[str]
-    _flex: ClassVar[_Member | None]
-    _members: ClassVar[dict[str, _Member]]
+    _flex: ClassVar[Member | None]
+    _members: ClassVar[dict[str, Member]]
     _buffer: ClassVar[Any]
     _ptr: ClassVar[Any]
     _sizeof: ClassVar[int]
@@ -350,9 +273,9 @@ class Struct(_Storage, metaclass=StructType):
             from typing import get_type_hints
 
             hints = get_type_hints(own, include_extras=True)
-            own._members = {name: _parse(own, name, hints[name]) for name, group in own._body if group is None}
+            own._members = {name: parse(own, name, hints[name]) for name, group in own._body if group is None}
             _declare(own, own._members)
-            own._finish(_ffi())
+            own._finish(get_ffi())
 
     @classmethod
     def _finish(cls, ffi: Any) -> None:
@@ -386,7 +309,7 @@ class Struct(_Storage, metaclass=StructType):
         except KeyError as e:
             raise TypeError(f"{type(self).__name__} has no field {e}") from None
         if self._flex:
-            self._size = _ffi().sizeof(self._c[0])
+            self._size = get_ffi().sizeof(self._c[0])
 
     def __bytes__(self) -> bytes:
         if self._flex:
@@ -415,7 +338,7 @@ class Struct(_Storage, metaclass=StructType):
 
         Raises ValueError when *buf* is too small, BufferError when it is read-only.
         """
-        size, ffi = cls.sizeof(), _ffi()
+        size, ffi = cls.sizeof(), get_ffi()
         view = memoryview(buf).cast("B")[offset:]
         if len(view) < size:
             raise ValueError(f"{cls.__name__} needs {size} bytes, the buffer has {len(view)}")
@@ -465,7 +388,7 @@ class Struct(_Storage, metaclass=StructType):
     __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={_hex(getattr(self, name))}" for name in _shown(type(self)))
+        fields = ", ".join(f"{name}={hexadecimal(getattr(self, name))}" for name in _shown(type(self)))
         return f"{type(self).__name__}({fields})"
 
 
@@ -474,12 +397,6 @@ class Union(Struct):
 
     __slots__ = ()
     _kind: ClassVar[str] = "union"
-
-
-def _hex(value: object) -> str:
-    if isinstance(value, int):
-        return hex(value)
-    return f"0x{value.hex() or '0'}" if isinstance(value, bytes) else repr(value)
 
 
 @cache
@@ -509,89 +426,13 @@ def cname(cls: type[Struct]) -> str:
 @cache
 def layout(cls: type[Struct]) -> tuple[Field, ...]:
     """Every member with its place, members of anonymous unions included, in the order of the class."""
-    ffi = _ffi()
+    ffi = get_ffi()
     fields = dict(ffi.typeof(cls._ctype()).fields)
     return tuple(_field(ffi, fields[m.name], m) for m in cls._members.values())
 
 
-def _field(ffi: Any, c: Any, m: _Member) -> Field:
-    ctype = m.elem if isinstance(m.elem, str) else m.elem._ctype()
-    signed = int(ffi.cast(ctype, -1)) < 0 if isinstance(m.elem, str) else None
+def _field(ffi: Any, c: Any, m: Member) -> Field:
+    signed = None if m.cls else int(ffi.cast(m.ctype, -1)) < 0
     bits = (c.bitshift, c.bitsize) if c.bitsize > 0 else None
-    size, item = 0 if m.flexible else ffi.sizeof(c.type), ffi.sizeof(ctype) if m.dims else 0
+    size, item = 0 if m.flexible else ffi.sizeof(c.type), ffi.sizeof(m.ctype) if m.dims else 0
     return Field(m.name, m.cname, c.offset, size, bits, len(m.dims), item, signed)
-
-
-def _copied(value: Any) -> Any:
-    """A value that stays when what it may be a view of is overwritten."""
-    if isinstance(value, Struct):
-        return value.from_bytes(bytes(value))
-    return [_copied(v) for v in value] if isinstance(value, Array) else value
-
-
-T = TypeVar("T")
-
-
-class Array(MutableSequence[T]):
-    """A C array inside a struct: numbers, views of structs, or rows of them. Its length is fixed."""
-
-    __slots__ = ("_c", "_cls", "_keep")
-
-    def __init__(self, c: Any, keep: object, cls: type[Struct] | None) -> None:
-        self._c, self._keep, self._cls = c, keep, cls
-
-    def __len__(self) -> int:
-        return len(self._c)
-
-    def _at(self, index: int) -> Any:
-        index = range(len(self))[index]
-        item = self._c[index]
-        if isinstance(item, int):
-            return item
-        if self._cls and _ffi().typeof(item).kind != "array":
-            return self._cls._view(_ffi().addressof(self._c, index), self._keep)
-        return Array(item, self._keep, self._cls)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._at(i) for i in range(*index.indices(len(self)))]
-        return self._at(index)
-
-    def _put(self, index: int, value: Any) -> None:
-        item = self._at(index)
-        if isinstance(item, Array):
-            item[:] = value
-        else:
-            self._c[range(len(self))[index]] = value._c[0] if self._cls else value
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        """Assigning a whole slice that is short fills up with zeros, as C's initialiser does; elsewhere sizes agree."""
-        if not isinstance(index, slice):
-            return self._put(index, value)
-        places, values = range(*index.indices(len(self))), [_copied(v) for v in value]
-        if len(values) > len(places) or (len(values) < len(places) and index != slice(None)):
-            raise IndexError(f"{len(places)} elements, {len(values)} values")
-        for i, item in zip(places, values, strict=False):
-            self._put(i, item)
-        if len(values) < len(places):
-            rest = memoryview(_ffi().buffer(self._c))[len(values) * _ffi().sizeof(_ffi().typeof(self._c).item) :]
-            rest[:] = bytes(len(rest))
-        return None
-
-    def __delitem__(self, index: Any) -> None:
-        raise TypeError("a C array has a fixed length")
-
-    def insert(self, index: int, value: Any) -> None:
-        """Not possible: TypeError."""
-        raise TypeError("a C array has a fixed length")
-
-    def __iter__(self) -> Iterator[T]:
-        return (self._at(i) for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return list(self) == list(other) if isinstance(other, (Array, list, tuple)) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # it can change
-
-    def __repr__(self) -> str:
-        return f"[{', '.join(map(_hex, self))}]"
