@@ -1,5 +1,5 @@
 """
-What happens when a driver of the bus binds a device or a work queue, and when it lets go (drivers/dma/idxd/device.c, end).
+Binding: a driver of the bus takes a device or a work queue, and lets it go (drivers/dma/idxd/device.c, end).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _perm_at(idxd: IdxdDevice, ie: IrqEntry) -> int:
 
 
 def wq_request_irq(wq: IdxdWq) -> None:
-    """Kernel queues have their own vector. C: ``int idxd_wq_request_irq(struct idxd_wq *wq)``. Raises what request_irq raises."""
+    """Kernel queues have their own vector. C: ``int idxd_wq_request_irq(struct idxd_wq *wq)``. Raises EBUSY, ENXIO."""
     if wq.wq_type != WqType.KERNEL:
         return
     idxd, ie = wq.idxd, wq.ie
@@ -201,7 +201,7 @@ def device_drv_probe(idxd: IdxdDevice) -> None:
         except OSError as e:
             raise err(ENXIO, f"configuration refused: {e}") from e
     if idxd.pasid != IOMMU_PASID_INVALID:
-        set_user_intr(idxd, True)
+        set_user_intr(idxd, 1)
     if idxd.evl is not None:
         try:
             idxd.evl.setup()
@@ -241,4 +241,3 @@ def device_drv_remove(idxd: IdxdDevice) -> None:
         device_reset(idxd)
     if idxd.evl is not None:
         idxd.evl.free()
-

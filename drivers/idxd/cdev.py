@@ -128,6 +128,8 @@ class UserContext:
         wq, pdev = self.wq, self.wq.idxd.pdev
         mm = wq.kernel.current.mm
         try:
+            if mm is None:
+                raise err(EINVAL, "a kernel thread has no address space to bind")
             self.sva = iommu_sva_bind_device(pdev, mm)
         except OSError as e:
             pdev.err(f"pasid allocation failed: {-(e.errno or 0)}")

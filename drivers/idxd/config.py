@@ -19,9 +19,14 @@ from pykernel.drivers.idxd.registers import (
 )
 from pykernel.errors import err
 from pykernel.uapi.linux.idxd import (
-    IDXD_SCMD_WQ_NONE_CONFIGURED,
     IDXD_SCMD_WQ_NO_PRIV,
     IDXD_SCMD_WQ_NO_SWQ_SUPPORT,
+    IDXD_SCMD_WQ_NONE_CONFIGURED,
+)from pykernel.uapi.linux.pci_regs import (
+    PCI_EXT_CAP_ID_PASID,
+    PCI_PASID_CTRL,
+    PCI_PASID_CTRL_ENABLE,
+    PCI_PASID_CTRL_PRIV,
 )
 
 U32 = (1 << 32) - 1
@@ -114,7 +119,9 @@ def _group_flags_setup(idxd: IdxdDevice) -> None:
 
 def _pasid_priv_enabled(idxd: IdxdDevice) -> bool:
     # drivers/dma/idxd/device.c:idxd_device_pasid_priv_enabled()
-    return idxd.pdev.pasid_enabled and idxd.pdev.pasid_priv
+    cap = idxd.pdev.find_ext_capability(PCI_EXT_CAP_ID_PASID)
+    control = idxd.pdev.read_config_word(cap + PCI_PASID_CTRL) if cap else 0
+    return bool(control & PCI_PASID_CTRL_ENABLE and control & PCI_PASID_CTRL_PRIV)
 
 
 def _wq_config_write(wq: IdxdWq) -> None:

@@ -6,20 +6,16 @@ What writes the configuration tables is in :mod:`.config`, what drivers do when 
 
 from __future__ import annotations
 
-from errno import EBUSY, ENXIO, EOPNOTSUPP
+from errno import ENXIO, EOPNOTSUPP
 
-from pykernel.base.dd import device_release_driver
 from pykernel.drivers.idxd.config import set_pasid_locked
 from pykernel.drivers.idxd.idxd import (
     IDXD_ENQCMDS_RETRIES,
-    INVALID_INT_HANDLE,
-    IOMMU_PASID_INVALID,
     WQ_DEFAULT_MAX_BATCH,
     WQ_DEFAULT_MAX_XFER,
     IdxdDevice,
     IdxdState,
     IdxdWq,
-    IrqEntry,
     WqState,
     WqType,
 )
@@ -35,7 +31,6 @@ from pykernel.drivers.idxd.registers import (
     IDXD_GENSTATS_OFFSET,
     IDXD_PORTAL_SIZE,
     IDXD_WQ_BAR,
-    MSIX_PERM_SIZE,
     WQCFG_PASID_IDX,
     Cmd,
     CmdSts,
@@ -44,25 +39,8 @@ from pykernel.drivers.idxd.registers import (
     GenCfg,
     GenCtrl,
     GenSts,
-    MsixPerm,
 )
 from pykernel.errors import err
-from pykernel.uapi.linux.idxd import (
-    IDXD_SCMD_DEV_DMA_ERR,
-    IDXD_SCMD_DEV_ENABLED,
-    IDXD_SCMD_DEV_EVL_ERR,
-    IDXD_SCMD_DEV_NOT_ENABLED,
-    IDXD_SCMD_PERCPU_ERR,
-    IDXD_SCMD_WQ_ENABLED,
-    IDXD_SCMD_WQ_IRQ_ERR,
-    IDXD_SCMD_WQ_NO_GRP,
-    IDXD_SCMD_WQ_NO_NAME,
-    IDXD_SCMD_WQ_NO_SVM,
-    IDXD_SCMD_WQ_NO_THRESH,
-    IDXD_SCMD_WQ_PORTAL_ERR,
-    IDXD_SCMD_WQ_RES_ALLOC_ERR,
-    idxd_scmd_stat,
-)
 from pykernel.fs.vfs import PAGE_SIZE
 
 U32 = (1 << 32) - 1
@@ -87,10 +65,10 @@ def mask_error_interrupts(idxd: IdxdDevice) -> None:
     _set_error_interrupts(idxd, 0)
 
 
-def set_user_intr(idxd: IdxdDevice, enable: bool) -> None:
+def set_user_intr(idxd: IdxdDevice, enable: int) -> None:
     """Interrupts for descriptors of user privilege. C: ``idxd_set_user_intr()``."""
     gencfg = GenCfg(idxd.reg_base.readl(IDXD_GENCFG_OFFSET))
-    gencfg.user_int_en = int(enable)
+    gencfg.user_int_en = enable
     idxd.reg_base.writel(gencfg.bits, IDXD_GENCFG_OFFSET)
 
 
@@ -134,7 +112,7 @@ def cmd_exec(idxd: IdxdDevice, code: Cmd, operand: int = 0) -> int:
     """
     Run a command and sleep until its interrupt; the whole CMDSTS, of which ``cmd_status`` keeps the error byte.
 
-    A halted device gets no command. C: ``void idxd_cmd_exec(struct idxd_device *, int cmd_code, u32 operand, u32 *status)``.
+    A halted device gets no command. C: ``void idxd_cmd_exec(idxd, int cmd_code, u32 operand, u32 *status)``.
     """
     if is_halted(idxd):
         idxd.pdev.warn("Device is HALTED!")
@@ -232,7 +210,7 @@ def request_int_handle(idxd: IdxdDevice, index: int, *, ims: bool = False) -> in
 
 
 def release_int_handle(idxd: IdxdDevice, handle: int, *, ims: bool = False) -> None:
-    """Polled: its caller may be an interrupt thread. C: ``idxd_device_release_int_handle()``. Raises EOPNOTSUPP, ENXIO."""
+    """Polled, not awaited. C: ``int idxd_device_release_int_handle(...)``. Raises EOPNOTSUPP, ENXIO."""
     if not idxd.hw.cmd_cap & 1 << Cmd.RELEASE_INT_HANDLE:
         raise err(EOPNOTSUPP)
     cmd = Command(0)

@@ -179,7 +179,7 @@ def copy_cr(wq: IdxdWq, pasid: int, addr: int, record: bytes) -> int:
     """
     Write a completion record for the device, the status byte last.
 
-    C: ``int idxd_copy_cr(struct idxd_wq *, ioasid_t, unsigned long addr, void *cr, int len)``. Returns the bytes copied.
+    C: ``int idxd_copy_cr(wq, ioasid_t pasid, unsigned long addr, void *cr, int len)``. Returns the bytes copied.
     """
     ctx = wq.upasid_xa.get(pasid)
     if ctx is None or ctx.mm is None:

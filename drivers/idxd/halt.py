@@ -1,5 +1,5 @@
 """
-What the driver keeps over a function-level reset, and how it puts it back (init.c:idxd_device_config_save(), ..._restore()).
+What the driver keeps over a function-level reset, and how it puts it back (drivers/dma/idxd/init.c).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SavedStates:
         device_release_driver(idxd)
 
     def restore(self, idxd: IdxdDevice) -> None:
-        """Configuration, device, queues. C: ``void idxd_device_config_restore()`` and the rest of ``idxd_reset_done()``."""
+        """Configuration, device, queues. C: ``idxd_device_config_restore()``, ``idxd_reset_done()``."""
         idxd.state = IdxdState.DISABLED
         self._restore_config(idxd)
         if not self.bound:

@@ -241,7 +241,7 @@ class IdxdWq(IdxdDev):
         return not self.kernel.profile.idxd_driver_name or self.driver_name.startswith(name)
 
     def portal_addr(self) -> int:
-        """Offset in the portal of the next submission: writes are spread over the page. C: ``idxd_wq_portal_addr()``."""
+        """Where in the portal to submit next: writes are spread over the page. C: ``idxd_wq_portal_addr()``."""
         ofs = self.portal_offset
         self.portal_offset = (ofs + DESC_SIZE) & IDXD_PORTAL_MASK
         return ofs
@@ -261,9 +261,7 @@ class IdxdDevice(IdxdDev):
     def __init__(self, module: IdxdModule, pdev: PciDev, data: DriverData) -> None:
         kernel: Kernel = pdev.kernel
         self.id = module.ida.alloc()
-        super().__init__(
-            kernel, f"{data.name_prefix}{self.id}", parent=pdev, bus=module.bus, type=data.name_prefix
-        )
+        super().__init__(kernel, f"{data.name_prefix}{self.id}", parent=pdev, bus=module.bus, type=data.name_prefix)
         self.module = module
         self.pdev = pdev
         self.data = data

@@ -58,11 +58,10 @@ from pykernel.drivers.idxd.registers import (
 from pykernel.drivers.idxd.sysfs import EngineConfDev, GroupConfDev, IdxdConfDev
 from pykernel.drivers.idxd.sysfs_wq import WqConfDev
 from pykernel.errors import err
+from pykernel.iommu.dma import iommu_alloc_system_pasid, iommu_free_system_pasid
 from pykernel.iommu.sva import (
-    iommu_alloc_system_pasid,
     iommu_dev_disable_feature,
     iommu_dev_enable_feature,
-    iommu_free_system_pasid,
 )
 from pykernel.lib.idr import Ida
 from pykernel.log import WARNING
@@ -117,7 +116,7 @@ def read_table_offsets(idxd: IdxdDevice) -> None:
 
 
 def setup_internals(idxd: IdxdDevice) -> None:
-    """Queues, engines, groups, in this order. C: ``int idxd_setup_internals(struct idxd_device *idxd)``. Raises ENOMEM."""
+    """Queues, engines, groups, in this order. C: ``int idxd_setup_internals(idxd)``. Raises ENOMEM."""
     faults = idxd.kernel.faults
     faults.alloc("idxd_setup_wqs")
     idxd.wqs = [WqConfDev(idxd, i) for i in range(idxd.max_wqs)]
@@ -175,7 +174,7 @@ def cleanup_interrupts(idxd: IdxdDevice) -> None:
 
 
 def enable_sva(idxd: IdxdDevice) -> None:
-    """User PASIDs, and a PASID for the kernel's own DMA. C: the SVA part of ``int idxd_probe(struct idxd_device *)``."""
+    """User PASIDs, and a PASID for the kernel's own DMA. C: the SVA part of ``idxd_probe()``."""
     pdev, profile = idxd.pdev, idxd.kernel.profile
     if not idxd.module.param["sva"]:
         pdev.warn("User forced SVA off via module param.")
@@ -213,7 +212,7 @@ def _enable_system_pasid(idxd: IdxdDevice) -> None:
     except OSError as e:
         pdev.warn(f"No in-kernel DMA with PASID. {-(e.errno or 0)}")
         return
-    set_user_intr(idxd, True)
+    set_user_intr(idxd, 1)
     idxd.pasid_on = True
 
 
@@ -279,7 +278,7 @@ class IdxdPciDriver(PciDriver):
         )
 
     def probe(self, pdev: PciDev) -> None:
-        """C: ``int idxd_pci_probe(struct pci_dev *, const struct pci_device_id *)``. Raises what :func:`idxd_probe` raises."""
+        """C: ``int idxd_pci_probe(struct pci_dev *, const struct pci_device_id *)``. Raises as idxd_probe()."""
         row = self.match_id(pdev)
         data = row.driver_data if row is not None else None
         if not isinstance(data, DriverData):
@@ -345,13 +344,13 @@ class IdxdPciDriver(PciDriver):
         pdev.disable_device()
 
     def reset_prepare(self, pdev: PciDev) -> None:
-        """Before a function-level reset: keep what the user configured. C: ``void idxd_reset_prepare(struct pci_dev *)``."""
+        """Before a function-level reset: keep what the user configured. C: ``idxd_reset_prepare()``."""
         idxd: IdxdDevice | None = pdev.drvdata
         if idxd is not None and self.kernel.profile.idxd_halt_flr:
             self.module.saved[idxd.name] = SavedStates.save(idxd)
 
     def reset_done(self, pdev: PciDev) -> None:
-        """After it: interrupts, configuration, device and queues again. C: ``void idxd_reset_done(struct pci_dev *)``."""
+        """After it: interrupts, configuration, device and queues again. C: ``idxd_reset_done()``."""
         idxd: IdxdDevice | None = pdev.drvdata
         saved = self.module.saved.pop(idxd.name, None) if idxd is not None else None
         if idxd is None or saved is None:
@@ -363,7 +362,7 @@ class IdxdPciDriver(PciDriver):
         pdev.set_master()
         init_reset(idxd)
         if idxd.pasid_on:
-            set_user_intr(idxd, True)
+            set_user_intr(idxd, 1)
         setup_interrupts(idxd)
         saved.restore(idxd)
 

@@ -6,7 +6,15 @@ from __future__ import annotations
 
 from pykernel.drivers.idxd import device
 from pykernel.drivers.idxd.config import idxd_device_config
-from pykernel.drivers.idxd.idxd import INVALID_INT_HANDLE, IOMMU_PASID_INVALID, IdxdDevice, IdxdState, IdxdWq, WqState, WqType
+from pykernel.drivers.idxd.idxd import (
+    INVALID_INT_HANDLE,
+    IOMMU_PASID_INVALID,
+    IdxdDevice,
+    IdxdState,
+    IdxdWq,
+    WqState,
+    WqType,
+)
 from pykernel.drivers.idxd.perfmon import counter_overflow
 from pykernel.drivers.idxd.registers import (
     IDXD_INTC_CMD,
@@ -96,7 +104,9 @@ def _halt(idxd: IdxdDevice) -> None:
     device.wqs_unmap_portal(idxd)
     device.device_clear_state(idxd)
     need = "FLR" if gensts.reset_type == ResetType.FLR else "system reset"
-    idxd.pdev.err(f"idxd halted, need {need}." if not idxd.kernel.profile.idxd_halt_flr else "idxd halted, need system reset")
+    idxd.pdev.err(
+        f"idxd halted, need {need}." if not idxd.kernel.profile.idxd_halt_flr else "idxd halted, need system reset"
+    )
 
 
 def device_reinit(idxd: IdxdDevice) -> None:

@@ -32,4 +32,4 @@ def pmu_init(idxd: IdxdDevice) -> None:
 
 
 def counter_overflow(idxd: IdxdDevice) -> None:
-    """No counter is ever programmed, so none overflows. C: ``void perfmon_counter_overflow(struct idxd_device *idxd)``."""
+    """No counter is ever programmed, so none overflows. C: ``perfmon_counter_overflow()``."""

@@ -1,8 +1,8 @@
 """
 The attributes of devices, groups and engines (drivers/dma/idxd/sysfs.c; those of work queues are in :mod:`.sysfs_wq`).
 
-A store's checks stand in the order of the C function: the first that fails decides. Every parse failure is EINVAL, whatever
-the parser said, unless a comment says otherwise.
+A store's checks stand in the order of the C function: the first that fails decides. Every parse failure is EINVAL,
+whatever the parser said, unless a comment says otherwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The attributes of work queues (drivers/dma/idxd/sysfs.c: idxd_wq_attributes[]).
 
-The order of the checks differs from store to store, as in C: `size` parses first and asks for the device's state, `mode`
-asks for the queue's state first and parses last, `block_on_fault` answers ENXIO where others answer EPERM.
+The order of the checks differs from store to store, as in C: `size` parses first and asks for the device's state,
+`mode` asks for the queue's state first and parses last, `block_on_fault` answers ENXIO where others answer EPERM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from pykernel.drivers.idxd.idxd import (
     WqType,
 )
 from pykernel.drivers.idxd.registers import IDXD_MAX_OPCAP_BITS, WQCFG_OCCUP_IDX, WQCFG_OCCUP_MASK
-from pykernel.drivers.idxd.sysfs import check_configurable, check_disabled, move_to_group, op_cap_text, parse_l, parse_ul
+from pykernel.drivers.idxd.sysfs import (
+    check_configurable,
+    check_disabled,
+    move_to_group,
+    op_cap_text,
+    parse_l,
+    parse_ul,
+)
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup
 from pykernel.lib.bitmap import bitmap_parse
@@ -206,14 +213,12 @@ class WqConfDev(IdxdWq):
         """A change of type clears the name. Raises EPERM, EINVAL."""
         # drivers/dma/idxd/sysfs.c:wq_type_store()
         self._check_wq_disabled()
-        for type, text in TYPE_NAMES.items():
-            if sysfs_streq(buf, text):
-                break
-        else:
+        wanted = [wq_type for wq_type, text in TYPE_NAMES.items() if sysfs_streq(buf, text)]
+        if not wanted:
             raise err(EINVAL, f"no type {buf!r}")
-        if type != self.wq_type:
+        if wanted[0] != self.wq_type:
             self.wq_name = ""
-        self.wq_type = type
+        self.wq_type = wanted[0]
 
     def name_show(self) -> str:
         """The name; an empty line without one."""
@@ -316,7 +321,7 @@ class WqConfDev(IdxdWq):
         return op_cap_text(self.idxd, self.opcap_bmap or 0)
 
     def op_config_store(self, buf: str) -> None:
-        """A bitmap inside the device's OPCAP (BATCH counts as it is, not as it is shown). Raises EPERM, EINVAL, EOVERFLOW."""
+        """A bitmap inside the device's OPCAP, BATCH as it really is. Raises EPERM, EINVAL, EOVERFLOW."""
         # drivers/dma/idxd/sysfs.c:wq_op_config_store()
         self._check_wq_disabled()
         opmask = bitmap_parse(buf, IDXD_MAX_OPCAP_BITS)
