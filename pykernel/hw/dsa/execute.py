@@ -54,7 +54,7 @@ class Executor:
             completion = self._run(ctx)
         except OpError as e:
             completion = e.completion
-            completion.bytes_completed, completion.result = ctx.done, ctx.result if ctx.done else 0
+            completion.bytes_completed, completion.result = ctx.done, ctx.result
         if not work.dropped:
             self._complete(ctx, completion)
         return completion.status

@@ -146,8 +146,10 @@ class DsaFunction(PciFunction):
         return self.memory_enabled and off + size <= self.bar_sizes[PORTALS]
 
     def _open(self, index: int) -> bool:
-        enabled = self.regs.gensts.state == DeviceState.ENABLED
-        return enabled and index < len(self.wqs) and self.wqs[index].enabled
+        """May the WQ take work? One that is in no group may not (uncertain): nothing would ever serve it."""
+        if self.regs.gensts.state != DeviceState.ENABLED or index >= len(self.wqs):
+            return False
+        return self.wqs[index].enabled and self.wqs[index].group is not None
 
     # ------------------------------------------------------------------ commands and reset
     def cmd_written(self, cmd: Cmd) -> None:

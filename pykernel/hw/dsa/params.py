@@ -220,8 +220,8 @@ def _put(params: DsaParams, register: str, mask: int, value: int) -> DsaParams:
 
 
 def _check_sane(model: str, params: DsaParams) -> None:
-    if not 1 <= params.num_wqs <= 8192 // 64:
-        raise ValueError(f"{model}: option 'num_wqs': a part has 1 to 128 work queues")
+    if not params.num_wqs:
+        raise ValueError(f"{model}: option 'num_wqs': a part has at least one work queue")
     if params.wqcfg_stride * params.num_wqs > 0xC00:
         raise ValueError(f"{model}: option 'num_wqs': {params.num_wqs} WQCFG entries do not fit before PERFMON")
     if params.num_groups > 4:

@@ -1,0 +1,123 @@
+"""QEMU's edu: identity as a real Linux sees it, and the behaviour of docs/specs/edu.rst."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pykernel.hw import MODELS
+from pykernel.hw.bench import Bench
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(MODELS["edu"]({}))
+
+
+def rd(b: Bench, off: int, size: int = 4) -> int:
+    return b.function.mmio_read(0, off, size)
+
+
+def wr(b: Bench, off: int, value: int, size: int = 4) -> None:
+    b.function.mmio_write(0, off, size, value)
+
+
+def test_config_space_is_that_of_qemu() -> None:
+    f = MODELS["edu"]({})
+    words = [f.config_read(off, 4) for off in (0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x2C, 0x34, 0x3C, 0x40)]
+    assert words == [0x11E81234, 0x00100000, 0x00FF0010, 0, 0, 0, 0x11001AF4, 0x40, 0x100, 0x00800005]
+    f.config_write(0x10, 4, 0xFFFFFFFF)
+    assert f.config_read(0x10, 4) == 0xFFF00000
+    assert f.config_read(0x100, 4) == 0xFFFFFFFF
+
+
+def test_identification_and_liveness(bench: Bench) -> None:
+    wr(bench, 4, 0x12345678)
+    assert (rd(bench, 0), rd(bench, 4)) == (0x010000ED, 0xEDCBA987)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_low_registers_take_4_byte_accesses_only(bench: Bench, size: int) -> None:
+    wr(bench, 4, 0, size)
+    assert rd(bench, 4, size) == (1 << 8 * size) - 1
+    assert rd(bench, 4) == 0
+
+
+def test_registers_that_do_not_exist_read_all_ones(bench: Bench) -> None:
+    assert [rd(bench, off) for off in (0x0C, 0x60, 0x64, 0xA0, 0x40000)] == [0xFFFFFFFF] * 5
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 12, 13, 33, 34, 0xFFFFFFFF])
+def test_factorial_is_modulo_2_to_the_32(bench: Bench, n: int) -> None:
+    expected = math.factorial(n) % (1 << 32) if n < 100 else 0
+    wr(bench, 8, n)
+    assert rd(bench, 0x20) == 1
+    bench.run()
+    assert (rd(bench, 8), rd(bench, 0x20)) == (expected, 0)
+
+
+def test_factorial_is_not_restarted_while_computing(bench: Bench) -> None:
+    wr(bench, 8, 3)
+    wr(bench, 8, 4)
+    bench.run()
+    assert rd(bench, 8) == 6
+
+
+def test_factorial_interrupt_on_the_pin(bench: Bench) -> None:
+    wr(bench, 0x20, 0x80)
+    wr(bench, 8, 4)
+    bench.run()
+    assert (rd(bench, 0x24), bench.pin) == (1, True)
+    wr(bench, 0x64, 1)
+    assert (rd(bench, 0x24), bench.pin) == (0, False)
+
+
+def test_raise_and_acknowledge_with_msi(bench: Bench) -> None:
+    f = bench.function
+    f.config_write(0x44, 4, 0xFEE00000)
+    f.config_write(0x4C, 2, 0x31)
+    f.config_write(0x42, 2, 1)
+    wr(bench, 0x60, 0x30)
+    wr(bench, 0x60, 0x02)
+    wr(bench, 0x64, 0x10)
+    assert (rd(bench, 0x24), bench.messages, bench.pin) == (0x22, [(0xFEE00000, 0x31)] * 2, False)
+
+
+def test_dma_both_ways_raises_its_interrupt(bench: Bench) -> None:
+    """The example of the specification: 100 bytes to the buffer at 0x40000 and back."""
+    bench.memory[0x1000:0x1064] = bytes(range(100))
+    for off, value in ((0x80, 0x1000), (0x88, 0x40000), (0x90, 100), (0x98, 1)):
+        wr(bench, off, value, 8)
+    assert rd(bench, 0x98) & 1
+    wr(bench, 0x80, 0x9999, 8)
+    assert rd(bench, 0x80, 8) == 0x1000, "registers are locked while the engine runs"
+    bench.run()
+    for off, value in ((0x80, 0x40000), (0x88, 0x2000), (0x90, 100), (0x98, 7)):
+        wr(bench, off, value)
+    bench.run()
+    assert bench.memory[0x2000:0x2064] == bytes(range(100))
+    assert (rd(bench, 0x98), rd(bench, 0x24)) == (6, 0x100)
+
+
+@pytest.mark.parametrize(("dst", "count"), [(0x40000, 4097), (0x3FFFF, 1), (0x41000, 1), (0, 16)])
+def test_dma_outside_the_buffer_moves_nothing(bench: Bench, dst: int, count: int) -> None:
+    for off, value in ((0x80, 0x1000), (0x88, dst), (0x90, count), (0x98, 1)):
+        wr(bench, off, value, 8)
+    bench.run()
+    assert (rd(bench, 0x98), bench.accesses) == (0, [])
+
+
+def test_dma_mask_clamps_addresses() -> None:
+    bench = Bench(MODELS["edu"]({"dma_mask": 0xFFFF}))
+    bench.memory[0x1000:0x1003] = b"abc"
+    for off, value in ((0x80, 0xF0001000), (0x88, 0x40000), (0x90, 3), (0x98, 1)):
+        wr(bench, off, value, 8)
+    bench.run()
+    assert bench.accesses == [("read", 0x1000, 3, None, False)]
+
+
+@pytest.mark.parametrize("options", [{"dma_mask": -1}, {"dma_mask": True}, {"dma_bits": 1}])
+def test_bad_option_is_named(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MODELS["edu"](options)
