@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Loop"]
 
+# After an event, look that often again before sleeping, giving way to the client each time. A client's calls come in rows;
+# sleeping between them lets the host wake both sides on other, idle CPUs: 230 us an open+read+close instead of 26.
+SPIN = 100
+
 
 class Loop:
     """Calls handlers of readable descriptors and, between them, the kernel's timers and ready work."""
@@ -29,7 +33,6 @@ class Loop:
         self.epoll = select.epoll()
         self.handlers: dict[int, Callable[[], None]] = {}
         self.owned: set[int] = set()
-        self.dispatched = 0
         self._clock = time.monotonic_ns()
 
     def add(self, fd: int, handler: Callable[[], None], *, owned: bool = False) -> None:
@@ -48,15 +51,24 @@ class Loop:
     def run(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
         """Serve until *until* holds (True) or *timeout* seconds passed (False)."""
         end = None if timeout is None else time.monotonic() + timeout
-        poll, handlers = self.epoll.poll, self.handlers
+        poll, handlers, sched = self.epoll.poll, self.handlers, self.kernel.sched
+        spin = 0
         while not until():
-            if end is not None and time.monotonic() >= end:
-                return False
-            for fd, _ in poll(self._wait_s(end), 16):
-                self.dispatched += 1
+            if spin and not sched.ready:
+                spin -= 1
+                os.sched_yield()
+                events = poll(0, 16)
+            else:
+                wait = self._wait_s(end)
+                if end is not None and time.monotonic() >= end:
+                    return False
+                events = poll(wait, 16)
+                self._tick()
+            for fd, _ in events:
                 handler = handlers.get(fd)
                 if handler is not None:
                     handler()
+                    spin = SPIN
         return True
 
     def close(self) -> None:
@@ -70,7 +82,8 @@ class Loop:
         """Run what is due; seconds until the next timer or *end*."""
         sched = self.kernel.sched
         if sched.ready or sched.timers:
-            self._pass()
+            self._tick()
+            sched.run_ready()
         step = sched.next_timer_ns() if sched.timers else None
         wait = None if step is None else step / 1e9
         if end is not None:
@@ -78,11 +91,10 @@ class Loop:
             wait = left if wait is None else min(wait, left)
         return wait
 
-    def _pass(self) -> None:
+    def _tick(self) -> None:
         """Real time drives a virtual clock too: a driver's time-out must not overtake the client's own seconds."""
         sched = self.kernel.sched
         now = time.monotonic_ns()
-        if sched.virtual:
+        if sched.virtual and sched.timers:
             sched.idle_until(lambda: False, now - self._clock)
         self._clock = now
-        sched.run_ready()
