@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
 from pykernel import machine as machines
 from pykernel import profile as profiles
@@ -16,8 +15,12 @@ from pykernel.pci.core import Pci
 
 __all__ = ["DRIVERS", "boot"]
 
-# module name -> the package of pykernel.drivers that has MODULE
-DRIVERS = {"idxd": "pykernel.drivers.idxd", "pci_stub": "pykernel.drivers.pci_stub"}
+# module name -> where its class is
+DRIVERS = {
+    "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
+    "idxd": "pykernel.drivers.idxd:IdxdModule",
+    "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
+}
 
 
 def boot(machine: str | machines.Machine = "full", profile: str = "linux-6.1", *, seed: int = 0, clock: str = "virtual",
@@ -62,8 +65,8 @@ def _pci_init(kernel: Kernel) -> None:
 
 def _modules_init(kernel: Kernel) -> None:
     modules = kernel.sub(Modules)
-    for name, package in DRIVERS.items():
-        modules.add(name, _finder(package))
+    for name, where in DRIVERS.items():
+        modules.add(name, _finder(where))
     for name, args in kernel.machine.modules.items():
         try:
             modules.modprobe(name, args)
@@ -71,10 +74,10 @@ def _modules_init(kernel: Kernel) -> None:
             kernel.log.printk(3, f"modprobe: {name}: {e.strerror}")
 
 
-def _finder(package: str) -> Callable[[], type[Module]]:
+def _finder(where: str) -> Callable[[], type[Module]]:
     def find() -> type[Module]:
-        module: Any = import_module(package)
-        cls: type[Module] = module.MODULE
+        package, _, name = where.partition(":")
+        cls: type[Module] = getattr(import_module(package), name)
         return cls
 
     return find
