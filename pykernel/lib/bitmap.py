@@ -44,7 +44,7 @@ def bitmap_list_string(bitmap: int, nbits: int) -> str:
     return ",".join(parts)
 
 
-def bitmap_print_to_pagebuf(as_list: bool, bitmap: int, nbits: int) -> str:
+def bitmap_print_to_pagebuf(bitmap: int, nbits: int, *, as_list: bool = False) -> str:
     """
     One of the two formats and a newline, cut to what fits a page with its NUL.
 

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from enum import IntFlag
 from errno import EBUSY, EINVAL
-from typing import Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pykernel.errors import err
 from pykernel.lib.fault_inject import FaultInjector
@@ -89,7 +89,8 @@ class XArray(Generic[T]):
 
     def load(self, index: int) -> T | None:
         """C: ``void *xa_load(struct xarray *, unsigned long index)``."""
-        return _entry(self._entries.get(index))
+        entry: T | None = _entry(self._entries.get(index))
+        return entry
 
     def store(self, index: int, entry: T | None) -> T | None:
         """
@@ -151,7 +152,8 @@ class XArray(Generic[T]):
                 self._drop(index)
             else:
                 self._put(index, entry)
-        return _entry(current)
+        found: T | None = _entry(current)
+        return found
 
     def reserve(self, index: int) -> None:
         """Take *index* without an entry, if it is empty. C: ``int xa_reserve(xa, unsigned long index, gfp_t)``."""
@@ -290,5 +292,5 @@ class XArray(Generic[T]):
         assert all(marks <= self._entries.keys() for marks in self._marks)
 
 
-def _entry(stored: object) -> T | None:
-    return None if stored is _ZERO else cast("T | None", stored)
+def _entry(stored: object) -> Any:
+    return None if stored is _ZERO else stored

@@ -212,7 +212,7 @@ class SimMemory(UserMemory):
         for vpn in self._mapped(vma.vm_start, vma.vm_end):
             pte = self._ptes[vpn]
             pte.present = vma.may(write=False)
-            pte.write = pte.write and vma.may(write=True)
+            pte.write = not pte.cow and vma.may(write=True)
 
     def _mapped(self, start: int, end: int) -> list[int]:
         """The page numbers from *start* to *end* that have a page."""
