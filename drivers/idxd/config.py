@@ -22,7 +22,8 @@ from pykernel.uapi.linux.idxd import (
     IDXD_SCMD_WQ_NO_PRIV,
     IDXD_SCMD_WQ_NO_SWQ_SUPPORT,
     IDXD_SCMD_WQ_NONE_CONFIGURED,
-)from pykernel.uapi.linux.pci_regs import (
+)
+from pykernel.uapi.linux.pci_regs import (
     PCI_EXT_CAP_ID_PASID,
     PCI_PASID_CTRL,
     PCI_PASID_CTRL_ENABLE,
