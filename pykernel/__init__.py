@@ -1,8 +1,8 @@
 """
 A Linux kernel for devices you do not have.
 
-``pykernel.boot()`` starts one; ``kernel.process()`` is a client of it, ``with kernel.patched():`` lets unmodified Python code
-see its /sys and /dev, and ``pykernel run -- COMMAND`` (the command line) does so for any program.
+``pykernel.boot()`` starts one; ``kernel.process()`` is a client of it, ``with kernel.patched():`` lets unmodified
+Python code see its /sys and /dev, and ``pykernel run -- COMMAND`` (the command line) does so for any program.
 """
 
 from __future__ import annotations

@@ -23,8 +23,14 @@ DRIVERS = {
 }
 
 
-def boot(machine: str | machines.Machine = "full", profile: str = "linux-6.1", *, seed: int = 0, clock: str = "virtual",
-         config: Iterable[str] = ()) -> Kernel:
+def boot(
+    machine: str | machines.Machine = "full",
+    profile: str = "linux-6.1",
+    *,
+    seed: int = 0,
+    clock: str = "virtual",
+    config: Iterable[str] = (),
+) -> Kernel:
     """
     Start a kernel.
 

@@ -90,7 +90,11 @@ class Kernel:
             return made
 
     def up(self) -> None:
-        """Bring the devices up (initcalls, in order). Called by the first look at /sys or /dev; calling again is free."""
+        """
+        Bring the devices up (initcalls, in order).
+
+        Called by the first look at /sys or /dev; calling again is free.
+        """
         if self.is_up:
             return
         self.is_up = True
@@ -222,7 +226,10 @@ class Kernel:
         return Process.create(self, cred or Cred(uid, gid), comm)
 
     def patched(self, *, real_files: bool = True) -> AbstractContextManager[Patched]:
-        """Unmodified Python code inside this context sees the emulated /sys and /dev; other paths are real, or pyfakefs'."""
+        """
+        Unmodified Python code inside this context sees the emulated /sys and /dev; other paths are real, or
+        pyfakefs'.
+        """
         from pykernel.surfaces.inprocess import Patched
 
         return Patched(self, real_files=real_files)

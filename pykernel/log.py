@@ -1,8 +1,8 @@
 """
 dmesg: the kernel's ring buffer, rendered by structlog.
 
-printk() only stores a record; text is made when somebody looks (``human()``, ``json()``, /dev/kmsg), so a quiet kernel never
-pays for structlog's import.
+printk() only stores a record; text is made when somebody looks (``human()``, ``json()``, /dev/kmsg), so a quiet
+kernel never pays for structlog's import.
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ def _renderer(*, colors: bool) -> Callable[[Record], str]:
 
     def render(r: Record) -> str:
         name = LEVELS[r.level]
-        return _text(console(None, name, {"timestamp": f"{r.time_ns / 1e9:12.6f}", "level": names.get(name, name), "event": r.text}))
+        return _text(
+            console(
+                None, name, {"timestamp": f"{r.time_ns / 1e9:12.6f}", "level": names.get(name, name), "event": r.text}
+            )
+        )
 
     return render

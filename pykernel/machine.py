@@ -137,7 +137,9 @@ def parse(text: str, file: str = "<machine>") -> Machine:
     return Machine(
         name=data.get("name", name),
         cpu=Cpu(**_only(where, "cpu", 0, data.get("cpu", {}), {"count": int, "movdir64b": bool, "enqcmd": bool})),
-        iommu=IommuSpec(**_only(where, "iommu", 0, data.get("iommu", {}), {"enabled": bool, "sva": bool, "pasid_bits": int})),
+        iommu=IommuSpec(
+            **_only(where, "iommu", 0, data.get("iommu", {}), {"enabled": bool, "sva": bool, "pasid_bits": int})
+        ),
         pci=_pci(where, data.get("pci", [])),
         modules=_only(where, "modules", 0, data.get("modules", {}), None),
         cmdline=data.get("cmdline", ""),
@@ -167,11 +169,11 @@ def _pci(where: _Where, rows: list[Any]) -> tuple[PciSpec, ...]:
         options = dict(row)
         model, address = options.pop("model", None), options.pop("address", None)
         if not isinstance(model, str):
-            raise where.error("pci", nth, "model", "is missing: which silicon, as in model = \"dsa\"")
+            raise where.error("pci", nth, "model", 'is missing: which silicon, as in model = "dsa"')
         if address is None:
             address = f"0000:{0x6A + nth:02x}:01.0"
         if not isinstance(address, str) or not ADDRESS.fullmatch(address):
-            raise where.error("pci", nth, "address", f"{address!r} is no PCI address like \"0000:6a:01.0\"")
+            raise where.error("pci", nth, "address", f'{address!r} is no PCI address like "0000:6a:01.0"')
         if any(s.address == address for s in specs):
             raise where.error("pci", nth, "address", f"{address} is taken")
         specs.append(PciSpec(model, address, options, where.line("pci", nth, "")))

@@ -1,10 +1,11 @@
 """
 The kernel's scheduler, its clock and the things that code waits for.
 
-Deterministic: work runs in the order in which it became ready, unless a test explores interleavings, when a seeded random
-generator picks. What may sleep is a task (a greenlet); interrupt threads, work items and timers are plain calls. A wait in
-a task parks it; a wait outside any task runs the scheduler in place until its condition holds. With nothing left to run, the
-virtual clock jumps to the next timer; with no timer either, the wait can never end: a hung task, which is an oops.
+Deterministic: work runs in the order in which it became ready, unless a test explores interleavings, when a seeded
+random generator picks. What may sleep is a task (a greenlet); interrupt threads, work items and timers are plain calls.
+A wait in a task parks it; a wait outside any task runs the scheduler in place until its condition holds. With nothing
+left to run, the virtual clock jumps to the next timer; with no timer either, the wait can never end: a hung task, which
+is an oops.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """
 THE DOOR: one table of system calls. Every surface comes through here; what one can do, all can.
 
-:class:`Process` has a method a call, with Linux's name; the :data:`SYSCALLS` table says which there are and how far they go.
+:class:`Process` has a method a call, with Linux's name; the :data:`SYSCALLS` table says which there are and how far
+they go.
 """
 
 from __future__ import annotations
@@ -125,8 +126,13 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
             if e.errno == ERESTARTSYS:
                 raise err(errno.EINTR) from e
             if kernel.trace:
-                kernel.trace("syscall", name=name, args=args[:3], error=errno.errorcode.get(e.errno or 0, e.errno),
-                             why="; ".join(getattr(e, "__notes__", ())))
+                kernel.trace(
+                    "syscall",
+                    name=name,
+                    args=args[:3],
+                    error=errno.errorcode.get(e.errno or 0, e.errno),
+                    why="; ".join(getattr(e, "__notes__", ())),
+                )
             raise
         except (TypeError, ValueError):
             raise  # the caller's Python arguments
@@ -140,7 +146,7 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
             if kernel.sched.ready:
                 kernel.sched.run_ready()
 
-    return enter
+    return enter  # type: ignore[return-value]  # functools.wraps() forgets that self is positional
 
 
 def do_open(kernel: Kernel, inode: Inode, flags: int) -> File:
@@ -167,8 +173,7 @@ class PathFile(File):
     def _no(self, *_: Any) -> Any:
         raise err(EBADF)
 
-    pread = pwrite = read = write = llseek = ioctl = _no
-    fsync = _no
+    pread = pwrite = read = write = llseek = ioctl = fsync = _no  # type: ignore[assignment]
 
 
 def stat_of(inode: Inode) -> os.stat_result:
@@ -177,8 +182,17 @@ def stat_of(inode: Inode) -> os.stat_result:
     size = inode.size
     return os.stat_result(
         (inode.mode, inode.ino, inode.dev, inode.nlink, inode.uid, inode.gid, size, a // 10**9, m // 10**9, c // 10**9),
-        {"st_atime": a / 1e9, "st_mtime": m / 1e9, "st_ctime": c / 1e9, "st_atime_ns": a, "st_mtime_ns": m, "st_ctime_ns": c,
-         "st_blksize": inode.blksize, "st_blocks": inode.blocks, "st_rdev": rdev_of(inode)},
+        {
+            "st_atime": a / 1e9,
+            "st_mtime": m / 1e9,
+            "st_ctime": c / 1e9,
+            "st_atime_ns": a,
+            "st_mtime_ns": m,
+            "st_ctime_ns": c,
+            "st_blksize": inode.blksize,
+            "st_blocks": inode.blocks,
+            "st_rdev": rdev_of(inode),
+        },
     )
 
 
@@ -650,7 +664,11 @@ class Process:
     def mknod(self, path: str | os.PathLike[str], mode: int = 0o600, rdev: int = 0) -> None:
         """C: ``int mknod(const char *, mode_t, dev_t)``; *rdev* as makedev() makes it."""
         where, name = self._change(path, exists=False)
-        where.mknod(name, mode & ~self.umask if stat.S_IFMT(mode) else stat.S_IFREG | mode, os.major(rdev) << 20 | os.minor(rdev))
+        where.mknod(
+            name,
+            mode & ~self.umask if stat.S_IFMT(mode) else stat.S_IFREG | mode,
+            os.major(rdev) << 20 | os.minor(rdev),
+        )
 
     @syscall
     def symlink(self, target: str, path: str | os.PathLike[str]) -> None:
@@ -877,5 +895,3 @@ def _describe(file: File) -> str:
         return file.inode.path()
     except NotImplementedError:
         return type(file).__name__
-
-

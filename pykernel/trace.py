@@ -1,8 +1,8 @@
 """
 The kernel's trace: what happened, in order, as plain records.
 
-A trace is an Instrument in trio's sense: hooks cost nothing while nobody listens (``if kernel.trace:`` is one truth test),
-and a listener that raises is removed and reported, never allowed to break the kernel.
+Hooks cost nothing while nobody listens (``if kernel.trace:`` is one truth test), and a listener that raises is
+removed and reported, never allowed to break the kernel.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Trace:
     def __bool__(self) -> bool:
         return bool(self.listeners)
 
-    def __call__(self, name: str, **fields: Any) -> None:
+    def __call__(self, name: str, /, **fields: Any) -> None:
         """Send one event to every listener."""
         event = Event(self.clock_ns(), name, fields, self.task())
         for listener in tuple(self.listeners):

@@ -1,4 +1,6 @@
-"""Buses and drivers (drivers/base/bus.c, driver.c): their directories, bind, unbind, drivers_probe, drivers_autoprobe."""
+"""
+Buses and drivers (drivers/base/bus.c, driver.c): their directories, bind, unbind, drivers_probe, drivers_autoprobe.
+"""
 
 from __future__ import annotations
 
@@ -189,5 +191,9 @@ class Driver(Kobject):
         kobject_synth_uevent(self, buf, lambda action, env: self.kernel.sub(Uevents).send(self, action, env))
 
     def attach(self, dev: Device) -> None:
-        """C: ``int device_driver_attach(struct device_driver *, struct device *)``. Raises ENODEV, EBUSY, EAGAIN, ..."""
+        """
+        C: ``int device_driver_attach(struct device_driver *, struct device *)``.
+
+        Raises ENODEV, EBUSY, EAGAIN, ...
+        """
         dd.device_driver_attach(self, dev)

@@ -37,7 +37,11 @@ class Class(Kset):
         return self.kernel.sub(VirtualDirs).of(self)
 
     def glue_dir(self, parent: Kobject) -> Kset:
-        """The directory NAME between a parent that has no class and our devices. drivers/base/core.c:get_device_parent()."""
+        """
+        The directory NAME between a parent that has no class and our devices.
+
+        drivers/base/core.c:get_device_parent().
+        """
         glue, users = self._glue.get(id(parent), (None, [0]))
         if glue is None:
             glue = Kset(self.kernel, self.name, parent)

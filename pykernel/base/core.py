@@ -32,8 +32,17 @@ class Device(Kobject):
     async_suspend = False
     runtime_pm = False
 
-    def __init__(self, kernel: Kernel, name: str, *, parent: Device | Kobject | None = None, bus: Bus | None = None,
-                 class_: Class | None = None, type: str = "", devt: int = 0) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        *,
+        parent: Device | Kobject | None = None,
+        bus: Bus | None = None,
+        class_: Class | None = None,
+        type: str = "",
+        devt: int = 0,
+    ) -> None:
         super().__init__(kernel, name, parent, kernel.sub(SysFs).top["devices"])
         self.bus = bus
         self.class_ = class_
@@ -246,5 +255,3 @@ def cdev_device_del(dev: Device) -> None:
     """C: ``void cdev_device_del(struct cdev *, struct device *)``."""
     dev.unregister()
     dev.kernel.sub(Chrdevs).delete(dev.devt)
-
-

@@ -127,10 +127,8 @@ def device_attach(dev: Device) -> bool:
     if dev.driver is not None:
         return True
     assert dev.bus is not None
-    for drv in list(dev.bus.drivers.values()):
-        if dev.bus.match(dev, drv) and _try(dev, drv):
-            return True
-    return False
+    bus = dev.bus
+    return any(bus.match(dev, drv) and _try(dev, drv) for drv in list(bus.drivers.values()))
 
 
 def driver_attach(drv: Driver) -> None:

@@ -1,7 +1,9 @@
 """
-Modules: what modprobe and rmmod do, and /sys/module (kernel/module/main.c, sysfs.c; drivers/base/module.c; kernel/params.c).
+Modules: what modprobe and rmmod do, and /sys/module (kernel/module/main.c, sysfs.c; drivers/base/module.c;
+kernel/params.c).
 
-A driver is a subclass of :class:`Module` that a :class:`ModuleTable` knows by name; loading makes an instance for this kernel.
+A driver is a subclass of :class:`Module` that a :class:`ModuleTable` knows by name; loading makes an instance for
+this kernel.
 """
 
 from __future__ import annotations
@@ -163,7 +165,11 @@ class Module(Kobject):
         return name == "uevent" or not self.builtin
 
     def uevent_store(self, buf: str) -> None:
-        """kernel/module/sysfs.c:store_uevent(): synthetic events of a module go nowhere here, junk is refused. Raises EINVAL."""
+        """
+        kernel/module/sysfs.c:store_uevent(): synthetic events of a module go nowhere here, junk is refused.
+
+        Raises EINVAL.
+        """
         from pykernel.base.uevent import Uevents, kobject_synth_uevent
 
         kobject_synth_uevent(self, buf, lambda action, env: self.kernel.sub(Uevents).send(self, action, env))

@@ -19,8 +19,15 @@ class Power(Kobject):
     """``struct dev_pm_info`` as files; an attribute group of the device, so it is no kobject of its own in Linux."""
 
     attrs = AttrGroup(
-        "async", "runtime_usage", "runtime_active_kids", "runtime_enabled",
-        "runtime_status", "control", "runtime_suspended_time", "runtime_active_time", "autosuspend_delay_ms",
+        "async",
+        "runtime_usage",
+        "runtime_active_kids",
+        "runtime_enabled",
+        "runtime_status",
+        "control",
+        "runtime_suspended_time",
+        "runtime_active_time",
+        "autosuspend_delay_ms",
     )
 
     def __init__(self, dev: Device) -> None:

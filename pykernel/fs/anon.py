@@ -106,7 +106,7 @@ class EventFd(AnonFile):
         pt.poll_wait(self.queue)
         events = EPOLLIN if self.count else 0
         events |= EPOLLERR if self.count == ULLONG_MAX else 0
-        return events | (EPOLLOUT if ULLONG_MAX - 1 > self.count else 0)
+        return events | (EPOLLOUT if self.count < ULLONG_MAX - 1 else 0)
 
 
 class PipeBuffer:
@@ -213,7 +213,11 @@ class SocketEnd(AnonFile):
         return len(data)
 
     def recvmsg(self, count: int) -> tuple[bytes, list[File]]:
-        """The next bytes and the files that came with them; data never runs past a message with files. Raises EAGAIN."""
+        """
+        The next bytes and the files that came with them; data never runs past a message with files.
+
+        Raises EAGAIN.
+        """
         peer = self.peer
         if not self.inbox and peer is not None and not peer.closed:
             if self.nonblock:

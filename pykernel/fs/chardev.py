@@ -1,4 +1,6 @@
-"""Character devices: numbers, the registry of drivers, and /dev/null and friends (fs/char_dev.c, drivers/char/mem.c)."""
+"""
+Character devices: numbers, the registry of drivers, and /dev/null and friends (fs/char_dev.c, drivers/char/mem.c).
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,33 @@ from pykernel.fs.vfs import File, Inode
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["MAJOR", "MINOR", "MKDEV", "Chrdevs", "NullFile", "alloc_chrdev_region", "chrdev_open", "unregister_chrdev_region"]
+__all__ = [
+    "MAJOR",
+    "MINOR",
+    "MKDEV",
+    "Chrdevs",
+    "NullFile",
+    "alloc_chrdev_region",
+    "chrdev_open",
+    "unregister_chrdev_region",
+]
 
 MINORBITS = 20
 CHRDEV_MAJOR_MAX = 512
 Open = Callable[[Inode, int], File]
 
 
-def MAJOR(dev: int) -> int:  # noqa: N802  (the kernel's name)
+def MAJOR(dev: int) -> int:
     """C: ``MAJOR(dev)``."""
     return dev >> MINORBITS
 
 
-def MINOR(dev: int) -> int:  # noqa: N802  (the kernel's name)
+def MINOR(dev: int) -> int:
     """C: ``MINOR(dev)``."""
     return dev & (1 << MINORBITS) - 1
 
 
-def MKDEV(major: int, minor: int) -> int:  # noqa: N802  (the kernel's name)
+def MKDEV(major: int, minor: int) -> int:
     """C: ``MKDEV(ma, mi)``."""
     return major << MINORBITS | minor
 
@@ -56,7 +67,8 @@ class Chrdevs:
     def find_dynamic_major(self) -> int:
         """fs/char_dev.c:find_dynamic_major(): 254 down to 234, then 511 down to 384. Raises EBUSY."""
         taken = {MAJOR(r.dev) for r in self.regions}
-        for major in (*range(254, 233, -1), *range(CHRDEV_MAJOR_MAX - 1, 383, -1)):
+        majors: tuple[int, ...] = (*range(254, 233, -1), *range(CHRDEV_MAJOR_MAX - 1, 383, -1))
+        for major in majors:
             if major not in taken:
                 return major
         raise err(EBUSY, "no dynamic character major is free")

@@ -1,8 +1,8 @@
 """
 kernfs: the tree under sysfs (fs/kernfs/dir.c, file.c, inode.c, symlink.c).
 
-A node that was removed stays as an object: whoever still has it open gets ENODEV, as after kernfs_drain(). A directory may be
-*lazy*: its attributes are made when somebody first looks into it.
+A node that was removed stays as an object: whoever still has it open gets ENODEV, as after kernfs_drain(). A
+directory may be *lazy*: its attributes are made when somebody first looks into it.
 """
 
 from __future__ import annotations
@@ -281,4 +281,3 @@ class KernfsRoot(KernfsDir):
         super().__init__(self, None, "", 0o555)
         self.parent = parent
         self.root = self
-

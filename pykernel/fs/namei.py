@@ -95,5 +95,3 @@ def parent(kernel: Kernel, path: str, cwd: Inode | None = None) -> tuple[Inode, 
     if kernel.current.cred.uid:
         permission(where, MAY_EXEC, kernel.current.cred)
     return where, name
-
-

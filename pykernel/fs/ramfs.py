@@ -78,8 +78,16 @@ class RamFile(RamNode):
         """st_blocks: whole pages."""
         return (len(self.data) + 4095) // 4096 * 8
 
-    def setattr(self, *, mode: int | None = None, uid: int | None = None, gid: int | None = None, size: int | None = None,
-                atime_ns: int | None = None, mtime_ns: int | None = None) -> None:
+    def setattr(
+        self,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
         """Attributes, and truncation."""
         super().setattr(mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns)
         if size is not None:
@@ -253,5 +261,3 @@ class RamDirFile(File):
 
     def fsync(self) -> None:
         """Nothing to do."""
-
-

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["DevTmpFs", "RootFs"]
 
 # drivers/char/mem.c:devlist: minor, name, mode, open
-MEM_DEVICES = ((3, "null", 0o666, NullFile), (5, "zero", 0o666, ZeroFile), (7, "full", 0o666, FullFile), (11, "kmsg", 0o644, KmsgFile))
+MEM_DEVICES = (
+    (3, "null", 0o666, NullFile),
+    (5, "zero", 0o666, ZeroFile),
+    (7, "full", 0o666, FullFile),
+    (11, "kmsg", 0o644, KmsgFile),
+)
 
 
 class DevDir(RamDir):

@@ -1,9 +1,9 @@
 """
 sysfs: kobjects as directories, their attributes as files (fs/sysfs/dir.c, file.c, group.c, symlink.c; lib/kobject.c).
 
-An attribute is a name in an :class:`AttrGroup` plus methods ``<name>_show`` and ``<name>_store`` of the class; which exist says
-the mode (0444, 0200, 0644) unless the group gives one. The names stand in the order of the C array. Text is one character a
-byte. A store gets the text up to its first NUL.
+An attribute is a name in an :class:`AttrGroup` plus methods ``<name>_show`` and ``<name>_store`` of the class; which
+exist says the mode (0444, 0200, 0644) unless the group gives one. The names stand in the order of the C array. Text
+is one character a byte. A store gets the text up to its first NUL.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class BinAttr:
     """
     ``struct bin_attribute``: *read*, *write* and *mmap* name methods of the kobject.
 
-    read(off, count) -> bytes, write(off, data) -> int, mmap(vma). *size* 0 means no limit; a callable is asked at creation.
+    read(off, count) -> bytes, write(off, data) -> int, mmap(vma). *size* 0 means no limit; a callable is asked at
+    creation.
     """
 
     name: str
@@ -95,7 +96,11 @@ class Kobject:
         groups = _groups(cls)
         named = [n for g in groups for n in g.names]
         inherited = {a.name for table in cls._tables.values() for a in table}
-        own = {n.rpartition("_")[0] for n, v in vars(cls).items() if not n.startswith("_") and n.endswith(("_show", "_store")) and callable(v)}
+        own = {
+            n.rpartition("_")[0]
+            for n, v in vars(cls).items()
+            if not n.startswith("_") and n.endswith(("_show", "_store")) and callable(v)
+        }
         unlisted = own - set(named) - inherited
         missing = [n for n in named if not hasattr(cls, n + "_show") and not hasattr(cls, n + "_store")]
         if unlisted or missing or len(set(named)) != len(named):
@@ -156,7 +161,11 @@ class Kobject:
             self.sd = where.create_dir(self.name)
         except OSError as e:
             if e.errno == EEXIST:
-                self.kernel.log.printk(ERR, f"kobject_add_internal failed for {self.name} with -EEXIST, don't try to register things with the same name in the same directory.")
+                self.kernel.log.printk(
+                    ERR,
+                    f"kobject_add_internal failed for {self.name} with -EEXIST, "
+                    "don't try to register things with the same name in the same directory.",
+                )
             raise
         if self._tables or self._bins:
             self.sd.when_looked_at(self._fill)
@@ -296,7 +305,11 @@ class AttrFile(KernfsOpenFile):
         self.read_pos = 0
 
     def pread(self, pos: int, count: int) -> bytes:
-        """A read at 0, or anywhere but where the last one ended, asks show() again. Raises ENODEV, and what show raises."""
+        """
+        A read at 0, or anywhere but where the last one ended, asks show() again.
+
+        Raises ENODEV, and what show raises.
+        """
         if pos == 0 or pos != self.read_pos:
             node = self.inode
             if node.removed:
@@ -308,7 +321,11 @@ class AttrFile(KernfsOpenFile):
         return data
 
     def pwrite(self, pos: int, data: bytes) -> int:
-        """fs/kernfs/file.c:kernfs_fop_write_iter(): one page at most, the position is not looked at. Raises ENODEV, ..."""
+        """
+        fs/kernfs/file.c:kernfs_fop_write_iter(): one page at most, the position is not looked at.
+
+        Raises ENODEV, ...
+        """
         node = self.inode
         if node.removed:
             raise err(ENODEV)
@@ -392,7 +409,18 @@ class BinOpenFile(KernfsOpenFile):
 class SysFs:
     """The mounted sysfs of one kernel. A look below the top-level directories brings the devices up."""
 
-    TOP: ClassVar[Iterable[str]] = ("block", "bus", "class", "dev", "devices", "firmware", "fs", "kernel", "module", "power")
+    TOP: ClassVar[Iterable[str]] = (
+        "block",
+        "bus",
+        "class",
+        "dev",
+        "devices",
+        "firmware",
+        "fs",
+        "kernel",
+        "module",
+        "power",
+    )
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel

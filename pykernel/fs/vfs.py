@@ -1,8 +1,8 @@
 """
 The virtual file system: inodes, open files and the checks that come before a file system is asked.
 
-Every surface drives these two classes and nothing below them. An operation that a file system does not have answers as the
-VFS of Linux does (``fs/namei.c``): create EACCES, every other change of a directory EPERM.
+Every surface drives these two classes and nothing below them. An operation that a file system does not have answers
+as the VFS of Linux does (``fs/namei.c``): create EACCES, every other change of a directory EPERM.
 """
 
 from __future__ import annotations
@@ -11,7 +11,21 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from errno import EACCES, EINVAL, EISDIR, ELOOP, ENODATA, ENODEV, ENOENT, ENOTDIR, ENOTTY, ENXIO, EOPNOTSUPP, EPERM, ESPIPE
+from errno import (
+    EACCES,
+    EINVAL,
+    EISDIR,
+    ELOOP,
+    ENODATA,
+    ENODEV,
+    ENOENT,
+    ENOTDIR,
+    ENOTTY,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+    ESPIPE,
+)
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
@@ -34,8 +48,8 @@ __all__ = [
     "PollTable",
     "StatFs",
     "generic_llseek",
-    "no_llseek",
     "may_open",
+    "no_llseek",
     "permission",
     "setattr_prepare",
 ]
@@ -100,8 +114,16 @@ class Inode:
             self._times = (now, now, now)
         return self._times
 
-    def setattr(self, *, mode: int | None = None, uid: int | None = None, gid: int | None = None, size: int | None = None,
-                atime_ns: int | None = None, mtime_ns: int | None = None) -> None:
+    def setattr(
+        self,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
         """Change attributes, checks done before (:func:`setattr_prepare`). C: ``i_op->setattr``."""
         if mode is not None:
             self.mode = stat.S_IFMT(self.mode) | (mode & 0o7777)
@@ -394,8 +416,15 @@ def may_open(inode: Inode, flags: int, cred: Cred) -> None:
     permission(inode, mask, cred)
 
 
-def setattr_prepare(inode: Inode, cred: Cred, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
-                    times: str = "") -> None:
+def setattr_prepare(
+    inode: Inode,
+    cred: Cred,
+    *,
+    mode: int | None = None,
+    uid: int | None = None,
+    gid: int | None = None,
+    times: str = "",
+) -> None:
     """
     May *cred* change these attributes? fs/attr.c:setattr_prepare(). *times* is "", "now" or "set".
 
@@ -427,5 +456,6 @@ class FsNotify:
         self.hooks.append(fn)
 
     def __call__(self, event: str, parent: Inode, name: str, inode: Inode) -> None:
+        """C: ``fsnotify()``."""
         for fn in self.hooks:
             fn(event, parent, name, inode)

@@ -1,1 +1,1 @@
-
+"""The IOMMU: address spaces of devices and their PASIDs."""

@@ -1,8 +1,8 @@
 """
 Shared virtual addressing and what the IOMMU below it does (drivers/iommu/iommu-sva.c, intel/svm.c, intel/iommu.c).
 
-A device's DMA without PASID goes to the machine's memory; with one, to the address space that is bound to it. A page that is
-not there is a DmaFault unless the device asks for it (PRI). Scalable mode is one flag of the machine.
+A device's DMA without PASID goes to the machine's memory; with one, to the address space that is bound to it. A page
+that is not there is a DmaFault unless the device asks for it (PRI). Scalable mode is one flag of the machine.
 """
 
 from __future__ import annotations
@@ -95,8 +95,12 @@ class Iommu:
         kernel.check_leaks(self._leaks)
 
     def _leaks(self) -> list[str]:
-        return [f"PASID {p} of {h.mm.mem!r} bound to {dev}" for dev, t in self.tables.items() for p, h in t.items()
-                if p not in self.system_pasids]
+        return [
+            f"PASID {p} of {h.mm.mem!r} bound to {dev}"
+            for dev, t in self.tables.items()
+            for p, h in t.items()
+            if p not in self.system_pasids
+        ]
 
     # ---- devices come and go
 
@@ -158,7 +162,11 @@ class Iommu:
     # ---- PASIDs
 
     def mm_pasid(self, mm: Mm) -> int:
-        """The PASID of *mm*, taken at its first bind. drivers/iommu/iommu-sva.c:iommu_sva_alloc_pasid(). Raises ENOSPC."""
+        """
+        The PASID of *mm*, taken at its first bind.
+
+        drivers/iommu/iommu-sva.c:iommu_sva_alloc_pasid(). Raises ENOSPC.
+        """
         pasid, _, users = self.by_mm.get(id(mm), (0, mm, 0))
         if not pasid:
             try:
@@ -194,7 +202,7 @@ class Iommu:
         try:
             data: bytes = mem.read(addr, n)
         except OSError as e:
-            raise DmaFault(self._first_bad(mem, addr, n), False, "not readable") from e
+            raise DmaFault(self._first_bad(mem, addr, n), write=False, reason="not readable") from e
         return data
 
     def dma_write(self, pdev: PciDev, addr: int, data: bytes, pasid: int | None, priv: bool) -> None:
@@ -204,7 +212,7 @@ class Iommu:
         try:
             mem.write(addr, data)
         except OSError as e:
-            raise DmaFault(self._first_bad(mem, addr, len(data)), True, "not writable") from e
+            raise DmaFault(self._first_bad(mem, addr, len(data)), write=True, reason="not writable") from e
 
     @staticmethod
     def _check(mem: Any, addr: int, n: int, *, write: bool) -> None:

@@ -1,1 +1,1 @@
-
+"""The PCI bus: the wire that silicon plugs into, and the kernel core above it."""

@@ -1,8 +1,8 @@
 """
 The PCI core (drivers/pci/probe.c, pci.c, msi/, remove.c): root buses, slots, devices, BARs, MSI-X.
 
-The kernel meets silicon here and nowhere else: a :class:`Slot` is the port that a function is plugged into, a :class:`PciDev`
-is the kernel's view of it, an :class:`Iomem` is an ioremap()ed BAR.
+The kernel meets silicon here and nowhere else: a :class:`Slot` is the port that a function is plugged into, a
+:class:`PciDev` is the kernel's view of it, an :class:`Iomem` is an ioremap()ed BAR.
 """
 
 from __future__ import annotations
@@ -119,7 +119,11 @@ class Slot:
 
 
 class Iomem:
-    """``void __iomem *``: an ioremap()ed part of a BAR. Offsets in bytes; writes take the value first, as writel() does."""
+    """
+    ``void __iomem *``: an ioremap()ed part of a BAR.
+
+    Offsets in bytes; writes take the value first, as writel() does.
+    """
 
     __slots__ = ("bar", "function", "kernel", "length", "name", "off")
 
@@ -190,7 +194,9 @@ class Iomem:
         """ENQCMDS; True when accepted. C: ``int enqcmds(void __iomem *, const void *)`` gives 0 or -EAGAIN."""
         ok = self.function.dmwr(self.bar, self.off + off, data)
         if self.kernel.trace:
-            self.kernel.trace("enqcmds", device=self.name, bar=self.bar, off=self.off + off, accepted=ok, data=data.hex())
+            self.kernel.trace(
+                "enqcmds", device=self.name, bar=self.bar, off=self.off + off, accepted=ok, data=data.hex()
+            )
         return ok
 
 

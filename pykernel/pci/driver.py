@@ -39,8 +39,11 @@ class PciId:
 
     def matches(self, dev: PciDev | PciId) -> bool:
         """drivers/pci/pci.h:pci_match_one_device()."""
-        sv, sd, cc = (dev.subvendor, dev.subdevice, dev.class_) if isinstance(dev, PciId) else (
-            dev.subsystem_vendor, dev.subsystem_device, dev.class_code)
+        sv, sd, cc = (
+            (dev.subvendor, dev.subdevice, dev.class_)
+            if isinstance(dev, PciId)
+            else (dev.subsystem_vendor, dev.subsystem_device, dev.class_code)
+        )
         return (
             self.vendor in (PCI_ANY_ID, dev.vendor)
             and self.device in (PCI_ANY_ID, dev.device)
@@ -54,7 +57,10 @@ ANY = PciId(PCI_ANY_ID, PCI_ANY_ID)
 
 
 def sscanf_hex(buf: str, limit: int) -> list[int]:
-    """``sscanf(buf, "%x %x ...")``: the numbers up to the first thing that is none; each cut to 32 bits, the 7th to 64."""
+    """
+    ``sscanf(buf, "%x %x ...")``: the numbers up to the first thing that is none; each cut to 32 bits, the 7th to
+    64.
+    """
     found: list[int] = []
     at = 0
     while len(found) < limit and (m := HEX.match(buf, at)):
@@ -132,7 +138,8 @@ class PciDriver(Driver):
         if len(f) < 2:
             raise err(EINVAL)
         whole = [*f, *(0, 0, PCI_ANY_ID, PCI_ANY_ID, 0, 0, 0)[len(f) :]]
-        row = PciId(*whole)
+        vendor, device, sv, sd, cls, mask, data = whole
+        row = PciId(vendor, device, sv, sd, cls, mask, data)
         if len(f) != 7 and self._static(row):
             raise err(EEXIST)
         if self.id_table and row.driver_data not in [r.driver_data for r in self.id_table]:
@@ -149,8 +156,12 @@ class PciDriver(Driver):
             raise err(EINVAL)
         vendor, device, sv, sd, cls, mask = [*f, *(0, 0, PCI_ANY_ID, PCI_ANY_ID, 0, 0)[len(f) :]]
         for row in self.dynids:
-            if (row.vendor, row.device) == (vendor, device) and sv in (PCI_ANY_ID, row.subvendor) and (
-                sd in (PCI_ANY_ID, row.subdevice)) and not (row.class_ ^ cls) & mask:
+            if (
+                (row.vendor, row.device) == (vendor, device)
+                and sv in (PCI_ANY_ID, row.subvendor)
+                and (sd in (PCI_ANY_ID, row.subdevice))
+                and not (row.class_ ^ cls) & mask
+            ):
                 self.dynids.remove(row)
                 return
         raise err(ENODEV)

@@ -111,5 +111,7 @@ class Iov:
             del pci.slots[vf.name]
         self.vfs.clear()
         control = self.dev.read_config_word(self.pos + r.PCI_SRIOV_CTRL)
-        self.dev.write_config_word(self.pos + r.PCI_SRIOV_CTRL, control & ~(r.PCI_SRIOV_CTRL_VFE | r.PCI_SRIOV_CTRL_MSE))
+        self.dev.write_config_word(
+            self.pos + r.PCI_SRIOV_CTRL, control & ~(r.PCI_SRIOV_CTRL_VFE | r.PCI_SRIOV_CTRL_MSE)
+        )
         self.dev.write_config_word(self.pos + r.PCI_SRIOV_NUM_VF, 0)

@@ -1,4 +1,7 @@
-"""Interrupts as far as message-signalled ones go: vectors, handlers, /proc/interrupts (kernel/irq/, arch/x86/kernel/apic/msi.c)."""
+"""
+Interrupts as far as message-signalled ones go: vectors, handlers, /proc/interrupts (kernel/irq/,
+arch/x86/kernel/apic/msi.c).
+"""
 
 from __future__ import annotations
 

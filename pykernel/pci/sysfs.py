@@ -32,22 +32,29 @@ def driver_set_override(buf: str) -> str | None:
     return text or None
 
 
+def _resource(bar: int, suffix: str) -> BinAttr:
+    def size(dev: Any) -> int:
+        return int(dev.resource_len(bar))
+
+    return BinAttr(f"resource{bar}{suffix}", 0o600, size, mmap=f"mmap_resource{bar}")
+
+
 class PciDevFiles(Device):
     """``struct pci_dev`` as files; :class:`~pykernel.pci.core.PciDev` gives the data."""
 
-    attrs = AttrGroup(
-        "power_state", "resource", "vendor", "device", "subsystem_vendor", "subsystem_device", "revision", "class", "irq",
-        "local_cpus", "local_cpulist", "modalias", "numa_node", "dma_mask_bits", "consistent_dma_mask_bits", "enable",
-        "broken_parity_status", "msi_bus", "d3cold_allowed", "driver_override", "ari_enabled",
-        "current_link_speed", "current_link_width", "max_link_width", "max_link_speed",
-        "remove", "rescan", "reset", "reset_method",
-        "sriov_totalvfs", "sriov_numvfs", "sriov_offset", "sriov_stride", "sriov_vf_device", "sriov_drivers_autoprobe",
+    attrs = AttrGroup(  # fmt: skip
+        "power_state", "resource", "vendor", "device", "subsystem_vendor", "subsystem_device", "revision",
+        "class", "irq", "local_cpus", "local_cpulist", "modalias", "numa_node", "dma_mask_bits",
+        "consistent_dma_mask_bits", "enable", "broken_parity_status", "msi_bus", "d3cold_allowed",
+        "driver_override", "ari_enabled", "current_link_speed", "current_link_width", "max_link_width",
+        "max_link_speed", "remove", "rescan", "reset", "reset_method", "sriov_totalvfs", "sriov_numvfs",
+        "sriov_offset", "sriov_stride", "sriov_vf_device", "sriov_drivers_autoprobe",
         modes={"remove": 0o220},
     )  # fmt: skip
     bin_attrs = (
         BinAttr("config", 0o644, lambda d: d.cfg_size, read="read_config", write="write_config"),
-        *(BinAttr(f"resource{n}", 0o600, lambda d, n=n: d.resource_len(n), mmap=f"mmap_resource{n}") for n in range(6)),
-        *(BinAttr(f"resource{n}_wc", 0o600, lambda d, n=n: d.resource_len(n), mmap=f"mmap_resource{n}") for n in range(6)),
+        *(_resource(n, "") for n in range(6)),
+        *(_resource(n, "_wc") for n in range(6)),
     )
     async_suspend = True
     runtime_pm = True
@@ -61,10 +68,21 @@ class PciDevFiles(Device):
     class_code: int
     revision: int
     driver_override: str | None
+    reset_methods: list[str]
+    iov: Any
+
+    @property
+    def has_link(self) -> bool:
+        """Whether it has a PCI Express link."""
+        raise NotImplementedError
+
+    def resource_len(self, bar: int) -> int:
+        """C: ``pci_resource_len(dev, bar)``."""
+        raise NotImplementedError
 
     # ---- which files there are
 
-    def attr_is_visible(self: Any, name: str) -> bool:
+    def attr_is_visible(self, name: str) -> bool:
         """Link speeds with a PCIe link, reset files with a reset method, sriov files on a physical function."""
         if name.endswith(("_link_speed", "_link_width")):
             return bool(self.has_link)
@@ -72,7 +90,7 @@ class PciDevFiles(Device):
             return bool(self.reset_methods)
         if name.startswith("sriov_"):
             return self.iov is not None
-        return bool(super().attr_is_visible(name))  # type: ignore[misc]
+        return super().attr_is_visible(name)
 
     def bin_is_visible(self: Any, name: str) -> bool:
         """resourceN of a BAR that is there; _wc of a prefetchable one."""
@@ -162,7 +180,9 @@ class PciDevFiles(Device):
             raise err(EINVAL) from e
         if node not in (-1, 0):
             raise err(EINVAL, "no such node is online")
-        self.kernel.log.printk(1, f"pci {self.name}: [Firmware Bug]: Overriding NUMA node to {node}.  Contact your vendor for updates.")
+        self.kernel.log.printk(
+            1, f"pci {self.name}: [Firmware Bug]: Overriding NUMA node to {node}.  Contact your vendor for updates."
+        )
         self.numa_node = node
 
     def dma_mask_bits_show(self: Any) -> str:
@@ -273,7 +293,7 @@ class PciDevFiles(Device):
         """reset_method_store(). Raises EINVAL."""
         self.set_reset_methods(buf)
 
-    # ---- SR-IOV (drivers/pci/iov.c)
+    # ---- virtual functions: drivers/pci/iov.c
 
     def sriov_totalvfs_show(self: Any) -> str:
         """sriov_totalvfs_show()."""
