@@ -141,8 +141,6 @@ class Notifier:
             if unique and nb.priority == at.priority:
                 raise err(EBUSY, f"priority {nb.priority} is taken")
             before, at = at, at.next
-        if at is nb:
-            raise err(EEXIST, "notifier callback already registered")
         nb.next = at
         self._link(before, nb)
 

@@ -130,6 +130,16 @@ def test_idr_cyclic() -> None:
     assert idr.alloc_cyclic("g", 1, 0) == 1
 
 
+def test_idr_cyclic_without_memory_does_not_start_over() -> None:
+    """Only ENOSPC makes it look from start on."""
+    faults = FaultInjector()
+    idr: Idr[str] = Idr(faults=faults)
+    assert idr.alloc_cyclic("a", 1, 0) == 1
+    with faults.fail("alloc") as rule, pytest.raises(OSError, match=errno(ENOMEM)):
+        idr.alloc_cyclic("b", 1, 0)
+    assert (rule.seen, idr.cursor) == (1, 2)
+
+
 def test_idr_base() -> None:
     """idr_init_base(): nothing below the base is given."""
     idr: Idr[str] = Idr(base=3)

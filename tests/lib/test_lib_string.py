@@ -72,3 +72,5 @@ def test_match_string() -> None:
     ]:
         with pytest.raises(OSError, match=rf"\[Errno {EINVAL}\]"):
             function(table, text)
+        with pytest.raises(OSError, match=rf"\[Errno {EINVAL}\]"):
+            function(("a", "b"), text)

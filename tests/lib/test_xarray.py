@@ -143,6 +143,13 @@ def test_alloc_cyclic_goes_on_and_wraps() -> None:
         xa.alloc_cyclic("e", limit, after)
 
 
+def test_alloc_cyclic_does_not_start_over_where_it_began() -> None:
+    xa: XArray[str] = XArray(XaFlags.ALLOC)
+    xa.alloc("a")
+    with pytest.raises(OSError, match=errno(EBUSY)):
+        xa.alloc_cyclic("b", XaLimit(0, 0), 0)
+
+
 def test_marks() -> None:
     """Only present entries can be marked; a store keeps marks, an erasure drops them."""
     xa: XArray[str] = XArray()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EFAULT
+from errno import EFAULT, EINTR, ENOSYS, EPERM
 
 import pytest
 from hypothesis import given, settings
@@ -125,6 +125,24 @@ def test_partial_copies_say_what_is_left(client: Client) -> None:
     assert buf == b"abc\0\0\0\0\0"
     assert mem.copy_from(fault, buf) == 8
     assert buf == bytes(8)
+
+
+@pytest.mark.parametrize("code", [EPERM, ENOSYS])
+def test_forbidden_system_calls_leave_proc(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a seccomp filter or in an old kernel; an interrupted call is made again."""
+    calls = []
+
+    def refused(*args: object) -> int:
+        calls.append(args)
+        ctypes.set_errno(EINTR if len(calls) == 1 else code)
+        return -1
+
+    with own(syscalls=True) as client:
+        monkeypatch.setattr(client.mem, "_readv", refused)
+        monkeypatch.setattr(client.mem, "_writev", refused)
+        client.mem.write(client.addr, b"CHILD")
+        assert client.mem.read(client.addr, 5) == b"CHILD"
+    assert len(calls) == 3
 
 
 def test_two_mebibytes() -> None:

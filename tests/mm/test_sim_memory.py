@@ -223,6 +223,10 @@ def test_alloc() -> None:
     mem.munmap(c & -PAGE_SIZE, PAGE_SIZE)
     far = mem.alloc(2 * PAGE_SIZE, align=4096)
     mem.write(far, b"y" * 2 * PAGE_SIZE)
+    child = mem.fork()
+    child.write(child.alloc(2 * PAGE_SIZE), b"z" * 2 * PAGE_SIZE)
+    mem.mmap(far + 2 * PAGE_SIZE, PAGE_SIZE, RW, PRIVATE | MAP_FIXED)
+    fails(ENOMEM, mem.alloc, PAGE_SIZE)
 
 
 # ---- files and devices
