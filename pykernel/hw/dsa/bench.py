@@ -81,8 +81,10 @@ class DsaBench(Bench):
 
     def set_wq(self, wq: int, *, size: int = 16, priority: int = 1, dedicated: bool = True, threshold: int = 0,
                pasid: int | None = None, bof: bool = False, priv: bool = False, xfer_shift: int = 21,
-               batch_shift: int = 5, ops: int = (1 << 256) - 1) -> None:  # fmt: skip
-        """Write a WQ's WQCFG."""
+               batch_shift: int | None = None, ops: int = (1 << 256) - 1) -> None:  # fmt: skip
+        """Write a WQ's WQCFG; batches are limited to 32 descriptors, or to what the part can do."""
+        if batch_shift is None:
+            batch_shift = min(5, self.function.params.max_batch_shift)
         flags = dedicated | bof << 1 | priority << 4 | priv << 29
         flags |= 0 if pasid is None else 1 << 28 | pasid << 8
         for dword, value in enumerate((size, threshold, flags, xfer_shift | batch_shift << 5)):
