@@ -46,7 +46,8 @@ class Bits(Generic[T]):
     def __get__(self, reg: Reg | None, owner: type[Reg]) -> T | Bits[T]:
         if reg is None:
             return self
-        return self.type(reg.bits >> self.lo & self.mask)
+        value: T = reg.bits >> self.lo & self.mask  # type: ignore[assignment]
+        return value if self.type is int else self.type(value)
 
     def __set__(self, reg: Reg, value: int) -> None:
         if value & ~self.mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -221,7 +222,7 @@ def fill(i: int, *, flags: int = REPORT, size: int = 8) -> bytes:
     return descriptor(FILL, flags=flags, completion=0x2000 + 32 * i, src=0xAB, dst=0x8000 + 16 * i, size=size)
 
 
-def up(**wq: object) -> DsaBench:
+def up(**wq: Any) -> DsaBench:
     b = DsaBench()
     b.enable_pasid()
     b.up([0], **wq)

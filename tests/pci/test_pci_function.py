@@ -77,7 +77,7 @@ def test_dma_needs_bus_mastering(bench: Bench) -> None:
         f.dma_read(0x100, 3)
     with pytest.raises(DmaFault) as write:
         f.dma_write(0x100, b"xyz")
-    assert (read.value.write, write.value.write, bench.memory[0x100:0x103]) == (False, True, b"abc")
+    assert (read.value.write, write.value.write, bytes(bench.memory[0x100:0x103])) == (False, True, b"abc")
 
 
 def test_msix_message_goes_out_when_enabled_and_unmasked(bench: Bench) -> None:
