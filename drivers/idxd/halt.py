@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pykernel.base.dd import device_release_driver
 from pykernel.drivers.idxd.idxd import IdxdDevice, IdxdGroup, IdxdState, IdxdWq, WqState, WqType
 
 GROUP_FIELDS = (
@@ -68,10 +67,6 @@ class SavedStates:
             engines=[engine.group for engine in idxd.engines],
             enabled=[wq.id for wq in idxd.wqs if idxd.wq_enable_map >> wq.id & 1],
         )
-
-    def forget_binding(self, idxd: IdxdDevice) -> None:
-        """Unbind the device, and with it its queues, from hardware that forgot them."""
-        device_release_driver(idxd)
 
     def restore(self, idxd: IdxdDevice) -> None:
         """Configuration, device, queues. C: ``idxd_device_config_restore()``, ``idxd_reset_done()``."""

@@ -8,6 +8,7 @@ from errno import ENODEV, ENOSPC
 from typing import ClassVar
 
 from pykernel.base.bus import Driver
+from pykernel.base.dd import device_release_driver
 from pykernel.base.module import Module, Param
 from pykernel.drivers.idxd.bind import device_drv_probe, device_drv_remove
 from pykernel.drivers.idxd.bus import DsaBus
@@ -355,15 +356,14 @@ class IdxdPciDriver(PciDriver):
         saved = self.module.saved.pop(idxd.name, None) if idxd is not None else None
         if idxd is None or saved is None:
             return
-        if idxd.driver is not None:
-            saved.forget_binding(idxd)
         pdev.free_irq(idxd.ie.vector)
         pdev.free_irq_vectors()
-        pdev.set_master()
+        setup_interrupts(idxd)
+        device_release_driver(idxd)
         init_reset(idxd)
+        unmask_error_interrupts(idxd)
         if idxd.pasid_on:
             set_user_intr(idxd, 1)
-        setup_interrupts(idxd)
         saved.restore(idxd)
 
 
