@@ -69,9 +69,7 @@ class EduFunction(PciFunction):
         self._reset()
 
     def _reset(self) -> None:
-        self.registers = dict.fromkeys(
-            (LIVENESS, FACTORIAL, STATUS, IRQ_STATUS, DMA_SRC, DMA_DST, DMA_COUNT, DMA_CMD), 0
-        )
+        self.registers = dict[int, int].fromkeys(READABLE, 0)
         self.buffer = bytearray(BUFFER_SIZE)
 
     def bar_read(self, bar: int, off: int, size: int) -> int:

@@ -139,6 +139,6 @@ class Executor:
         try:
             ctx.write(addr + 1, record[1:])
             ctx.write(addr, record[:1])
-        except OpError as e:
-            fault = Completion(DSA_COMP_CRA_XLAT | DSA_COMP_STATUS_WRITE, fault_addr=e.completion.fault_addr)
+        except OpError:
+            fault = Completion(DSA_COMP_CRA_XLAT | DSA_COMP_STATUS_WRITE, fault_addr=addr)
             self._device.report.work(ctx.work, fault)
