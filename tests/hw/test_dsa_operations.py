@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykernel.hw.dsa.bench import REPORT, DsaBench, descriptor
@@ -43,6 +43,7 @@ offsets = st.integers(0, 0x9000)
 lengths = st.one_of(st.integers(1, 64), st.sampled_from([4095, 4096, 4097, 8192, 65536, 70001]))
 
 
+@settings(deadline=None)
 @given(offsets, offsets, lengths)
 def test_memmove_is_memmove_however_the_regions_overlap(src: int, dst: int, size: int) -> None:
     b = bench()
@@ -52,6 +53,7 @@ def test_memmove_is_memmove_however_the_regions_overlap(src: int, dst: int, size
     assert (b.record(CR)[0], b.memory[AREA:]) == (1, model[AREA:])
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=8), offsets, lengths)
 def test_fill_repeats_the_pattern_and_cuts_it_off(pattern: bytes, dst: int, size: int) -> None:
     b = bench()
@@ -62,6 +64,7 @@ def test_fill_repeats_the_pattern_and_cuts_it_off(pattern: bytes, dst: int, size
     assert (b.record(CR)[0], b.memory[AREA:]) == (1, model[AREA:])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_compare_finds_the_first_difference(data: st.DataObject) -> None:
     b = bench()
@@ -76,6 +79,7 @@ def test_compare_finds_the_first_difference(data: st.DataObject) -> None:
     assert b.record(CR)[:3] == (1, bool(differing), differing[0] if differing else 0)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=8), lengths, st.integers(0, 70000), st.integers(0, 4096))
 def test_compare_pattern_finds_the_first_difference(pattern: bytes, size: int, at: int, off: int) -> None:
     b = bench()
@@ -364,6 +368,31 @@ def test_compare_stops_at_a_fault() -> None:
     assert b.record(CR) == (0x03, 0, 0x2000, 0x12000)
 
 
+def test_compare_needs_no_page_behind_the_first_difference() -> None:
+    b = fault_bench()
+    b.memory[0x10000:0x13000] = b.memory[0x4000:0x7000]
+    b.memory[0x11080] ^= 1
+    b.absent.add(0x12)
+    b.do(descriptor(COMPARE, completion=CR, src=0x4000, dst=0x10000, size=0x3000))
+    assert b.record(CR) == (1, 1, 0x1080, 0)
+
+
+def test_page_that_is_granted_but_never_comes_is_given_up() -> None:
+    b = fault_bench(bof=True)
+    b.absent.add(0x5)
+    b.page_request = lambda addr, write, pasid: True  # type: ignore[method-assign]
+    b.do(descriptor(MOVE, flags=REPORT | BOF, completion=CR, src=0x5000, dst=0x10000, size=8))
+    assert b.record(CR) == (0x04, 0, 0, 0x5000)
+
+
+def test_without_bus_mastering_nothing_can_be_reported() -> None:
+    b = bench()
+    b.post(descriptor(NOOP, completion=CR))
+    b.function.config_write(4, 2, 2)
+    b.run()
+    assert (b.memory[CR], b.rd(0xC0) >> 8 & 0xFF) == (0, 0x1A)
+
+
 def test_blocking_descriptor_asks_for_the_page_and_goes_on() -> None:
     b = fault_bench(bof=True, pasid=7)
     b.absent.update({0x5, 0x11})
@@ -398,6 +427,7 @@ def test_record_that_cannot_be_written_is_a_software_error() -> None:
     assert (b.rd(0xC0) >> 8 & 0xFF, b.rd(0xC0) >> 5 & 1, b.rd(0xD0, 8)) == (0x1A, 1, CR)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 0x5000), st.integers(0, 0x5000), st.integers(1, 0x5000), st.sets(st.integers(0x8, 0x12), max_size=3)
 )

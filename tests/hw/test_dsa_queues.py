@@ -124,6 +124,15 @@ def test_occupancy_interrupt_comes_when_the_limit_is_reached_from_above() -> Non
     assert b.rd(b.wqcfg(0, 6)) == 1 << 30
 
 
+def test_occupancy_interrupt_by_handle_0_has_a_cause() -> None:
+    b = DsaBench()
+    b.up([0])
+    b.wr(b.wqcfg(0, 5), 1 << 16)
+    b.post(descriptor(NOOP))
+    b.run()
+    assert b.rd(0x98) == 4
+
+
 # ---------------------------------------------------------------------- arbitration
 def served(priorities: dict[int, int], each: int, engines: int = 1) -> list[int]:
     """WQ numbers in the order of service; fill patterns tell who was there."""

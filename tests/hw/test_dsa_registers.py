@@ -237,5 +237,11 @@ def test_capabilities_can_be_left_out() -> None:
     assert f.config_read(0x100, 4) == 0x0001001B
 
 
+def test_registers_take_a_64_byte_write_too() -> None:
+    b = DsaBench()
+    b.function.posted_write(0, 0x300, (1).to_bytes(32, "little") + (2).to_bytes(8, "little") + bytes(24))
+    assert (b.rd(0x300), b.rd(0x320)) == (1, 2)
+
+
 def test_iax_model_is_8086_0cfe() -> None:
     assert MODELS["iax"]({}).config_read(0, 4) == 0x0CFE8086

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pykernel.hw import MODELS
+from pykernel.hw import MODELS, make
 from pykernel.hw.bench import Bench
 
 
@@ -106,6 +106,41 @@ def test_dma_outside_the_buffer_moves_nothing(bench: Bench, dst: int, count: int
         wr(bench, off, value, 8)
     bench.run()
     assert (rd(bench, 0x98), bench.accesses) == (0, [])
+
+
+def test_dma_from_memory_that_is_not_there_ends_and_changes_nothing(bench: Bench) -> None:
+    bench.absent.add(1)
+    for off, value in ((0x80, 0x1000), (0x88, 0x40000), (0x90, 8), (0x98, 5)):
+        wr(bench, off, value, 8)
+    bench.run()
+    assert (rd(bench, 0x98), rd(bench, 0x24), bench.accesses) == (4, 0x100, [])
+
+
+def test_a_command_without_the_start_bit_does_nothing(bench: Bench) -> None:
+    wr(bench, 0x98, 6)
+    bench.run()
+    assert (rd(bench, 0x98), rd(bench, 0x24)) == (0, 0)
+
+
+def test_raising_nothing_raises_no_interrupt(bench: Bench) -> None:
+    wr(bench, 0x60, 0)
+    assert not bench.pin
+
+
+def test_reset_forgets_work_that_was_under_way(bench: Bench) -> None:
+    wr(bench, 8, 5)
+    for off, value in ((0x80, 0x1000), (0x88, 0x40000), (0x90, 8), (0x98, 5)):
+        wr(bench, off, value, 8)
+    bench.function.flr()
+    bench.run()
+    bench.function.config_write(4, 2, 6)
+    assert [rd(bench, off) for off in (0x08, 0x20, 0x24, 0x80, 0x98)] == [0] * 5
+
+
+def test_make_names_an_unknown_model() -> None:
+    assert make("edu", {}).bar_sizes == {0: 1 << 20}
+    with pytest.raises(ValueError, match="'nvme': one of dsa, iax, edu"):
+        make("nvme", {})
 
 
 def test_dma_mask_clamps_addresses() -> None:

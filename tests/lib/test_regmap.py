@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykernel.lib.regmap import At, Bits, Reg, RegMap, Table, bit, bits
@@ -119,6 +120,17 @@ def test_hook_for_no_register_is_a_type_error() -> None:
         type("Bad", (RegMap,), {"gone_write": lambda self, reg: None})
 
 
+@pytest.mark.parametrize("make", [lambda: bits(1, 0, "wx"), lambda: At(0, Reg, "x"), lambda: At(2, Reg)])
+def test_bad_declaration_is_a_type_error(make: Callable[[], object]) -> None:
+    with pytest.raises(TypeError):
+        make()
+
+
+def test_declarations_are_there_to_be_asked() -> None:
+    assert (Mixed.colour.lo, Map.wide.size) == (30, 32)
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 31), st.sampled_from([1, 2, 4, 8]), st.integers(0, (1 << 64) - 1)), max_size=20)
 )
