@@ -9,6 +9,7 @@ from importlib import import_module
 from pykernel import machine as machines
 from pykernel import profile as profiles
 from pykernel.base.module import Module, Modules
+from pykernel.base.platform import base_init
 from pykernel.iommu.sva import Iommu
 from pykernel.kernel import Kernel
 from pykernel.pci.core import Pci
@@ -21,6 +22,8 @@ DRIVERS = {
     "idxd": "pykernel.drivers.idxd:IdxdModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
 }
+
+BUILT_IN = ("pci_stub",)
 
 
 def boot(
@@ -51,7 +54,7 @@ def boot(
         (names.discard if name.startswith("-") else names.add)(name.removeprefix("-").removeprefix("CONFIG_"))
     kernel = Kernel(replace(row, config=frozenset(names)), _cpu_flags(spec), seed=seed, clock=clock)
     kernel.machine = spec
-    kernel.initcalls += [lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
+    kernel.initcalls += [lambda: base_init(kernel), lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
     return kernel
 
 
@@ -73,6 +76,8 @@ def _modules_init(kernel: Kernel) -> None:
     modules = kernel.sub(Modules)
     for name, where in DRIVERS.items():
         modules.add(name, _finder(where))
+    for name in BUILT_IN:
+        modules.init_module(name)
     for name, args in kernel.machine.modules.items():
         try:
             modules.modprobe(name, args)

@@ -54,6 +54,14 @@ class Profile:
     probe_failure_dev_err: bool = False
     """A failed probe is `probe with driver %s failed` at level err; before 6.7 `%s: probe of %s failed` at warning."""
 
+    # fs
+    kernfs_llseek_active: bool = False
+    """lseek() of a removed node is ENODEV, and a mappable binary file seeks by its own size."""
+
+    # iommu
+    iommu_removal_message: bool = True
+    """`Removing from iommu group` is told."""
+
     # lib
     kstrtobool_enable: bool = False
     """kstrtobool() also takes e/E (enable) and d/D (disable)."""
@@ -109,6 +117,8 @@ LINUX_6_12 = replace(
     release="6.12.117",
     version=(6, 12),
     probe_failure_dev_err=True,
+    kernfs_llseek_active=True,
+    iommu_removal_message=False,
     idxd_device_ids=IDXD_IDS_6_12,
     idxd_event_log=True,
     idxd_file_devices=True,

@@ -98,6 +98,7 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("setxattr", "setxattr"),
     Syscall("getxattr", "getxattr"),
     Syscall("listxattr", "listxattr"),
+    Syscall("removexattr", "removexattr"),
     Syscall("setuid", "setuid", "sets all three ids"),
     Syscall("setgid", "setgid", "sets all three ids"),
     Syscall("fsync", "fsync"),
@@ -159,9 +160,20 @@ def do_open(kernel: Kernel, inode: Inode, flags: int) -> File:
     if flags & os.O_PATH:
         return PathFile(inode, flags)
     may_open(inode, flags, kernel.current.cred)
+    if flags & os.O_DIRECT and not stat.S_ISCHR(inode.mode):
+        return _no_odirect(inode, flags)
     file = inode.open(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC))
     if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
         inode.setattr(size=0)
+    return file
+
+
+def _no_odirect(inode: Inode, flags: int) -> File:
+    # fs/open.c:do_dentry_open(): the file system's open comes first, then FMODE_CAN_ODIRECT is asked
+    file = inode.open(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC))
+    if not file.can_odirect:
+        file.put()
+        raise err(EINVAL, "no direct I/O here")
     return file
 
 
@@ -322,6 +334,8 @@ class Process:
         if cmd == f.F_GETFL:
             return file.flags
         if cmd == f.F_SETFL:
+            if arg & os.O_DIRECT and not file.can_odirect:
+                raise err(EINVAL)
             changeable = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_NOATIME | os.O_DIRECT
             file.flags = file.flags & ~changeable | arg & changeable
             return 0
@@ -627,6 +641,11 @@ class Process:
     def setxattr(self, path: str | os.PathLike[str], name: str, value: bytes, flags: int = 0) -> None:
         """C: ``int setxattr(...)``."""
         self._walk(path).setxattr(name, value, flags)
+
+    @syscall
+    def removexattr(self, path: str | os.PathLike[str], name: str) -> None:
+        """C: ``int removexattr(...)``."""
+        self._walk(path).removexattr(name)
 
     @syscall
     def listxattr(self, path: str | os.PathLike[str]) -> list[str]:

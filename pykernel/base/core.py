@@ -31,6 +31,7 @@ class Device(Kobject):
     attrs = AttrGroup("uevent", "dev")
     async_suspend = False
     runtime_pm = False
+    runtime_forbidden = False
 
     def __init__(
         self,

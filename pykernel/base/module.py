@@ -8,6 +8,7 @@ this kernel.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM, EWOULDBLOCK
@@ -90,7 +91,9 @@ class Module(Kobject):
     builtin: ClassVar[bool] = False
     size: ClassVar[int] = 16384
 
-    attrs = AttrGroup("uevent", "coresize", "initsize", "taint", "initstate", "refcnt")
+    version: ClassVar[str] = ""
+
+    attrs = AttrGroup("uevent", "version", "srcversion", "coresize", "initsize", "taint", "initstate", "refcnt")
 
     def __init__(self, kernel: Kernel, args: str = "") -> None:
         super().__init__(kernel, self.name_, kernel.sub(SysFs).top["module"])
@@ -158,11 +161,32 @@ class Module(Kobject):
         self.drivers_dir.remove_link(f"{drv.bus.name}:{drv.name}")
         self.drivers.pop(drv.name, None)
 
+    def add_sections(self) -> None:
+        """kernel/module/sysfs.c:add_sect_attrs(), add_notes_attrs(): addresses are hidden, as kptr_restrict does."""
+        sections, notes = Kset(self.kernel, "sections", self), Kset(self.kernel, "notes", self)
+        sections.add()
+        notes.add()
+        for name in (".text", ".init.text", ".data", ".bss"):
+            sections.create_file(Attribute(name, lambda _: "0x0000000000000000\n", None, 0o400))
+        notes.create_file(
+            Attribute(".note.gnu.build-id", lambda _: b"\4\0\0\0\24\0\0\0\3\0\0\0GNU\0" + bytes(20), None, 0o444)
+        )
+
     # ---- files
 
     def attr_is_visible(self, name: str) -> bool:
-        """A built-in module has only ``uevent``."""
+        """A built-in module has only ``uevent``; versions are there with MODULE_VERSION."""
+        if name.endswith("version"):
+            return bool(self.version)
         return name == "uevent" or not self.builtin
+
+    def version_show(self) -> str:
+        """MODULE_VERSION."""
+        return f"{self.version}\n"
+
+    def srcversion_show(self) -> str:
+        """24 hexadecimal digits that stand for the source."""
+        return f"{hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:24].upper()}\n"
 
     def uevent_store(self, buf: str) -> None:
         """
@@ -233,6 +257,8 @@ class Modules:
         module = cls(self.kernel, args)
         module.add()
         module.holders.add()
+        if not module.builtin:
+            module.add_sections()
         if any(p.mode for p in module.params):
             parameters = Parameters(module)
             parameters.add()

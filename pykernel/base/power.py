@@ -33,7 +33,7 @@ class Power(Kobject):
     def __init__(self, dev: Device) -> None:
         super().__init__(dev.kernel, "power", dev)
         self.async_suspend = dev.async_suspend
-        self.runtime_auto = True
+        self.runtime_auto = not dev.runtime_forbidden
         self.enabled = dev.runtime_pm
 
     def async_show(self) -> str:

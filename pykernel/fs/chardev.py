@@ -153,6 +153,16 @@ class ZeroFile(NullFile):
         return bytes(count)
 
 
+class RandomFile(NullFile):
+    """/dev/random and /dev/urandom: the kernel's seeded generator."""
+
+    __slots__ = ()
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """Random bytes."""
+        return self.inode.kernel.sched.rng.randbytes(count)
+
+
 class FullFile(ZeroFile):
     """/dev/full."""
 

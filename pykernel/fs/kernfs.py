@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import stat
 from collections.abc import Callable, Iterable
-from errno import EACCES, EEXIST, EINVAL, EISDIR, ENODEV, ENOENT
+from errno import EACCES, EEXIST, EINVAL, EISDIR, ENODATA, ENODEV, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.fs.vfs import DEFAULT_POLLMASK, PAGE_SIZE, File, FsNotify, Inode, PollTable, StatFs
+from pykernel.fs.vfs import DEFAULT_POLLMASK, PAGE_SIZE, File, FsNotify, Inode, PollTable, StatFs, generic_llseek
 from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLPRI
 
 if TYPE_CHECKING:
@@ -24,12 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["KernfsDir", "KernfsFile", "KernfsLink", "KernfsNode", "KernfsOpenFile", "KernfsRoot"]
 
 SYSFS_MAGIC = 0x62656572
+XATTR_CREATE, XATTR_REPLACE = 1, 2
+MAX_NON_LFS = (1 << 31) - 1  # kernfs leaves s_maxbytes at what fs/super.c:alloc_super() sets
+GOLDEN_RATIO_64 = 0x61C8864680B583EB
+U64 = (1 << 64) - 1
+
+
+def name_hash(name: str) -> int:
+    """fs/kernfs/dir.c:kernfs_name_hash(), include/linux/stringhash.h."""
+    h = 0
+    for c in name.encode("latin-1", "replace"):
+        h = (h + (c << 4) + (c >> 4)) * 11 & U64
+    h = (h * GOLDEN_RATIO_64 & U64) >> 32 & 0x7FFFFFFF
+    return min(h + 2 if h < 2 else h, 0x7FFFFFFE)
 
 
 class KernfsNode(Inode):
     """``struct kernfs_node``."""
 
-    __slots__ = ("name", "removed", "root")
+    __slots__ = ("hash", "name", "removed", "root", "xattrs")
 
     statfs_row = StatFs(SYSFS_MAGIC)
     dev = 22
@@ -39,6 +52,48 @@ class KernfsNode(Inode):
         self.root = root
         self.name = name
         self.removed = False
+        self.hash = 0
+        self.xattrs: dict[str, bytes] | None = None
+
+    def sort_key(self) -> tuple[int, str]:
+        """Where readdir() shows it: by hash, then by name. C: ``kernfs_name_compare()``."""
+        if not self.hash:
+            self.hash = name_hash(self.name)
+        return self.hash, self.name
+
+    # ---- extended attributes: trusted and security are kept, user only where the file system says so
+    # ---- extended attributes: trusted and security are kept, user only where the file system says so
+
+    def getxattr(self, name: str) -> bytes:
+        """Raises EOPNOTSUPP: no such name space; ENODATA: not set."""
+        if not name.startswith(("trusted.", "security.", "user.")):
+            raise err(EOPNOTSUPP)
+        try:
+            return (self.xattrs or {})[name]
+        except KeyError:
+            raise err(ENODATA) from None
+
+    def setxattr(self, name: str, value: bytes, flags: int) -> None:
+        """Raises EOPNOTSUPP, EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE)."""
+        if not name.startswith(("trusted.", "security.")):
+            raise err(EOPNOTSUPP)
+        have = self.xattrs = self.xattrs or {}
+        if flags & XATTR_CREATE and name in have:
+            raise err(EEXIST)
+        if flags & XATTR_REPLACE and name not in have:
+            raise err(ENODATA)
+        have[name] = value
+
+    def removexattr(self, name: str) -> None:
+        """Raises EOPNOTSUPP, ENODATA."""
+        if not name.startswith(("trusted.", "security.")):
+            raise err(EOPNOTSUPP)
+        if (self.xattrs or {}).pop(name, None) is None:
+            raise err(ENODATA)
+
+    def listxattr(self) -> list[str]:
+        """The names that were set."""
+        return list(self.xattrs or ())
 
     def path(self) -> str:
         """The path below the mount, "/devices/..."; C: ``kernfs_path()``."""
@@ -93,6 +148,8 @@ class KernfsDir(KernfsNode):
     @property
     def nlink(self) -> int:
         """Two and one a sub-directory. C: ``parent->dir.subdirs + 2``."""
+        if self.removed:
+            return 2
         return 2 + sum(type(c) is KernfsDir for c in self.filled().values())
 
     def lookup(self, name: str) -> Inode:
@@ -103,8 +160,8 @@ class KernfsDir(KernfsNode):
         return node
 
     def iterdir(self) -> Iterable[tuple[str, Inode]]:
-        """fs/kernfs/dir.c:kernfs_fop_readdir()."""
-        return list(self.filled().items())
+        """fs/kernfs/dir.c:kernfs_fop_readdir(): in the order of the names' hashes."""
+        return [(n.name, n) for n in sorted(self.filled().values(), key=KernfsNode.sort_key)]
 
     def open(self, flags: int) -> File:
         """Open for getdents()."""
@@ -250,6 +307,8 @@ class KernfsOpenFile(File):
     has_read = True
     has_write = True
 
+    inode: KernfsFile
+
     def __init__(self, inode: KernfsFile, flags: int) -> None:
         super().__init__(inode, flags)
         self.event = 0
@@ -260,10 +319,36 @@ class KernfsOpenFile(File):
         if self.can_read and not (inode.mode & 0o444 and self.has_read):
             raise err(EACCES)
 
+    def write(self, data: bytes) -> int:
+        """Write at the position; O_APPEND means nothing here, as kernfs never asks generic_write_checks()."""
+        n = self.pwrite(self.pos, data)
+        self.pos += n
+        return n
+
+    def llseek(self, offset: int, whence: int) -> int:
+        """
+        generic_file_llseek() with sysfs's small s_maxbytes; 6.12 asks for the node first.
+
+        Raises EINVAL, ENXIO, ENODEV.
+        """
+        if self.inode.kernel.profile.kernfs_llseek_active:
+            self.inode.check_active()
+        new = generic_llseek(self, offset, whence, self.llseek_size())
+        if new > MAX_NON_LFS:
+            raise err(EINVAL)
+        self.pos = new
+        return new
+
+    def llseek_size(self) -> int:
+        """Where SEEK_END counts from."""
+        return self.inode.size
+
+    def fsync(self) -> None:
+        """noop_fsync()."""
+
     def poll(self, pt: PollTable) -> int:
         """fs/kernfs/file.c:kernfs_fop_poll(): always ready; EPOLLPRI|EPOLLERR when it changed since the last read."""
         node = self.inode
-        assert isinstance(node, KernfsFile)
         pt.poll_wait(node.poll_queue)
         if node.removed or self.event != node.event:
             return DEFAULT_POLLMASK | EPOLLERR | EPOLLPRI

@@ -5,8 +5,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from pykernel.fs.chardev import MKDEV, Chrdevs, FullFile, NullFile, ZeroFile
-from pykernel.fs.kmsg import KmsgFile
+from pykernel.fs.chardev import Chrdevs
 from pykernel.fs.procfs import ProcFs
 from pykernel.fs.ramfs import RamDir, RamNode
 from pykernel.fs.sysfs import SysFs
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
 __all__ = ["DevTmpFs", "RootFs"]
-
-# drivers/char/mem.c:devlist: minor, name, mode, open
-MEM_DEVICES = (
-    (3, "null", 0o666, NullFile),
-    (5, "zero", 0o666, ZeroFile),
-    (7, "full", 0o666, FullFile),
-    (11, "kmsg", 0o644, KmsgFile),
-)
 
 
 class DevDir(RamDir):
@@ -48,10 +39,6 @@ class DevTmpFs:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.root = DevDir(kernel, 0o755)
-        chrdevs = kernel.sub(Chrdevs)
-        for minor, name, mode, fops in MEM_DEVICES:
-            chrdevs.add(MKDEV(1, minor), fops)
-            self.create_node(name, mode, MKDEV(1, minor))
 
     def create_node(self, path: str, mode: int, rdev: int) -> Inode:
         """drivers/base/devtmpfs.c:handle_create(): directories on the way are made 0755."""

@@ -66,8 +66,8 @@ class BinAttr:
     """
     ``struct bin_attribute``: *read*, *write* and *mmap* name methods of the kobject.
 
-    read(off, count) -> bytes, write(off, data) -> int, mmap(vma). *size* 0 means no limit; a callable is asked at
-    creation.
+    read(file, off, count) -> bytes, write(file, off, data) -> int, mmap(vma). *size* 0 means no limit; a callable
+    is asked at creation.
     """
 
     name: str
@@ -191,9 +191,9 @@ class Kobject:
     def _fill(self) -> None:
         for group, table in self._tables.items():
             names = [a for a in table if self.attr_is_visible(a.name)]
-            if not names:
-                continue
-            where = self.dir.create_dir(group) if group else self.dir
+            where = (
+                self.dir.create_dir(group) if group else self.dir
+            )  # a named group without files is a directory still
             for attr in names:
                 where.add(SysfsAttr(where, self, attr))
         for b in self._bins:
@@ -378,7 +378,8 @@ class BinOpenFile(KernfsOpenFile):
             count = min(count, node.limit - pos)
         if not node.attr.read:
             raise err(EIO)
-        data: bytes = getattr(node.kobj, node.attr.read)(pos, count)
+        self.event = node.event
+        data: bytes = getattr(node.kobj, node.attr.read)(self, pos, count)
         return data
 
     def pwrite(self, pos: int, data: bytes) -> int:
@@ -394,8 +395,13 @@ class BinOpenFile(KernfsOpenFile):
             return 0
         if not node.attr.write:
             raise err(EIO)
-        n: int = getattr(node.kobj, node.attr.write)(pos, data)
+        n: int = getattr(node.kobj, node.attr.write)(self, pos, data)
         return n
+
+    def llseek_size(self) -> int:
+        """Up to 6.11 a file that can be mapped seeks in the inode of /dev/mem's mapping, whose size is 0."""
+        node = self.inode
+        return 0 if node.attr.mmap and not node.kernel.profile.kernfs_llseek_active else node.limit
 
     def mmap(self, vma: Any) -> None:
         """Raises ENODEV: no mmap function, or removed."""

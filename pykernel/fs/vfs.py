@@ -242,14 +242,21 @@ class PollTable:
 
 
 class File:
-    """``struct file``: an open file description. ``refs`` counts descriptors and mappings; the last one releases."""
+    """
+    ``struct file``: an open file description.
 
-    __slots__ = ("__weakref__", "flags", "inode", "pos", "refs")
+    ``refs`` counts descriptors and mappings, the last one releases; ``cred`` is who opened it; ``can_odirect`` is
+    FMODE_CAN_ODIRECT.
+    """
+
+    __slots__ = ("__weakref__", "cred", "flags", "inode", "pos", "refs")
 
     seekable = True
+    can_odirect = False
 
     def __init__(self, inode: Inode, flags: int) -> None:
         self.inode = inode
+        self.cred = inode.kernel.current.cred
         self.flags = flags
         self.pos = 0
         self.refs = 1
@@ -257,12 +264,12 @@ class File:
     @property
     def can_read(self) -> bool:
         """FMODE_READ."""
-        return self.flags & O_ACCMODE != os.O_WRONLY
+        return self.flags & O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
 
     @property
     def can_write(self) -> bool:
         """FMODE_WRITE."""
-        return self.flags & O_ACCMODE != os.O_RDONLY
+        return self.flags & O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
 
     def pread(self, pos: int, count: int) -> bytes:
         """Read at *pos*. Raises EINVAL without a read operation."""

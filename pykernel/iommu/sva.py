@@ -123,6 +123,7 @@ class Iommu:
         devices.add()
         devices.create_link(dev, dev.name)
         dev.create_link(group, "iommu_group")
+        dev.info(f"Adding to iommu group {n}")
         self.groups[dev.name] = (n, group)
         self.tables[dev.name] = {}
         if self.scalable:
@@ -151,6 +152,8 @@ class Iommu:
         self.features.pop(dev.name, None)
         n, group = self.groups.pop(dev.name, (None, None))
         if group is not None and n is not None:
+            if self.kernel.profile.iommu_removal_message:
+                dev.info(f"Removing from iommu group {n}")
             group.delete()
             self.group_ids.free(n)
 

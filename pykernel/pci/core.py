@@ -20,7 +20,7 @@ from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kset
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import page_align
-from pykernel.pci.driver import PciBus, parse_ul
+from pykernel.pci.driver import PciBus, PciDriver, parse_ul
 from pykernel.pci.function import DmaFault, PciFunction
 from pykernel.pci.iov import Iov
 from pykernel.pci.irq import MSI_ADDRESS, Irqs
@@ -304,6 +304,7 @@ class PciDev(PciDevFiles):
         self._msi_dir: Kset | None = None
         self._assign_bars()
         self.iov = Iov.probe(self)
+        self.d3cold_allowed = bool(self.find_capability(r.PCI_CAP_ID_PM))  # drivers/pci/pci.c:pci_pm_init()
 
     # ---- configuration space
 
@@ -380,6 +381,12 @@ class PciDev(PciDevFiles):
             if mask:
                 self._place(bar, low & 0xF, mask, wide=wide)
             bar += 2 if wide else 1
+        self._firmware()
+
+    def _firmware(self) -> None:
+        # what SeaBIOS and its like leave behind: pci_bios_init_device()
+        command = r.PCI_COMMAND_IO | r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_SERR
+        self.function.config_write(r.PCI_COMMAND, 2, command)
 
     def _place(self, bar: int, kind: int, mask: int, *, wide: bool) -> None:
         size = mask & -mask
@@ -580,10 +587,32 @@ class PciDev(PciDevFiles):
         """C: ``int pci_reset_function(struct pci_dev *)``: state is saved and restored. Raises ENOTTY."""
         if not self.reset_methods:
             raise err(ENOTTY)
-        saved = [self.read_config_dword(o) for o in range(0, 64, 4)]
+        driver = self.driver if isinstance(self.driver, PciDriver) else None
+        if driver is not None:
+            driver.reset_prepare(self)
+        offsets = [*self._saved_controls(), *range(60, -4, -4)]
+        saved = [(off, self.read_config_dword(off)) for off in offsets]
         self.pcie_flr()
-        for o in range(15, -1, -1):
-            self.function.config_write(4 * o, 4, saved[o])
+        for off, value in saved:
+            self.function.config_write(off, 4, value)
+        if driver is not None:
+            driver.reset_done(self)
+
+    def _saved_controls(self) -> list[int]:
+        """
+        Where capabilities keep what pci_save_state() saves: ATS, page requests and PASID (the order of their
+        restore).
+        """
+        found = []
+        for cap, offset in (
+            (r.PCI_EXT_CAP_ID_PASID, r.PCI_PASID_CAP),
+            (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_ALLOC_REQ),
+            (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_CTRL),
+            (r.PCI_EXT_CAP_ID_ATS, r.PCI_ATS_CAP),
+        ):
+            if at := self.find_ext_capability(cap):
+                found.append(at + offset)
+        return found
 
     def pcie_flr(self) -> None:
         """C: ``int pcie_flr(struct pci_dev *)``."""

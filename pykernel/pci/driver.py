@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pykernel.base import dd
 from pykernel.base.bus import Bus, Driver
 from pykernel.errors import err
-from pykernel.fs.sysfs import AttrGroup
+from pykernel.fs.sysfs import AttrGroup, Kset
 from pykernel.lib.kstrtox import kstrtoul
 
 if TYPE_CHECKING:
@@ -72,11 +72,13 @@ def sscanf_hex(buf: str, limit: int) -> list[int]:
 class PciBus(Bus):
     """``pci_bus_type``."""
 
-    attrs = AttrGroup("rescan")
+    attrs = AttrGroup("rescan", "resource_alignment")
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel, "pci")
+        self.alignment = ""
         self.register()
+        Kset(kernel, "slots", self).add()
 
     def match(self, dev: Device, drv: Driver) -> bool:
         """drivers/pci/pci-driver.c:pci_bus_match()."""
@@ -90,6 +92,15 @@ class PciBus(Bus):
         env["PCI_SUBSYS_ID"] = f"{dev.subsystem_vendor:04X}:{dev.subsystem_device:04X}"
         env["PCI_SLOT_NAME"] = dev.name
         env["MODALIAS"] = dev.modalias
+
+    def resource_alignment_show(self) -> str:
+        """drivers/pci/pci.c:resource_alignment_show()."""
+        return self.alignment
+
+    def resource_alignment_store(self, buf: str) -> None:
+        """drivers/pci/pci.c:resource_alignment_store(): kept as it is; a lone newline clears."""
+        text = str(buf).removesuffix("\n")
+        self.alignment = f"{text}\n" if text else ""
 
     def rescan_store(self, buf: str) -> None:
         """drivers/pci/pci-sysfs.c:rescan_store(). Raises EINVAL."""
@@ -128,6 +139,12 @@ class PciDriver(Driver):
             if row.matches(dev) and (dev.driver_override is not None or not row.override_only):
                 return row
         return ANY if dev.driver_override is not None else None
+
+    def reset_prepare(self, pdev: Any) -> None:
+        """``err_handler->reset_prepare``: the function is about to be reset."""
+
+    def reset_done(self, pdev: Any) -> None:
+        """``err_handler->reset_done``: it was, and its configuration space is back."""
 
     def _static(self, wanted: PciId) -> bool:
         return any(row.matches(wanted) and not row.override_only for row in self.id_table)

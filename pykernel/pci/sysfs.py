@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pykernel.base.core import Device
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, BinAttr, raw
-from pykernel.fs.vfs import PAGE_SIZE
+from pykernel.fs.vfs import PAGE_SIZE, File
 from pykernel.lib.kstrtox import kstrtoint
 from pykernel.pci.driver import parse_ul
 from pykernel.task import CAP_SYS_ADMIN
@@ -42,43 +42,46 @@ def _resource(bar: int, suffix: str) -> BinAttr:
 class PciDevFiles(Device):
     """``struct pci_dev`` as files; :class:`~pykernel.pci.core.PciDev` gives the data."""
 
-    attrs = AttrGroup(
-        "power_state",
-        "resource",
-        "vendor",
-        "device",
-        "subsystem_vendor",
-        "subsystem_device",
-        "revision",
-        "class",
-        "irq",
-        "local_cpus",
-        "local_cpulist",
-        "modalias",
-        "numa_node",
-        "dma_mask_bits",
-        "consistent_dma_mask_bits",
-        "enable",
-        "broken_parity_status",
-        "msi_bus",
-        "d3cold_allowed",
-        "driver_override",
-        "ari_enabled",
-        "current_link_speed",
-        "current_link_width",
-        "max_link_width",
-        "max_link_speed",
-        "remove",
-        "rescan",
-        "reset",
-        "reset_method",
-        "sriov_totalvfs",
-        "sriov_numvfs",
-        "sriov_offset",
-        "sriov_stride",
-        "sriov_vf_device",
-        "sriov_drivers_autoprobe",
-        modes={"remove": 0o220},
+    attrs = (
+        AttrGroup(
+            "power_state",
+            "resource",
+            "vendor",
+            "device",
+            "subsystem_vendor",
+            "subsystem_device",
+            "revision",
+            "class",
+            "irq",
+            "local_cpus",
+            "local_cpulist",
+            "modalias",
+            "numa_node",
+            "dma_mask_bits",
+            "consistent_dma_mask_bits",
+            "enable",
+            "broken_parity_status",
+            "msi_bus",
+            "d3cold_allowed",
+            "driver_override",
+            "ari_enabled",
+            "current_link_speed",
+            "current_link_width",
+            "max_link_width",
+            "max_link_speed",
+            "remove",
+            "rescan",
+            "reset",
+            "reset_method",
+            "sriov_totalvfs",
+            "sriov_numvfs",
+            "sriov_offset",
+            "sriov_stride",
+            "sriov_vf_device",
+            "sriov_drivers_autoprobe",
+            modes={"remove": 0o220},
+        ),
+        AttrGroup(name="link"),  # drivers/pci/pcie/aspm.c: its files need a link with ASPM
     )
     bin_attrs = (
         BinAttr("config", 0o644, lambda d: d.cfg_size, read="read_config", write="write_config"),
@@ -87,9 +90,10 @@ class PciDevFiles(Device):
     )
     async_suspend = True
     runtime_pm = True
+    runtime_forbidden = True  # drivers/pci/pci.c:pci_pm_init()
 
     broken_parity = False
-    d3cold_allowed = True
+    d3cold_allowed = False
     vendor: int
     device: int
     subsystem_vendor: int
@@ -358,9 +362,9 @@ class PciDevFiles(Device):
 
     # ---- binary files
 
-    def read_config(self: Any, off: int, count: int) -> bytes:
-        """pci_read_config(): 64 bytes for who has no CAP_SYS_ADMIN."""
-        size = self.cfg_size if self.kernel.current.cred.capable(CAP_SYS_ADMIN) else 64
+    def read_config(self: Any, file: File, off: int, count: int) -> bytes:
+        """pci_read_config(): 64 bytes for who had no CAP_SYS_ADMIN when it opened the file."""
+        size = self.cfg_size if file.cred.capable(CAP_SYS_ADMIN) else 64
         end = min(off + count, size)
         out = bytearray()
         while off < end:
@@ -369,7 +373,7 @@ class PciDevFiles(Device):
             off += step
         return bytes(out)
 
-    def write_config(self: Any, off: int, data: bytes) -> int:
+    def write_config(self: Any, file: File, off: int, data: bytes) -> int:
         """pci_write_config()."""
         if off > self.cfg_size:
             return 0
