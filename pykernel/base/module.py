@@ -185,8 +185,8 @@ class Module(Kobject):
         return f"{self.version}\n"
 
     def srcversion_show(self) -> str:
-        """24 hexadecimal digits that stand for the source."""
-        return f"{hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:24].upper()}\n"
+        """23 hexadecimal digits that stand for the source."""
+        return f"{hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:23].upper()}\n"
 
     def uevent_store(self, buf: str) -> None:
         """
