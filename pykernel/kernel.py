@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from errno import EDEADLK
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,7 @@ from pykernel.trace import Trace
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from types import ModuleType
 
     from pykernel.base.module import Modules
     from pykernel.fs.vfs import Inode
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Cpu", "Kernel", "Leak"]
 
 T = TypeVar("T")
+PATIENCE_S = 2.0  # how long threads wait for each other
 
 
 class Leak(AssertionError):
@@ -70,6 +72,9 @@ class Kernel:
         self.dead = False
         self.machine: Any = None
         self.foreign: deque[Callable[[], None]] = deque()
+        self.depth = 0  # calls into the kernel that the owner is in
+        self.doorbells: list[Callable[[], None]] = []
+        self.arrival = threading.Event()
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
         self._exits: list[Callable[[], None]] = []
@@ -78,6 +83,7 @@ class Kernel:
         self.sched.idle_context = self.idle_task
         self.sched.get_context = lambda: self.current
         self.sched.set_context = self._set_current
+        self.sched.on_stuck = self.wait_for_threads
 
     # ---- subsystems and life
 
@@ -145,7 +151,7 @@ class Kernel:
 
     def call_from_thread(self, fn: Callable[[], T]) -> T:
         """
-        Another thread calls: served when the owner next enters the kernel.
+        Another thread calls: served when the owner next enters the kernel, sleeps in it, or hears a doorbell.
 
         Raises:
             EDEADLK: the owner did not enter within two seconds.
@@ -161,18 +167,39 @@ class Kernel:
             done.set()
 
         self.foreign.append(serve)
-        if not done.wait(2.0):
-            self.foreign.remove(serve)
-            raise err(EDEADLK, "the thread that booted this kernel does not enter it: no one can serve this call")
+        self.arrival.set()
+        for ring in tuple(self.doorbells):
+            ring()
+        if not done.wait(PATIENCE_S):
+            try:
+                self.foreign.remove(serve)
+            except ValueError:
+                done.wait()  # it is being served: a call that sleeps
+            else:
+                raise err(EDEADLK, "the thread that booted this kernel does not enter it: no one can serve this call")
         result, error = box[0]
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
 
     def serve_threads(self) -> None:
-        """Serve calls of other threads that wait."""
+        """Serve calls of other threads that wait; a signal handler may do so in between."""
         while self.foreign:
-            self.foreign.popleft()()
+            try:
+                serve = self.foreign.popleft()
+            except IndexError:
+                return
+            serve()
+
+    def wait_for_threads(self) -> bool:
+        """The owner has nothing to run: wait for a call of another thread and serve it. False: none comes."""
+        if threading.active_count() < 2:
+            return False
+        self.arrival.clear()
+        if not self.foreign and not self.arrival.wait(PATIENCE_S):
+            return False
+        self.serve_threads()
+        return True
 
     def _set_current(self, task: Task) -> None:
         self.current = task
@@ -225,11 +252,18 @@ class Kernel:
 
         return Process.create(self, cred or Cred(uid, gid), comm)
 
-    def patched(self, *, real_files: bool = True) -> AbstractContextManager[Patched]:
+    def patched(
+        self,
+        *,
+        real_files: bool = True,
+        uid: int | None = None,
+        gid: int | None = None,
+        modules: Iterable[ModuleType] = (),
+    ) -> AbstractContextManager[Patched]:
         """
         Unmodified Python code inside this context sees the emulated /sys and /dev; other paths are real, or
         pyfakefs'.
         """
         from pykernel.surfaces.inprocess import Patched
 
-        return Patched(self, real_files=real_files)
+        return Patched(self, real_files=real_files, uid=uid, gid=gid, modules=modules)

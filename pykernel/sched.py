@@ -72,6 +72,7 @@ class Scheduler:
         self.on_oops: Callable[[BaseException], None] | None = None
         self.get_context: Callable[[], Any] = lambda: None
         self.set_context: Callable[[Any], None] = lambda _context: None
+        self.on_stuck: Callable[[], bool] = lambda: False
         self.idle_context: Any = None
         self._now = 0
         self._seq = 0
@@ -149,6 +150,8 @@ class Scheduler:
             if left is not None and left <= 0:
                 return False
             if step is None and left is None:
+                if self.on_stuck():
+                    continue
                 raise Oops("hung task: it waits for something that nothing in this kernel will do")
             self._pass(min(x for x in (step, left) if x is not None))
             self._expire()

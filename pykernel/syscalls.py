@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EBADF, EEXIST, EFAULT, EINVAL, EIO, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSOCK, EPERM, ESPIPE, EXDEV
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_WRITE
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pykernel.errors import ERESTARTSYS, err
 from pykernel.fs import anon, namei
@@ -32,13 +32,24 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.uapi.struct import Struct
 
-__all__ = ["SYSCALLS", "Process", "Syscall", "do_open", "do_poll", "stat_of"]
+__all__ = ["SYSCALLS", "At", "PathArg", "Process", "Syscall", "do_open", "do_poll", "stat_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 AT_SYMLINK_NOFOLLOW = 0x100
 POLLNVAL = 0x20
 UMASK = 0o022
+
+
+class At(NamedTuple):
+    """A path that is relative to the directory open as *fd*, as in openat(2)."""
+
+    fd: int
+    path: str
+
+
+PathArg = str | os.PathLike[str] | int | At
+"""A path, or a descriptor where Linux has a call for it (fchmod, fstatfs, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,7 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("getxattr", "getxattr"),
     Syscall("listxattr", "listxattr"),
     Syscall("removexattr", "removexattr"),
+    Syscall("removexattr", "removexattr"),
     Syscall("setuid", "setuid", "sets all three ids"),
     Syscall("setgid", "setgid", "sets all three ids"),
     Syscall("fsync", "fsync"),
@@ -118,6 +130,7 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
         if kernel.owner != threading.get_ident():
             return kernel.call_from_thread(lambda: enter(self, *args, **kw))  # type: ignore[no-any-return]
         before, kernel.current = kernel.current, self.task
+        kernel.depth += 1
         try:
             result = fn(self, *args, **kw)
             if kernel.trace:
@@ -142,10 +155,11 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
             raise err(EIO, f"oops: {e}") from e
         finally:
             kernel.current = before
-            if kernel.foreign:
-                kernel.serve_threads()
             if kernel.sched.ready:
                 kernel.sched.run_ready()
+            kernel.depth -= 1
+            if kernel.foreign and not kernel.depth:
+                kernel.serve_threads()
 
     return enter  # type: ignore[return-value]  # functools.wraps() forgets that self is positional
 
@@ -265,16 +279,28 @@ class Process:
         """getpid()."""
         return self.task.pid
 
-    def _walk(self, path: str | os.PathLike[str], *, follow: bool = True) -> Inode:
-        return namei.walk(self.kernel, os.fspath(path), self.cwd, follow=follow)
+    def _walk(self, path: PathArg, *, follow: bool = True) -> Inode:
+        if type(path) is str:
+            return namei.walk(self.kernel, path, self.cwd, follow=follow)
+        if isinstance(path, int):
+            return self.fds.get(path).inode
+        text, cwd = self._start(path)
+        return namei.walk(self.kernel, text, cwd, follow=follow)
 
-    def _parent(self, path: str | os.PathLike[str]) -> tuple[Inode, str]:
-        return namei.parent(self.kernel, os.fspath(path), self.cwd)
+    def _start(self, path: PathArg) -> tuple[str, Inode]:
+        """The path's text and where it starts. Raises EBADF."""
+        if isinstance(path, At):
+            return path.path, self.cwd if path.path[:1] == "/" else self.fds.get(path.fd).inode
+        assert not isinstance(path, int)
+        return os.fspath(path), self.cwd
+
+    def _parent(self, path: PathArg) -> tuple[Inode, str]:
+        return namei.parent(self.kernel, *self._start(path))
 
     # ---- open and close
 
     @syscall
-    def open(self, path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    def open(self, path: PathArg, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
         """C: ``int open(const char *, int, mode_t)``."""
         inode = self._create(path, flags, mode) if flags & os.O_CREAT else None
         if inode is None:
@@ -282,10 +308,10 @@ class Process:
         file = do_open(self.kernel, inode, flags)
         return self.fds.install(file, cloexec=bool(flags & os.O_CLOEXEC))
 
-    def _create(self, path: str | os.PathLike[str], flags: int, mode: int) -> Inode | None:
+    def _create(self, path: PathArg, flags: int, mode: int) -> Inode | None:
         # fs/namei.c:open_last_lookups(), lookup_open()
         where, name = self._parent(path)
-        if os.fspath(path).endswith("/") or name in ("", ".", ".."):
+        if self._start(path)[0].endswith("/") or name in ("", ".", ".."):
             raise err(EISDIR)
         try:
             found = where.lookup(name)
@@ -482,6 +508,17 @@ class Process:
         self.mem.mprotect(addr, length, prot)
 
     @syscall
+    def load(self, addr: int, n: int) -> bytes:
+        """Instructions that read *n* bytes. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
+        data: bytes = self.mem.read(addr, n)
+        return data
+
+    @syscall
+    def store(self, addr: int, data: bytes) -> None:
+        """Instructions that write *data*. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
+        self.mem.write(addr, data)
+
+    @syscall
     def movdir64b(self, addr: int, data: bytes) -> None:
         """The instruction: 64 bytes to *addr*, at once. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
         if len(data) != 64 or addr % 64:
@@ -509,12 +546,12 @@ class Process:
     # ---- names and attributes
 
     @syscall
-    def stat(self, path: str | os.PathLike[str]) -> os.stat_result:
+    def stat(self, path: PathArg) -> os.stat_result:
         """C: ``int stat(const char *, struct stat *)``."""
         return stat_of(self._walk(path))
 
     @syscall
-    def lstat(self, path: str | os.PathLike[str]) -> os.stat_result:
+    def lstat(self, path: PathArg) -> os.stat_result:
         """C: ``int lstat(const char *, struct stat *)``."""
         return stat_of(self._walk(path, follow=False))
 
@@ -524,33 +561,35 @@ class Process:
         return stat_of(self.fds.get(fd).inode)
 
     @syscall
-    def statfs(self, path: str | os.PathLike[str]) -> StatFs:
+    def statfs(self, path: PathArg) -> StatFs:
         """C: ``int statfs(const char *, struct statfs *)``."""
         return self._walk(path).statfs()
 
     @syscall
-    def access(self, path: str | os.PathLike[str], mode: int = os.F_OK) -> None:
+    def access(self, path: PathArg, mode: int = os.F_OK) -> None:
         """C: ``int access(const char *, int)``. Raises EACCES, ENOENT."""
         inode = self._walk(path)
         if mode:
             permission(inode, mode & 7, self.task.cred)
 
     @syscall
-    def readlink(self, path: str | os.PathLike[str]) -> str:
+    def readlink(self, path: PathArg) -> str:
         """C: ``ssize_t readlink(const char *, char *, size_t)``."""
         return self._walk(path, follow=False).readlink()
 
     @syscall
-    def listdir(self, path: str | os.PathLike[str] = ".") -> list[str]:
+    def listdir(self, path: PathArg = ".") -> list[str]:
         """opendir() and getdents(): the names without "." and ".."."""
         return [name for name, _ in self._opendir(path)]
 
     @syscall
-    def scandir(self, path: str | os.PathLike[str] = ".") -> list[tuple[str, Inode]]:
+    def scandir(self, path: PathArg = ".") -> list[tuple[str, Inode]]:
         """The entries with their inodes, for the surfaces."""
         return self._opendir(path)
 
-    def _opendir(self, path: str | os.PathLike[str]) -> list[tuple[str, Inode]]:
+    def _opendir(self, path: PathArg) -> list[tuple[str, Inode]]:
+        if isinstance(path, int):
+            return list(self.fds.get(path).iterdir())
         inode = self._walk(path)
         if not inode.is_dir:
             raise err(ENOTDIR)
@@ -584,7 +623,7 @@ class Process:
         inode.setattr(mode=mode, uid=uid, gid=gid)
 
     @syscall
-    def chmod(self, path: str | os.PathLike[str], mode: int) -> None:
+    def chmod(self, path: PathArg, mode: int) -> None:
         """C: ``int chmod(const char *, mode_t)``."""
         self._setattr(self._walk(path), mode=mode)
 
@@ -594,14 +633,14 @@ class Process:
         self._setattr(self.fds.get(fd).inode, mode=mode)
 
     @syscall
-    def chown(self, path: str | os.PathLike[str], uid: int, gid: int, *, follow: bool = True) -> None:
+    def chown(self, path: PathArg, uid: int, gid: int, *, follow: bool = True) -> None:
         """C: ``int chown(const char *, uid_t, gid_t)``; -1 leaves an id."""
         self._setattr(self._walk(path, follow=follow), uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
 
     @syscall
-    def utime(self, path: str | os.PathLike[str], times_ns: tuple[int, int] | None = None) -> None:
+    def utime(self, path: PathArg, times_ns: tuple[int, int] | None = None, *, follow: bool = True) -> None:
         """C: ``int utimensat(...)``; None is now."""
-        inode = self._walk(path)
+        inode = self._walk(path, follow=follow)
         setattr_prepare(inode, self.task.cred, times="set" if times_ns else "now")
         now = self.kernel.sched.realtime_ns()
         a, m = times_ns or (now, now)
@@ -617,7 +656,7 @@ class Process:
         inode.setattr(size=size)
 
     @syscall
-    def truncate(self, path: str | os.PathLike[str], size: int) -> None:
+    def truncate(self, path: PathArg, size: int) -> None:
         """C: ``int truncate(const char *, off_t)``."""
         inode = self._walk(path)
         if not inode.is_dir and stat.S_ISREG(inode.mode):
@@ -633,28 +672,28 @@ class Process:
         self._truncate(file.inode, size)
 
     @syscall
-    def getxattr(self, path: str | os.PathLike[str], name: str) -> bytes:
+    def getxattr(self, path: PathArg, name: str, *, follow: bool = True) -> bytes:
         """C: ``ssize_t getxattr(...)``."""
-        return self._walk(path).getxattr(name)
+        return self._walk(path, follow=follow).getxattr(name)
 
     @syscall
-    def setxattr(self, path: str | os.PathLike[str], name: str, value: bytes, flags: int = 0) -> None:
+    def setxattr(self, path: PathArg, name: str, value: bytes, flags: int = 0, *, follow: bool = True) -> None:
         """C: ``int setxattr(...)``."""
-        self._walk(path).setxattr(name, value, flags)
+        self._walk(path, follow=follow).setxattr(name, value, flags)
 
     @syscall
-    def removexattr(self, path: str | os.PathLike[str], name: str) -> None:
+    def removexattr(self, path: PathArg, name: str, *, follow: bool = True) -> None:
         """C: ``int removexattr(...)``."""
-        self._walk(path).removexattr(name)
+        self._walk(path, follow=follow).removexattr(name)
 
     @syscall
-    def listxattr(self, path: str | os.PathLike[str]) -> list[str]:
+    def listxattr(self, path: PathArg, *, follow: bool = True) -> list[str]:
         """C: ``ssize_t listxattr(...)``."""
-        return self._walk(path).listxattr()
+        return self._walk(path, follow=follow).listxattr()
 
     # ---- changing directories
 
-    def _change(self, path: str | os.PathLike[str], *, exists: bool) -> tuple[Inode, str]:
+    def _change(self, path: PathArg, *, exists: bool) -> tuple[Inode, str]:
         """The parent, checked for writing; the name must (not) exist. Raises ENOENT, EEXIST, EACCES."""
         where, name = self._parent(path)
         if exists:
@@ -671,7 +710,7 @@ class Process:
         return where, name
 
     @syscall
-    def mkdir(self, path: str | os.PathLike[str], mode: int = 0o777) -> None:
+    def mkdir(self, path: PathArg, mode: int = 0o777) -> None:
         """C: ``int mkdir(const char *, mode_t)``."""
         where, name = self._parent(path)
         if name in ("", ".", ".."):
@@ -680,7 +719,7 @@ class Process:
         where.mkdir(name, mode & ~self.umask)
 
     @syscall
-    def mknod(self, path: str | os.PathLike[str], mode: int = 0o600, rdev: int = 0) -> None:
+    def mknod(self, path: PathArg, mode: int = 0o600, rdev: int = 0) -> None:
         """C: ``int mknod(const char *, mode_t, dev_t)``; *rdev* as makedev() makes it."""
         where, name = self._change(path, exists=False)
         where.mknod(
@@ -690,13 +729,13 @@ class Process:
         )
 
     @syscall
-    def symlink(self, target: str, path: str | os.PathLike[str]) -> None:
+    def symlink(self, target: str, path: PathArg) -> None:
         """C: ``int symlink(const char *, const char *)``."""
         where, name = self._change(path, exists=False)
         where.symlink(name, target)
 
     @syscall
-    def link(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+    def link(self, old: PathArg, new: PathArg) -> None:
         """C: ``int link(const char *, const char *)``."""
         inode = self._walk(old, follow=False)
         where, name = self._change(new, exists=False)
@@ -707,7 +746,7 @@ class Process:
         where.link(inode, name)
 
     @syscall
-    def unlink(self, path: str | os.PathLike[str]) -> None:
+    def unlink(self, path: PathArg) -> None:
         """C: ``int unlink(const char *)``."""
         where, name = self._change(path, exists=True)
         if where.lookup(name).is_dir:
@@ -715,9 +754,9 @@ class Process:
         where.unlink(name)
 
     @syscall
-    def rmdir(self, path: str | os.PathLike[str]) -> None:
+    def rmdir(self, path: PathArg) -> None:
         """C: ``int rmdir(const char *)``."""
-        name = os.fspath(path).rstrip("/").rpartition("/")[2]
+        name = self._start(path)[0].rstrip("/").rpartition("/")[2]
         if name in (".", ".."):
             raise err(EINVAL if name == "." else ENOTEMPTY)
         where, name = self._change(path, exists=True)
@@ -726,7 +765,7 @@ class Process:
         where.rmdir(name)
 
     @syscall
-    def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+    def rename(self, old: PathArg, new: PathArg) -> None:
         """C: ``int rename(const char *, const char *)``."""
         where, name = self._change(old, exists=True)
         to, new_name = self._parent(new)
@@ -736,7 +775,7 @@ class Process:
         where.rename(name, to, new_name)
 
     @syscall
-    def chdir(self, path: str | os.PathLike[str]) -> None:
+    def chdir(self, path: PathArg) -> None:
         """C: ``int chdir(const char *)``."""
         inode = self._walk(path)
         if not inode.is_dir:
@@ -886,6 +925,8 @@ class Pids:
     def alloc(self) -> int:
         """C: ``struct pid *alloc_pid(...)``."""
         self.last += 1
+        while self.last in self.processes:
+            self.last += 1
         return self.last
 
     def add(self, process: Process) -> Process:
