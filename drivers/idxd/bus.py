@@ -39,9 +39,17 @@ class IdxdBusModule(Module):
     name_ = "idxd_bus"
 
     def init(self) -> None:
-        """C: ``int dsa_bus_init(void)``."""
-        self.kernel.sub(DsaBus).register()
+        """C: ``int dsa_bus_init(void)``; the old driver ``dsa`` comes with the bus, where it is configured."""
+        bus = self.kernel.sub(DsaBus)
+        bus.register()
+        if "INTEL_IDXD_COMPAT" in self.kernel.profile.config:
+            from pykernel.drivers.idxd.compat import DsaCompatDriver
+
+            DsaCompatDriver(self.kernel, "dsa", bus).register()
 
     def exit(self) -> None:
         """C: ``void dsa_bus_exit(void)``."""
-        self.kernel.sub(DsaBus).unregister()
+        bus = self.kernel.sub(DsaBus)
+        for driver in list(bus.drivers.values()):
+            driver.unregister()
+        bus.unregister()
