@@ -1,0 +1,103 @@
+"""
+The command line: ``pykernel COMMAND``.
+
+One module a command, imported when the command is used: ``pykernel run -- true`` pays for nothing that it
+does not need.
+Whatever goes wrong on the user's side is one sentence on stderr and an exit status that is not 0.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from pykernel import __version__
+
+__all__ = ["COMMANDS", "cli", "main"]
+
+EXAMPLES = """\b
+Examples:
+  pykernel demo                                  a first tour: configure a queue, copy memory with it
+  pykernel run -- accel-config list -i            a real program sees the emulated devices
+  pykernel run --as nobody -- cat /sys/bus/dsa/devices/dsa0/state
+  pykernel run --machine my.toml --trace t.jsonl -- ./my-test
+  pykernel trace t.jsonl --errors                which calls failed, and why
+  pykernel shell                                 look around: ls /sys/bus/dsa/devices
+  pykernel tree                                  the devices as a tree
+"""
+
+# command, its module in pykernel.tools, what it does in a line
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "Run a program, unmodified, against the emulated machine."),
+    "shell": ("shell", "Run your shell against the emulated machine."),
+    "demo": ("demo", "A first tour: configure a work queue, copy memory with it."),
+    "tree": ("tree", "Draw the accelerators with their groups, queues and engines."),
+    "dmesg": ("dmesg", "Boot a machine and print what its kernel said."),
+    "trace": ("trace", "Print a recorded trace, or that of a boot."),
+    "module": ("module", "List the kernel modules that there are, or tell about one."),
+    "ioctls": ("ioctls", "The support table: system calls, ioctls, and what is not built."),
+    "doctor": ("doctor", "Tell whether this host allows to run programs, and how to make it so."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used; help needs no import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None when there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"pykernel.tools.{COMMANDS[cmd_name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and lines from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pykernel")
+def cli() -> None:
+    """A Linux kernel for devices you do not have: emulated /sys, /dev and ioctls for driver developers."""
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        status: Any = cli.main(argv, "pykernel", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as e:
+        # a group without a command is help, not a mistake to be explained
+        if isinstance(e, click.exceptions.NoArgsIsHelpError):
+            e.show()
+            sys.exit(e.exit_code)
+        where = e.ctx.command_path if e.ctx else "pykernel"
+        _say(f"{where}: {e.format_message().rstrip('.')}; see {where} --help")
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        _say(f"pykernel: {e.format_message()}")
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # who read our output (head, less) has seen enough; let the interpreter's own flush at exit not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(status)
+
+
+def _say(sentence: str) -> None:
+    print(" ".join(sentence.split()), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``pykernel ioctls``: the support table, made from the tables that the kernel itself uses."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+
+import click
+
+__all__ = ["NOT_BUILT", "Row", "command", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: kind ("call", "ioctl", "not built"), name, number of an ioctl, what is not as in Linux."""
+
+    kind: str
+    name: str
+    number: str = ""
+    note: str = ""
+
+
+# what Linux has for these devices and this kernel has not: what a client meets
+NOT_BUILT: tuple[Row, ...] = (
+    Row("not built", "/dev/vfio/*", note="ENOENT: no container, group or device files"),
+    Row("not built", "/dev/iommu", note="ENOENT: no iommufd"),
+    Row("not built", "/dev/vhost-*", note="ENOENT: no vhost devices"),
+    Row("not built", "/sys/class/mdev_bus", note="ENOENT: no mediated devices"),
+    Row("not built", "/dev/kvm", note="ENOENT: no virtual machines"),
+    Row("not built", "io_uring_setup", note="ENOSYS in programs under pykernel run"),
+    Row("not built", "perf_event_open on dsa<N>", note="no PMU, as on a part without one; dmesg says so"),
+    Row("not built", "mmap of device nodes by programs under pykernel run",
+        note="ENODEV: map and submit from Python (kernel.process()), or write() descriptors"),
+)  # fmt: skip
+
+
+def calls() -> Iterator[Row]:
+    """The system calls."""
+    from pykernel.syscalls import SYSCALLS
+
+    for row in SYSCALLS:
+        yield Row("call", row.name, note=row.note)
+
+
+def known_ioctls() -> Iterator[Row]:
+    """The ioctls of every header module in uapi/."""
+    import pykernel.uapi.linux as headers
+    from pykernel.uapi.ioctl import ioctls
+
+    for found in pkgutil.iter_modules(headers.__path__, headers.__name__ + "."):
+        module = import_module(found.name)
+        header = found.name.rpartition(".")[2]
+        for number, name in sorted(ioctls(module).items()):
+            yield Row("ioctl", name, f"{number:#010x}", f"linux/{header}.h")
+
+
+def table() -> list[Row]:
+    """All rows: calls, ioctls, and what is not built."""
+    return [*calls(), *known_ioctls(), *NOT_BUILT]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.argument("name", required=False)
+def command(as_json: bool, name: str | None) -> None:
+    """
+    Print what this kernel supports: system calls, ioctls, and what is not built.
+
+    An ioctl that a file does not know is ENOTTY; a call that a file does not have gives the errno that Linux gives.
+    NAME prints only the rows whose name has that text.
+    """
+    rows = [row for row in table() if name is None or name.lower() in row.name.lower()]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(asdict(row)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table("kind", "name", "number", "note", box=None, pad_edge=False)
+    for row in rows:
+        drawn.add_row(row.kind, row.name, row.number, row.note)
+    Console(highlight=False).print(drawn)

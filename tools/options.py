@@ -1,0 +1,97 @@
+"""What several commands share: the options that say which machine and kernel, and the boot that obeys them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+
+__all__ = ["Fail", "Setup", "machine_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Fail(click.ClickException):
+    """A sentence for stderr and the exit status that goes with it."""
+
+    def __init__(self, sentence: str, status: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_code = status  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The machine and the kernel that the options ask for."""
+
+    machine: str = "full"
+    profile: str = "linux-6.1"
+    config: tuple[str, ...] = ()
+    modprobe: tuple[str, ...] = ()
+
+    def boot(self, *, clock: str = "virtual") -> Kernel:
+        """Start the kernel. Raises Fail."""
+        import pykernel
+        from pykernel import machine as machines
+
+        try:
+            spec = machines.load(self.machine)
+            modules = dict(spec.modules)
+            for row in self.modprobe:
+                name, _, args = row.strip().partition(" ")
+                modules[name] = args
+            config = [_config(name) for name in self.config]
+            kernel = pykernel.boot(replace(spec, modules=modules), self.profile, config=config, clock=clock)
+        except ValueError as e:  # MachineError, an unknown profile
+            raise Fail(str(e)) from e
+        return kernel
+
+
+def _config(row: str) -> str:
+    # CONFIG_X and CONFIG_X=y set, -CONFIG_X and CONFIG_X=n unset
+    name, _, value = row.partition("=")
+    if (
+        value not in ("", "y", "m", "n")
+        or not name.removeprefix("-").removeprefix("CONFIG_").replace("_", "").isalnum()
+    ):
+        raise Fail(f"--config {row}: give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it")
+    return f"-{name}" if value == "n" else name
+
+
+def machine_options(command: F) -> F:
+    """The options --machine, --profile, --config and --modprobe, given to the command as one Setup."""
+    import functools
+
+    @click.option("-m", "--machine", default="full", metavar="NAME|FILE.toml", show_default=True,
+                  help="A built-in machine, or your own.")  # fmt: skip
+    @click.option("-p", "--profile", default="linux-6.1", metavar="NAME", show_default=True,
+                  help="Which kernel: linux-6.1, linux-6.12, linux-7.2.")  # fmt: skip
+    @click.option("--config", multiple=True, metavar="CONFIG_X[=n]", help="Set or unset a configuration option.")
+    @click.option("--modprobe", multiple=True, metavar='"NAME ARGS"',
+                  help='Load a module, with parameters: --modprobe "idxd sva=0".')  # fmt: skip
+    @functools.wraps(command)
+    def with_setup(
+        *args: Any, machine: str, profile: str, config: Iterable[str], modprobe: Iterable[str], **kw: Any
+    ) -> Any:
+        return command(*args, setup=Setup(machine, profile, tuple(config), tuple(modprobe)), **kw)
+
+    return with_setup  # type: ignore[return-value]
+
+
+def trace_to(kernel: Kernel, out: IO[str]) -> None:
+    """Write every event of *kernel* to *out* as one line of JSON."""
+    from json import dumps
+
+    def listener(event: Any) -> None:
+        row = {"time_ns": event.time_ns, "task": event.task, "name": event.name, "fields": event.fields}
+        out.write(dumps(row, default=_plain) + "\n")
+
+    kernel.trace.listeners.append(listener)
+
+
+def _plain(value: Any) -> Any:
+    return bytes(value).decode("latin-1") if isinstance(value, bytes | bytearray | memoryview) else str(value)

@@ -1,0 +1,73 @@
+"""``pykernel run -- COMMAND``: a program and its children against an emulated machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+
+import click
+
+from pykernel.tools.options import Fail, Setup, machine_options, trace_to
+
+__all__ = ["command", "run_program"]
+
+
+def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: str | None, dmesg: bool) -> int:
+    """
+    Boot, run *argv*, stop the machine; the exit status of the program.
+
+    Raises:
+        Fail: it could not be run; the sentence says why.
+    """
+    from pykernel.surfaces.process import RunError, run
+
+    with ExitStack() as stack:
+        kernel = setup.boot(clock="monotonic")
+        if trace is not None:
+            try:
+                trace_to(kernel, sys.stderr if trace == "-" else stack.enter_context(open(trace, "w")))
+            except OSError as e:
+                raise Fail(f"{trace}: {e.strerror}") from e
+        try:
+            status = run(kernel, argv, as_user=as_user)
+        except RunError as e:
+            raise Fail(str(e), e.status) from e
+        finally:
+            if dmesg:
+                sys.stderr.write(kernel.log.human(colors=sys.stderr.isatty()))
+        if kernel.oopses:
+            first = kernel.oopses[0]
+            what = f"{type(first).__name__}: {first}"
+            print(f"pykernel: a bug in kernel code ({what}); --dmesg has its stack", file=sys.stderr)
+        return status
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@machine_options
+@click.option("--as", "as_user", metavar="USER", help="The client is this user (name or uid) instead of root.")
+@click.option("--trace", metavar="FILE", help="Write what the kernel does to FILE, JSON lines; - is stderr.")
+@click.option("--dmesg", is_flag=True, help="Print the kernel's log to stderr at the end.")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+@click.pass_context
+def command(
+    ctx: click.Context, setup: Setup, as_user: str | None, trace: str | None, dmesg: bool, argv: tuple[str, ...]
+) -> None:
+    """
+    Run a program, unmodified, against the emulated machine.
+
+    The program and its children see the emulated /sys and /dev; the exit status is the program's.
+
+    \b
+    Examples:
+      pykernel run -- accel-config list -i
+      pykernel run --machine dsa --profile linux-6.12 -- ls /sys/bus/dsa/devices/wq0.0
+      pykernel run --as nobody -- cat /sys/bus/dsa/devices/dsa0/state
+      pykernel run --trace t.jsonl --dmesg -- pytest tests/
+    """
+    ctx.exit(run_program(setup, list(argv), as_user=as_user, trace=trace, dmesg=dmesg))
+
+
+def shell_name() -> str:
+    """The user's shell."""
+    return os.environ.get("SHELL") or "/bin/sh"
