@@ -1,4 +1,4 @@
-"""``pykernel demo``: a first tour. Configure a queue as an administrator does, then copy memory with it as a program."""
+"""``pykernel demo``: a first tour. Configure a queue as an administrator does, then copy memory with it as a client."""
 
 from __future__ import annotations
 
