@@ -132,10 +132,10 @@ class Driver(Kobject):
         self.module = module
         self.devices: list[Device] = []
 
-    def probe(self, dev: Any) -> None:
+    def probe(self, dev: Any, /) -> None:
         """``device_driver.probe``. Raises an errno; EPROBE_DEFER asks to be tried later."""
 
-    def remove(self, dev: Any) -> None:
+    def remove(self, dev: Any, /) -> None:
         """``device_driver.remove``."""
 
     def attr_is_visible(self, name: str) -> bool:

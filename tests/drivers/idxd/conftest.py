@@ -68,13 +68,13 @@ class Accel:
             if attr != "driver_name" or self.kernel.profile.idxd_driver_name:
                 assert self.put(f"{name}/{attr}", str(text)) == len(str(text)), (name, attr, text)
 
-    def configure(self, wq: int = 0, **over: str | int) -> None:
+    def configure(self, number: int = 0, /, **over: str | int) -> None:
         """A user queue in group 0 with engine 0 (dedicated, 16 entries), or what *over* says."""
         rows: dict[str, str | int] = {
             "group_id": 0, "mode": "dedicated", "size": 16, "priority": 10, "type": "user", "name": "app",
             "driver_name": "user",
         }  # fmt: skip
-        self.set(f"wq0.{wq}", **rows | over)
+        self.set(f"wq0.{number}", **rows | over)
         self.set("engine0.0", group_id=0)
 
     def up(self, driver: str = "user", **over: str | int) -> None:

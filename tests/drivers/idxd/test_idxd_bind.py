@@ -193,7 +193,7 @@ def test_user_queue_without_sva(profile: str, level: int, text: str, accel: Make
 def test_an_idle_grouped_queue_refuses_all(profile: str, accel: Make) -> None:
     """An unbound queue keeps its group and falls back to shared and none, which no kernel supports."""
     one = accel(profile)
-    one.configure(wq=1, name="second", size=8)
+    one.configure(1, name="second", size=8)
     one.up()
     one.unbind("wq0.0", "user")
     assert (one.bind("wq0.1", "user"), one.status()) == ("EINVAL", "0x800c0000")
@@ -263,7 +263,7 @@ def test_one_counter_for_dsa_and_iax() -> None:
 def test_minors_are_the_lowest_free(accel: Make) -> None:
     one = accel()
     for n in range(4):
-        one.configure(wq=n, name=f"w{n}")
+        one.configure(n, name=f"w{n}")
     one.bind("dsa0", "idxd")
     for n in (2, 0, 1, 3):
         assert one.bind(f"wq0.{n}", "user") == 5
