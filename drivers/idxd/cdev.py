@@ -292,7 +292,8 @@ class CdevFile(File):
             raise err(EPERM, "another address space opened this queue")
         size = vma.vm_end - vma.vm_start
         if size > PAGE_SIZE:
-            idxd.pdev.info(f"{current.comm}: idxd_cdev_mmap: mapping too large: {size}")
+            if idxd.ratelimit("check_vma"):
+                idxd.pdev.info(f"{current.comm}: idxd_cdev_mmap: mapping too large: {size}")
             raise err(EINVAL, "more than one page")
         vma.vm_flags |= VM_DONTCOPY
         vma.vm_private_data = self.ctx

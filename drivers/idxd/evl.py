@@ -116,9 +116,9 @@ class EventLog:
             return
         status = entry.q0.error & DSA_COMP_STATUS_MASK
         if status not in SERVED:
-            self.idxd.pdev.warn(
-                f"Device error {status:#x} operation: {entry.q0.operation:#x} fault addr: {entry.fault_addr:#x}"
-            )
+            if self.idxd.ratelimit("process_evl_entry"):
+                operation, address = entry.q0.operation, entry.fault_addr
+                self.idxd.pdev.warn(f"Device error {status:#x} operation: {operation:#x} fault addr: {address:#x}")
         elif entry.q1.rcr or status != DSA_COMP_DRAIN_EVL:
             self.idxd.queue_work(lambda: self._fault_work(entry, status))
 

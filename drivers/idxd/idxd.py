@@ -21,6 +21,8 @@ from pykernel.drivers.idxd.registers import (
     WqCap,
     WqCfg,
 )
+from pykernel.lib.ratelimit import RatelimitState
+from pykernel.log import WARNING
 
 if TYPE_CHECKING:
     from pykernel.drivers.idxd.cdev import IdxdCdev, UserContext
@@ -304,7 +306,6 @@ class IdxdDevice(IdxdDev):
         self.opcap_bmap = 0
         self.idxd_dma: IdxdDmaDevice | None = None
         self.evl: EventLog | None = None
-        self.once: set[str] = set()
 
     @property
     def is_iax(self) -> bool:
@@ -332,6 +333,16 @@ class IdxdDevice(IdxdDev):
         if key not in self.module.warned:
             self.module.warned.add(key)
             dev.warn(text)
+
+    def ratelimit(self, func: str) -> bool:
+        """May a message of C function *func* go out? One state a kernel and call site. C: ``dev_*_ratelimited()``."""
+        state = self.module.ratelimits.get(func)
+        if state is None:
+            log = self.kernel.log
+            state = self.module.ratelimits[func] = RatelimitState(
+                self.kernel.sched.clock_ns, lambda n: log.printk(WARNING, f"{func}: {n} callbacks suppressed")
+            )
+        return state.ratelimit()
 
     def read_opcap(self) -> tuple[int, int, int, int]:
         """The 256 bits of OPCAP as four quadwords."""

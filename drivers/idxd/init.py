@@ -65,6 +65,7 @@ from pykernel.iommu.sva import (
     iommu_dev_enable_feature,
 )
 from pykernel.lib.idr import Ida
+from pykernel.lib.ratelimit import RatelimitState
 from pykernel.log import WARNING
 from pykernel.pci.core import PciDev
 from pykernel.pci.driver import PciDriver, PciId
@@ -413,6 +414,7 @@ class IdxdModule(Module):
         self.ida = Ida()
         self.file_ida = Ida()
         self.warned: set[str] = set()
+        self.ratelimits: dict[str, RatelimitState] = {}
         self.saved: dict[str, SavedStates] = {}
         self.bus = kernel.sub(DsaBus)
         self.dma = IdxdDma(kernel)

@@ -80,8 +80,10 @@ def _software_error(idxd: IdxdDevice) -> None:
     for wq in wqs:
         if wq.wq_type == WqType.USER:
             wq.err_queue.wake_up()
+    limited = idxd.kernel.profile.idxd_swerr_ratelimited
     for i, q in enumerate(idxd.sw_err):
-        idxd.pdev.warn(f"err[{i}]: {q:#018x}")
+        if not limited or idxd.ratelimit("idxd_misc_thread"):
+            idxd.pdev.warn(f"err[{i}]: {q:#018x}")
 
 
 # ---- halt

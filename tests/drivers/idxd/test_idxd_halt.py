@@ -119,3 +119,14 @@ def test_only_the_misc_interrupt_until_a_kernel_queue_is_bound(accel: Make) -> N
     seen.append(names())
     assert seen == [["idxd-misc"], ["idxd-misc", "idxd-portal"]]
     assert len(one.proc.listdir("/sys/bus/pci/devices/0000:6a:01.0/msi_irqs")) == 9
+
+
+@pytest.mark.parametrize(("profile", "lines"), [("linux-6.1", 16), ("linux-6.12", 10)])
+def test_software_errors_are_rate_limited_later(profile: str, lines: int, accel: Make) -> None:
+    """Four lines an error; newer kernels print ten lines in five seconds."""
+    one = accel(profile)
+    before = one.kernel.log.seq
+    for _ in range(4):
+        one.silicon.raise_swerr([0x80001201, 0, 0, 0])
+        one.kernel.sched.run_ready()
+    assert len(one.messages(before)) == lines
