@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         # who read our output (head, less) has seen enough; let the interpreter's own flush at exit not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(1)
     sys.exit(status)
 
 
