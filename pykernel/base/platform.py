@@ -67,6 +67,6 @@ class MemDevices:
 def base_init(kernel: Kernel) -> None:
     """drivers/base/init.c:driver_init(), as far as it shows."""
     Device(kernel, "platform").register()
-    for name in ("platform", "auxiliary"):
+    for name in ("platform", "auxiliary", "event_source"):
         Bus(kernel, name).register()
     kernel.sub(MemDevices)
