@@ -110,7 +110,6 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("getxattr", "getxattr"),
     Syscall("listxattr", "listxattr"),
     Syscall("removexattr", "removexattr"),
-    Syscall("removexattr", "removexattr"),
     Syscall("setuid", "setuid", "sets all three ids"),
     Syscall("setgid", "setgid", "sets all three ids"),
     Syscall("fsync", "fsync"),
