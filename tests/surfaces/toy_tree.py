@@ -31,7 +31,7 @@ class Toy(Kobject):
     """/sys/devices/toy."""
 
     attrs: ClassVar = (
-        AttrGroup("value", "only", "secret", "fail", "broken", "big", "add", "remove", "notify", "caller", modes={"secret": 0o600}),
+        AttrGroup("value", "only", "secret", "fail", "broken", "big", "add", "remove", "notify", "caller", "hang", modes={"secret": 0o600}),
         AttrGroup("inner", name="group"),
     )
     bin_attrs: ClassVar = (BinAttr("config", 0o644, 256, "config_read", "config_write"),)
@@ -86,13 +86,17 @@ class Toy(Kobject):
         cred = task.cred
         return f"{task.comm} {task.tgid > 0} {cred.uid} {cred.gid} {sorted(cred.groups)} {cred.caps:x}\n"
 
+    def hang_show(self) -> str:
+        while True:
+            pass
+
     def inner_show(self) -> str:
         return "inner\n"
 
-    def config_read(self, off: int, count: int) -> bytes:
+    def config_read(self, file: File, off: int, count: int) -> bytes:
         return bytes(self.config[off : off + count])
 
-    def config_write(self, off: int, data: bytes) -> int:
+    def config_write(self, file: File, off: int, data: bytes) -> int:
         self.config[off : off + len(data)] = data
         return len(data)
 

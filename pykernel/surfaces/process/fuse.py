@@ -213,8 +213,15 @@ class FuseServer:
         return abi.OPEN_OUT.pack(fh, flags, 0)
 
     def read(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_READ."""
-        fh, off, size, _, _, flags, _ = abi.READ_IN.unpack_from(self.buf, HEADER)
+        """
+        FUSE_READ.
+
+        A read without a lock owner fills the host's page cache: sendfile(), splice(), a private mapping. The cache would keep
+        old text and change st_size, so it is refused: EINVAL sends the caller of sendfile() to read() and write().
+        """
+        fh, off, size, read_flags, _, flags, _ = abi.READ_IN.unpack_from(self.buf, HEADER)
+        if not read_flags & abi.READ_LOCKOWNER:
+            raise err(EINVAL)
         file = self.files[fh]
         file.flags = flags
         data = file.pread(off, size)

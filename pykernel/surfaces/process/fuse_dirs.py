@@ -9,7 +9,7 @@ from errno import EINVAL, ENOENT, ERANGE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.fs.vfs import MAY_WRITE, File, Inode, permission, setattr_prepare
+from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, permission, setattr_prepare
 from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.fuse_abi import FATTR, Op
 from pykernel.surfaces.process.nodes import host_ino, host_mode
@@ -185,12 +185,18 @@ class DirOps:
 
     # ---- names that come and go
 
+    def _change(self, nodeid: int) -> Inode:
+        """The directory, which the caller may change. fs/namei.c:may_create(), may_delete()."""
+        where = self.server.nodes.live(nodeid)
+        permission(where, MAY_WRITE | MAY_EXEC, self.server.kernel.current.cred)
+        return where
+
     def create(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_CREATE."""
         server = self.server
         flags, mode, _, _ = abi.CREATE_IN.unpack_from(server.buf, HEADER)
         name = server.name(HEADER + abi.CREATE_IN.size, n)
-        inode = server.nodes.live(nodeid).create(name, mode, flags)
+        inode = self._change(nodeid).create(name, mode, flags)
         file = inode.open(flags & ~(os.O_CREAT | os.O_EXCL))
         return server.nodes.enter(inode) + server.opened(file)
 
@@ -198,7 +204,7 @@ class DirOps:
         """FUSE_MKNOD."""
         server = self.server
         mode, rdev, _, _ = abi.MKNOD_IN.unpack_from(server.buf, HEADER)
-        where, name = server.nodes.live(nodeid), server.name(HEADER + abi.MKNOD_IN.size, n)
+        where, name = self._change(nodeid), server.name(HEADER + abi.MKNOD_IN.size, n)
         if stat.S_ISREG(mode):
             return server.nodes.enter(where.create(name, mode, 0))
         return server.nodes.enter(where.mknod(name, mode, rdev))
@@ -207,31 +213,31 @@ class DirOps:
         """FUSE_MKDIR."""
         server = self.server
         mode, _ = abi.MKDIR_IN.unpack_from(server.buf, HEADER)
-        return server.nodes.enter(server.nodes.live(nodeid).mkdir(server.name(HEADER + abi.MKDIR_IN.size, n), mode))
+        return server.nodes.enter(self._change(nodeid).mkdir(server.name(HEADER + abi.MKDIR_IN.size, n), mode))
 
     def symlink(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_SYMLINK: the name, then the target."""
         server = self.server
         name = server.name(HEADER, n)
         target = server.name(HEADER + len(name) + 1, n)
-        return server.nodes.enter(server.nodes.live(nodeid).symlink(name, target))
+        return server.nodes.enter(self._change(nodeid).symlink(name, target))
 
     def link(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_LINK."""
         server = self.server
         (old,) = abi.LINK_IN.unpack_from(server.buf, HEADER)
         inode = server.nodes.live(old)
-        server.nodes.live(nodeid).link(inode, server.name(HEADER + abi.LINK_IN.size, n))
+        self._change(nodeid).link(inode, server.name(HEADER + abi.LINK_IN.size, n))
         return server.nodes.enter(inode)
 
     def unlink(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_UNLINK."""
-        self.server.nodes.live(nodeid).unlink(self.server.name(HEADER, n))
+        self._change(nodeid).unlink(self.server.name(HEADER, n))
         return b""
 
     def rmdir(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_RMDIR."""
-        self.server.nodes.live(nodeid).rmdir(self.server.name(HEADER, n))
+        self._change(nodeid).rmdir(self.server.name(HEADER, n))
         return b""
 
     def rename(self, nodeid: int, n: int, unique: int) -> bytes:
@@ -243,7 +249,7 @@ class DirOps:
         start = HEADER + (abi.RENAME2_IN.size if plus else abi.RENAME_IN.size)
         old = server.name(start, n)
         new = server.name(start + len(old) + 1, n)
-        where, to = server.nodes.live(nodeid), server.nodes.live(newdir)
+        where, to = self._change(nodeid), self._change(newdir)
         inode = where.lookup(old)
         if flags & ~RENAME_NOREPLACE and type(where).rename is not Inode.rename:
             raise err(EINVAL)

@@ -17,6 +17,8 @@ from errno import ESTALE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
+from pykernel.fs.ramfs import RamFile
+from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.surfaces.process.fuse_abi import ATTR, ATTR_OUT, ENTRY_OUT, ROOT_ID
 
 if TYPE_CHECKING:
@@ -39,6 +41,16 @@ def host_mode(mode: int) -> int:
 def host_ino(inode: Inode) -> int:
     """st_ino, unique over all file systems that we serve; sysfs keeps its own numbers."""
     return inode.ino if inode.dev == _SYSFS_DEV else inode.dev << _INO_SHIFT | inode.ino
+
+
+def host_size(inode: Inode) -> int:
+    """
+    st_size. A file of size 0 that has text all the same (/proc, devices) says one page.
+
+    The host's splice asks nobody beyond st_size, and ``sendfile()``, thus ``busybox cat``, would find such a file empty.
+    """
+    size = inode.size
+    return size if size or inode.mode & _IFMT in (stat.S_IFDIR, stat.S_IFLNK) or isinstance(inode, RamFile) else PAGE_SIZE
 
 
 class Node:
@@ -129,7 +141,7 @@ class NodeTable:
         (at, an), (mt, mn), (ct, cn) = (divmod(t, 1_000_000_000) for t in inode.times_ns)
         uid, gid = self.only_id or (inode.uid, inode.gid)
         return ATTR.pack(
-            host_ino(inode), inode.size, inode.blocks, at, mt, ct, an, mn, cn,
+            host_ino(inode), host_size(inode), inode.blocks, at, mt, ct, an, mn, cn,
             host_mode(inode.mode), 0 if node.gone else inode.nlink, uid, gid, 0, inode.blksize, 0,
         )  # fmt: skip
 

@@ -1,0 +1,204 @@
+"""What unmodified programs see of attributes and devices: content, errno by its text, stat."""
+
+from __future__ import annotations
+
+import pytest
+
+PYTHON = "/usr/bin/python3"
+
+
+def lines(result) -> list[str]:
+    return (result.stdout + "".join(x for x in result.stderr.splitlines(True) if not x.startswith("store "))).splitlines()
+
+
+def test_a_store_is_what_the_next_read_shows(surface):
+    r = surface.sh("cat value; echo 5 > value; cat value; cat /sys/class/toy/value")
+    assert (r.stdout, r.returncode) == ("1\n5\n5\n", 0)
+
+
+def test_each_write_call_is_one_store(surface):
+    """One store a write(2), text up to the newline included, whatever the file position (fs/kernfs/file.c)."""
+    r = surface.sh("exec 3<>value; echo 1 >&3; echo 22 >&3; exec 3>&-; echo 333 >> value; printf 4 > value; cat value")
+    assert r.stdout == "4\n"
+    assert r.stderr.splitlines() == ["store '1\\n'", "store '22\\n'", "store '333\\n'", "store '4'"]
+
+
+def test_redirects_dup_and_fork_share_one_open_file(surface):
+    """A read moves the position of the descriptor's duplicates, in other processes too."""
+    r = surface.sh("exec 3<config; (busybox dd bs=3 count=1 <&3 | busybox hexdump -e '1/1 \"%d \"') 2>/dev/null;"
+                   " busybox dd bs=2 count=1 <&3 2>/dev/null | busybox hexdump -e '1/1 \"%d \"'")
+    assert r.stdout == "0 1 2 3 4 "
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("echo x > only", "sh: can't create only: Permission denied"),
+        ("cat add", "cat: can't open 'add': Permission denied"),
+        ("echo bad > value", "sh: write error: Invalid argument"),
+        ("echo x > fail", "sh: write error: Operation not permitted"),
+        ("echo x > nothing", "sh: can't create nothing: Permission denied"),
+        ("mkdir x", "mkdir: can't create directory 'x': Operation not permitted"),
+        ("rmdir group", "rmdir: 'group': Operation not permitted"),
+        ("rm -f value", "rm: can't remove 'value': Operation not permitted"),
+        ("mv value other", "mv: can't rename 'value': Operation not permitted"),
+        ("ln -s a b", "ln: b: Operation not permitted"),
+        ("ln value b", "ln: b: Operation not permitted"),
+        ("mkfifo b", "mkfifo: b: Operation not permitted"),
+        ("ls value/x", "ls: value/x: Not a directory"),
+        ("ls nothing", "ls: nothing: No such file or directory"),
+        ("cat group", "cat: read error: Is a directory"),
+    ],
+)  # fmt: skip
+def test_root_is_told(surface, command, says):
+    """The errnos of sysfs for root, in busybox's words."""
+    r = surface.sh(command)
+    assert lines(r) == [says]
+    assert r.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("cat secret", "cat: can't open 'secret': Permission denied"),
+        ("echo 1 > value", "sh: can't create value: Permission denied"),
+        ("echo 1 > /dev/toy/0", "sh: can't create /dev/toy/0: Permission denied"),
+        ("mkdir x", "mkdir: can't create directory 'x': Permission denied"),
+        ("rm -f value", "rm: can't remove 'value': Permission denied"),
+        ("chmod 666 value", "chmod: value: Operation not permitted"),
+        ("touch value", "touch: value: Permission denied"),
+    ],
+)
+def test_another_user_is_told(surface, command, says):
+    """--as nobody: the file's mode decides, and only its owner changes it."""
+    r = surface.sh(command, as_user="nobody")
+    assert lines(r) == [says]
+    assert r.returncode == 1
+
+
+def test_another_user_may_use_what_is_for_all(surface):
+    r = surface.sh("cat value; echo hi > /dev/toy/all && cd group && cat inner", as_user="nobody")
+    assert (r.stdout, r.stderr, r.returncode) == ("1\ninner\n", "", 0)
+
+
+def test_the_driver_sees_who_calls(surface):
+    """comm, ids and capabilities of the caller; root of the emulated machine has them all."""
+    assert surface.sh("cat caller").stdout == "cat True 0 0 [] 1ffffffffff\n"
+    groups = "[65534]" if surface.privileged else "[]"
+    assert surface.sh("cat caller", as_user="nobody").stdout == f"cat True 65534 65534 {groups} 0\n"
+
+
+def test_stat(surface):
+    r = surface.sh("stat -c '%n %s %a %F %h' value only secret add config group .; stat -L -c %F /sys/class/toy; stat -c %F /dev/toy/0")
+    assert r.stdout.splitlines() == [
+        "value 4096 644 regular file 1",
+        "only 4096 444 regular file 1",
+        "secret 4096 600 regular file 1",
+        "add 4096 200 regular file 1",
+        "config 256 644 regular file 1",
+        "group 0 755 directory 2",
+        ". 0 755 directory 3",
+        "directory",
+        "regular file",
+    ]
+
+
+def test_stat_size_stays_a_page_whatever_was_read_and_written(surface):
+    r = surface.sh("cat value > /dev/null; echo 12345 > value; stat -c %s value; truncate -s 0 value; stat -c %s value")
+    assert r.stdout == "4096\n4096\n"
+
+
+def test_chmod_by_root_lasts(surface):
+    r = surface.sh("chmod 600 value; stat -c %a value")
+    assert (r.stdout, r.returncode) == ("600\n", 0)
+
+
+def test_files_without_size_are_not_empty(surface):
+    """sendfile() (busybox cat) of /proc files and devices falls back to read()."""
+    r = surface.sh("cat /proc/version; exec 3<>/dev/toy/0; echo data >&3; busybox head -n1 <&3")
+    assert r.stdout == "Linux version 6.1.192 (pykernel)\ndata\n"
+
+
+def test_a_show_that_crashes_is_eio_and_fails_the_run(surface):
+    r = surface.sh("cat broken; true")
+    assert lines(r) == ["cat: read error: Input/output error"]
+    assert r.returncode == 70
+
+
+def test_names_are_complete(surface):
+    r = surface.run(PYTHON, "-c", "import os; print(*os.listdir('/sys/devices/toy'))")
+    assert sorted(r.stdout.split()) == [
+        "add", "big", "broken", "caller", "config", "fail", "group", "hang", "notify", "only", "remove", "secret", "value",
+    ]  # fmt: skip
+
+
+def test_a_removed_node_is_gone_for_paths_and_enodev_for_descriptors(surface):
+    """And a new node of the same name is the new one."""
+    r = surface.sh(
+        "echo c > add; cat c/name; exec 3<c/name; stat -c %s c/name; echo c > remove; cat c/name; ls c; cat <&3;"
+        " ls -d c; echo c > add; cat c/name; cat <&3; stat -c %h ."
+    )
+    assert lines(r) == [
+        "c", "4096", "c", "4",
+        "cat: can't open 'c/name': No such file or directory",
+        "ls: c: No such file or directory",
+        "cat: read error: No such device",
+        "ls: c: No such file or directory",
+        "cat: read error: No such device",
+    ]  # fmt: skip
+
+
+def test_python_reads_and_writes(surface):
+    code = (
+        "import os, pathlib, errno\n"
+        "p = pathlib.Path('/sys/devices/toy/value')\n"
+        "print(p.read_text(), p.write_text('8'), p.read_bytes(), p.stat().st_size, sorted(os.listdir(p.parent))[:2])\n"
+        "try: p.write_text('bad')\n"
+        "except OSError as e: print(e)\n"
+        "fd = os.open(p.parent / 'config', os.O_RDWR); print(os.pread(fd, 3, 5), os.pwrite(fd, b'ab', 6), os.pread(fd, 3, 5))\n"
+        "print(os.lseek(fd, 0, os.SEEK_END), os.read(fd, 9), os.path.realpath('/sys/class/toy/value'))\n"
+        "import shutil; m = os.memfd_create('m'); shutil.copyfile(p, f'/proc/self/fd/{m}'); print(os.pread(m, 9, 0))\n"
+        "def no(f, *a):\n"
+        "    try: print(f(*a))\n"
+        "    except OSError as e: print(errno.errorcode[e.errno])\n"
+        "no(os.open, p, os.O_DIRECTORY); no(os.open, '/sys/class/toy', os.O_NOFOLLOW); no(os.open, p, os.O_CREAT | os.O_EXCL)\n"
+        "no(os.open, p.parent, os.O_WRONLY); no(os.getxattr, p, 'user.x'); no(os.listxattr, p); no(os.fsync, fd)\n"
+        "path = os.open(p, os.O_PATH); no(os.read, path, 1); print(os.fstat(path).st_size)\n"
+        "import fcntl; no(fcntl.ioctl, fd, 0x5500)\n"
+        "import mmap; no(mmap.mmap, os.open(p, os.O_RDWR), 4096)\n"
+    )
+    r = surface.run(PYTHON, "-c", code)
+    assert r.stdout.splitlines() == [
+        "1", " 1 b'8\\n' 4096 ['add', 'big']", "[Errno 22] Invalid argument",
+        "b'\\x05\\x06\\x07' 2 b'\\x05ab'", "256 b'' /sys/devices/toy/value", "b'8\\n'",
+        "ENOTDIR", "ELOOP", "EEXIST", "EISDIR", "ENODATA", "[]", "None", "EBADF", "4096", "ENOTTY", "ENODEV",
+    ]  # fmt: skip
+    assert r.returncode == 0
+
+
+def test_device_ioctl_and_poll(surface):
+    """An ioctl without size reaches into the caller's memory; poll() wakes up; a device that cannot seek says ESPIPE."""
+    code = (
+        "import os, fcntl, select, ctypes, threading, errno\n"
+        "fd = os.open('/dev/toy/0', os.O_RDWR)\n"
+        "v = ctypes.c_int(41); r = ctypes.CDLL(None).ioctl(fd, ctypes.c_ulong(0x5500), ctypes.byref(v)); print(r, v.value)\n"
+        "L = ctypes.CDLL(None, use_errno=True); print(L.ioctl(fd, ctypes.c_ulong(0x5500), ctypes.c_void_p(8)), errno.errorcode[ctypes.get_errno()])\n"
+        "p = select.poll(); p.register(fd, select.POLLIN); print(p.poll(0))\n"
+        "t = threading.Timer(0.05, os.write, (fd, b'late')); t.start(); print([e for _, e in p.poll(5000)], os.read(fd, 9)); t.join()\n"
+        "try: os.lseek(fd, 0, 0)\n"
+        "except OSError as e: print(e)\n"
+    )
+    r = surface.run(PYTHON, "-c", code)
+    assert r.stdout.splitlines() == ["7 42", "-1 EFAULT", "[]", "[1] b'late'", "[Errno 29] Illegal seek"]
+
+
+def test_poll_of_an_attribute(surface):
+    """POLLPRI|POLLERR after sysfs_notify() until it is read again (Documentation/filesystems/sysfs.rst)."""
+    code = (
+        "import os, select, threading\n"
+        "os.chdir('/sys/devices/toy'); fd = os.open('value', os.O_RDONLY); os.read(fd, 9)\n"
+        "p = select.poll(); p.register(fd, select.POLLPRI | select.POLLERR); print(p.poll(0))\n"
+        "t = threading.Timer(0.05, lambda: open('notify', 'w').write('77')); t.start()\n"
+        "print([e for _, e in p.poll(5000)], os.pread(fd, 9, 0), p.poll(0)); t.join()\n"
+    )
+    assert surface.run(PYTHON, "-c", code).stdout.splitlines() == ["[]", "[10] b'77\\n' []"]

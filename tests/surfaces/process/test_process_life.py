@@ -1,0 +1,171 @@
+"""Exit status, signals, terminals, what is not runnable; and that nothing outlives a run (conftest looks after each)."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+
+import pytest
+
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 255])
+def test_the_exit_status_is_the_clients(surface, status):
+    assert surface.run("busybox", "sh", "-c", f"exit {status}").returncode == status
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV"])
+def test_a_signal_is_128_plus_its_number(surface, name):
+    r = surface.run("busybox", "sh", "-c", f"kill -{name} $$")
+    assert r.returncode == 128 + signal.Signals[f"SIG{name}"]
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence", "status"),
+    [
+        ("/nowhere/prog", "pykernel run: /nowhere/prog: No such file or directory", 127),
+        ("no-such-program", "pykernel run: no-such-program: No such file or directory", 127),
+        ("/etc/passwd", "pykernel run: /etc/passwd: Permission denied", 126),
+        ("/etc", "pykernel run: /etc: Permission denied", 126),
+    ],
+)
+def test_what_cannot_be_run_is_said_like_a_shell(surface, program, sentence, status):
+    r = surface.run(program)
+    assert (r.stderr.splitlines(), r.returncode) == ([sentence], status)
+
+
+def test_a_user_that_is_not_there(surface):
+    r = surface.run("true", as_user="no-such-user")
+    assert (r.stderr, r.returncode) == ("pykernel run: no user 'no-such-user' on this host\n", 125)
+
+
+def test_arguments_environment_directory_and_streams_are_untouched(surface, monkeypatch):
+    monkeypatch.setenv("X", "a b\udcff")
+    code = "import os, sys; print(sys.argv[1:], os.environb[b'X'], os.getcwd(), sys.stdin.read())"
+    r = surface.run(PYTHON, "-c", code, "", "a b", "-x", input="text")
+    assert r.stdout == "['', 'a b', '-x'] b'a b\\xff' / text\n"
+
+
+def test_signals_start_at_their_defaults(surface):
+    """Python ignores SIGPIPE and SIGXFSZ; programs must not inherit that, nor a blocked signal."""
+    r = surface.run("busybox", "grep", "-E", "Sig(Blk|Ign|Cgt)", "/proc/self/status")
+    assert [line.split()[1] for line in r.stdout.splitlines()] == ["0" * 16, "0" * 16, "0" * 16]
+
+
+def test_children_left_behind_end_with_the_client(surface):
+    """Orphans are adopted and end with pid 1 (conftest looks for them)."""
+    r = surface.sh("(busybox sleep 1000 &); (exec 3</dev/toy/0; busybox sleep 1000) & echo started")
+    assert (r.stdout, r.returncode) == ("started\n", 0)
+
+
+def test_a_text_without_interpreter_line_goes_to_the_shell(surface, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("echo shell $1\n")
+    script.chmod(0o755)
+    for directory in (tmp_path, *list(tmp_path.parents)[:3]):
+        directory.chmod(0o755)
+    assert surface.run(str(script), "arg").stdout == "shell arg\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_to_the_runner_reaches_the_client_once(surface, signum):
+    code = (
+        "import signal, sys\n"
+        f"signal.signal({int(signum)}, lambda *_: None); signal.pthread_sigmask(signal.SIG_BLOCK, [{int(signum)}])\n"
+        "print('ready', flush=True); open('/sys/devices/toy/value').read()\n"
+        f"print(signal.sigwait([{int(signum)}]), signal.sigtimedwait([{int(signum)}], 0.1)); sys.exit(9)\n"
+    )
+    with surface.popen(PYTHON, "-c", code, stdout=subprocess.PIPE, text=True, start_new_session=True) as p:
+        assert p.stdout.readline() == "ready\n"
+        p.send_signal(signum)
+        assert p.stdout.read() == f"{int(signum)} None\n"
+        assert p.wait() == 9
+
+
+def read_until(fd: int, text: bytes) -> bytes:
+    got = b""
+    while text not in got and select.select([fd], [], [], 30)[0]:
+        try:
+            data = os.read(fd, 4096)
+        except OSError:
+            break
+        if not data:
+            break
+        got += data
+    return got
+
+
+def on_terminal(surface, *argv: str):
+    """Start a run as the foreground job of a new terminal; the terminal's master and the process."""
+    master, slave = pty.openpty()
+    if not surface.privileged and os.geteuid() == 0:
+        os.fchown(slave, surface.user, surface.user)
+
+    def own() -> None:
+        os.setsid()
+        __import__("fcntl").ioctl(0, 0x540E, 0)  # TIOCSCTTY
+
+    p = surface.popen(*argv, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own)
+    os.close(slave)
+    return master, p
+
+
+def test_ctrl_c_reaches_the_client_once(surface):
+    code = (
+        "import signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [2]); print('ready', flush=True)\n"
+        "print('got', signal.sigwait([2]), signal.sigtimedwait([2], 0.2), flush=True)\n"
+    )
+    master, p = on_terminal(surface, PYTHON, "-c", code)
+    assert b"ready" in read_until(master, b"ready")
+    os.write(master, b"\x03")
+    assert b"got 2 None" in read_until(master, b"None")
+    assert p.wait(30) == 0
+    os.close(master)
+
+
+def test_a_shell_has_job_control(surface):
+    """An interactive shell takes the terminal, runs a job, stops and continues it, and gives the terminal back."""
+    master, p = on_terminal(surface, "bash", "--norc", "-i")
+    os.write(master, b"PS1=; tty; cat /sys/devices/toy/value; sleep 1000\n")
+    assert b"/dev/pts/" in read_until(master, b"\n1\r\n")
+    os.write(master, b"\x1a")
+    assert b"Stopped" in read_until(master, b"Stopped")
+    os.write(master, b"kill -KILL %1; exit 5\nexit 5\n")
+    read_until(master, b"nothing more")
+    assert p.wait(30) == 5
+    os.close(master)
+
+
+def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface):
+    """A show that never returns: the traceback says where, and nothing is left."""
+    code = "import signal; signal.signal(2, signal.SIG_IGN); print('ready', flush=True); open('/sys/devices/toy/hang').read()"
+    with surface.popen(PYTHON, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+        assert p.stdout.readline() == "ready\n"
+        while p.poll() is None:
+            p.send_signal(signal.SIGINT)
+            select.select([p.stdout], [], [], 0.2)
+        errors = p.stderr.read()
+    assert "in hang_show" in errors
+    assert "KeyboardInterrupt: the kernel hangs in request" in errors
+
+
+def test_io_uring_cannot_pass_the_filter(surface):
+    code = "import ctypes, errno; L = ctypes.CDLL(None, use_errno=True); print(L.syscall(425, 1, None), errno.errorcode[ctypes.get_errno()])"
+    assert surface.run(PYTHON, "-c", code).stdout == "-1 ENOSYS\n"
+
+
+def test_devices_of_the_host_still_work(surface):
+    """null, zero, urandom, full, a terminal of one's own, shared memory."""
+    r = surface.sh(
+        "echo x > /dev/null && busybox head -c 2 /dev/zero | busybox hexdump -ve '1/1 \"%d\"'; busybox head -c 3 /dev/urandom | wc -c;"
+        " echo x > /dev/full; echo x | cat /dev/stdin /dev/fd/0; test -w /dev/shm && echo shm; ls /sys/devices/system/cpu/online"
+    )
+    assert r.stdout.splitlines() == ["003", "x", "shm", "/sys/devices/system/cpu/online"]
+    assert "No space left on device" in r.stderr
+    code = "import os, pty; m, s = os.openpty(); print(os.isatty(s) and os.ttyname(s).startswith('/dev/')); print(len(os.sched_getaffinity(0)) > 0)"
+    assert surface.run(PYTHON, "-c", code).stdout == "True\nTrue\n"
