@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from errno import EAGAIN, EINVAL, ENOTCONN, EPIPE, ESPIPE
+from errno import EAGAIN, ECONNRESET, EINVAL, ENOTTY, EPIPE, ESPIPE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.fs.vfs import File, Inode, PollTable
+from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable
+from pykernel.mm.uaccess import copy_to_user
 from pykernel.uapi.linux.eventfd import EFD_SEMAPHORE
 from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLRDNORM, EPOLLWRNORM
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["EventFd", "PipeEnd", "SocketEnd", "pipe", "socketpair"]
 
 ULLONG_MAX = (1 << 64) - 1
-PIPE_BUF = 65536
+PIPE_SLOTS = 16
+FIONREAD = 0x541B
 
 
 class AnonInode(Inode):
@@ -96,6 +98,10 @@ class EventFd(AnonFile):
         self.queue.wake_up()
         return 8
 
+    def llseek(self, offset: int, whence: int) -> int:
+        """C: ``noop_llseek()``."""
+        return 0
+
     def signal(self, n: int = 1) -> None:
         """C: ``__u64 eventfd_signal(struct eventfd_ctx *, __u64)``."""
         self.count = min(self.count + n, ULLONG_MAX)
@@ -110,13 +116,34 @@ class EventFd(AnonFile):
 
 
 class PipeBuffer:
-    """``struct pipe_inode_info``."""
+    """``struct pipe_inode_info``: a ring of sixteen pages; ``packet`` pages take no second write (O_DIRECT)."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.inode = AnonInode(kernel, stat.S_IFIFO)
-        self.data = bytearray()
+        self.slots: deque[bytearray] = deque()
+        self.packets: deque[bool] = deque()
         self.queue = kernel.waitqueue()
         self.readers = self.writers = 1
+
+    @property
+    def full(self) -> bool:
+        """C: ``bool pipe_full(...)``."""
+        return len(self.slots) >= PIPE_SLOTS
+
+    def push(self, data: bytes, *, packet: bool) -> None:
+        """A new page."""
+        self.slots.append(bytearray(data))
+        self.packets.append(packet)
+
+    def take(self, count: int) -> bytes:
+        """From the first page; the rest of a packet is lost."""
+        first = self.slots[0]
+        data = bytes(first[:count])
+        del first[:count]
+        if not first or self.packets[0]:
+            self.slots.popleft()
+            self.packets.popleft()
+        return data
 
 
 class PipeEnd(AnonFile):
@@ -129,35 +156,59 @@ class PipeEnd(AnonFile):
         self.buffer = buffer
 
     def read(self, count: int) -> bytes:
-        """Raises EAGAIN; nothing is the end of file."""
-        b = self.buffer
-        if count and not b.data and b.writers:
+        """fs/pipe.c:pipe_read(). Raises EAGAIN; nothing is the end of file."""
+        b, out = self.buffer, b""
+        if not count:
+            return out
+        if not b.slots and b.writers:
             if self.nonblock:
                 raise err(EAGAIN)
-            b.queue.wait_event(lambda: bool(b.data) or not b.writers)
-        data = bytes(b.data[:count])
-        del b.data[:count]
+            b.queue.wait_event(lambda: bool(b.slots) or not b.writers)
+        while b.slots and len(out) < count:
+            packet = b.packets[0]
+            out += b.take(count - len(out))
+            if packet:
+                break
         b.queue.wake_up()
-        return data
+        return out
 
     def write(self, data: bytes) -> int:
-        """Raises EPIPE, EAGAIN."""
+        """fs/pipe.c:pipe_write(). Raises EPIPE, EAGAIN."""
         b, sent = self.buffer, 0
+        if not data:
+            return 0
+        if not b.readers:
+            raise err(EPIPE)
+        tail = len(data) % PAGE_SIZE
+        if tail and b.slots and not b.packets[-1] and len(b.slots[-1]) + tail <= PAGE_SIZE:
+            b.slots[-1] += data[:tail]
+            sent = tail
         while sent < len(data):
             if not b.readers:
+                if sent:
+                    break
                 raise err(EPIPE)
-            room = PIPE_BUF - len(b.data)
-            if not room or (len(data) <= 4096 and room < len(data)):
+            if b.full:
                 if self.nonblock:
                     if sent:
-                        return sent
+                        break
                     raise err(EAGAIN)
-                b.queue.wait_event(lambda: len(b.data) < PIPE_BUF or not b.readers)
+                b.queue.wake_up()
+                b.queue.wait_event(lambda: not b.full or not b.readers)
                 continue
-            b.data += data[sent : sent + room]
-            sent += min(room, len(data) - sent)
-            b.queue.wake_up()
+            page = data[sent : sent + PAGE_SIZE]
+            b.push(page, packet=bool(self.flags & os.O_DIRECT))
+            sent += len(page)
+        b.queue.wake_up()
         return sent
+
+    def ioctl(self, cmd: int, arg: int) -> int:
+        """FIONREAD: how many bytes wait. fs/pipe.c:pipe_ioctl(). Raises ENOTTY, EFAULT."""
+        if cmd != FIONREAD:
+            raise err(ENOTTY)
+        kernel = self.inode.kernel
+        copy_to_user(kernel, arg, sum(map(len, self.buffer.slots)).to_bytes(4, "little"))
+        return 0
 
     def poll(self, pt: PollTable) -> int:
         """fs/pipe.c:pipe_poll()."""
@@ -165,10 +216,10 @@ class PipeEnd(AnonFile):
         pt.poll_wait(b.queue)
         events = 0
         if self.can_read:
-            events |= EPOLLIN | EPOLLRDNORM if b.data else 0
+            events |= EPOLLIN | EPOLLRDNORM if b.slots else 0
             events |= 0 if b.writers else EPOLLHUP
         if self.can_write:
-            events |= EPOLLOUT | EPOLLWRNORM if len(b.data) < PIPE_BUF else 0
+            events |= 0 if b.full else EPOLLOUT | EPOLLWRNORM
             events |= 0 if b.readers else EPOLLERR
         return events
 
@@ -183,51 +234,49 @@ class PipeEnd(AnonFile):
 def pipe(kernel: Kernel, flags: int = 0) -> tuple[PipeEnd, PipeEnd]:
     """C: ``int do_pipe_flags(int *, int)``."""
     b = PipeBuffer(kernel)
-    return PipeEnd(b, os.O_RDONLY | flags & os.O_NONBLOCK), PipeEnd(b, os.O_WRONLY | flags & os.O_NONBLOCK)
+    keep = flags & (os.O_NONBLOCK | os.O_DIRECT)
+    return PipeEnd(b, os.O_RDONLY | flags & os.O_NONBLOCK), PipeEnd(b, os.O_WRONLY | keep)
 
 
 class SocketEnd(AnonFile):
     """One end of a stream socket pair; messages carry files (SCM_RIGHTS)."""
 
-    __slots__ = ("closed", "inbox", "peer", "queue")
+    __slots__ = ("closed", "inbox", "peer", "queue", "reset")
+
+    peer: SocketEnd
 
     def __init__(self, kernel: Kernel, flags: int) -> None:
         super().__init__(AnonInode(kernel, stat.S_IFSOCK, 0o777), os.O_RDWR | flags & os.O_NONBLOCK)
         self.inbox: deque[tuple[bytes, list[File]]] = deque()
         self.queue = kernel.waitqueue()
-        self.peer: SocketEnd | None = None
         self.closed = False
+        self.reset = False
 
     def sendmsg(self, data: bytes, files: list[File]) -> int:
-        """Send *data*, with references of *files*. Raises EPIPE, ENOTCONN, EINVAL (files without data)."""
-        if self.peer is None:
-            raise err(ENOTCONN)
+        """Send *data*, with references of *files*, which no data carries nowhere. Raises EPIPE."""
         if self.peer.closed:
             raise err(EPIPE)
-        if not data:
-            if files:
-                raise err(EINVAL)
-            return 0
-        self.peer.inbox.append((data, [f.get() for f in files]))
-        self.peer.queue.wake_up()
+        if data:
+            self.peer.inbox.append((data, [f.get() for f in files]))
+            self.peer.queue.wake_up()
         return len(data)
 
     def recvmsg(self, count: int) -> tuple[bytes, list[File]]:
         """
-        The next bytes and the files that came with them; data never runs past a message with files.
+        The next bytes and the files that came with them; no data of a later message follows files.
 
-        Raises EAGAIN.
+        Raises EAGAIN, and once ECONNRESET: the peer closed and had not read all. net/unix/af_unix.c:unix_release_sock().
         """
-        peer = self.peer
-        if not self.inbox and peer is not None and not peer.closed:
+        if not self.inbox and not self.peer.closed:
             if self.nonblock:
                 raise err(EAGAIN)
-            self.queue.wait_event(lambda: bool(self.inbox) or peer.closed)
+            self.queue.wait_event(lambda: bool(self.inbox) or self.peer.closed)
+        if not self.inbox and self.reset:
+            self.reset = False
+            raise err(ECONNRESET)
         out, files = b"", list[File]()
         while self.inbox and len(out) < count and not files:
             data, came = self.inbox[0]
-            if came and out:
-                break
             take = data[: count - len(out)]
             out, files = out + take, came
             self.inbox.popleft()
@@ -237,6 +286,8 @@ class SocketEnd(AnonFile):
 
     def read(self, count: int) -> bytes:
         """Files that come with the data are closed, as Linux does."""
+        if not count:
+            return b""
         data, files = self.recvmsg(count)
         for f in files:
             f.put()
@@ -249,20 +300,20 @@ class SocketEnd(AnonFile):
     def poll(self, pt: PollTable) -> int:
         """net/unix/af_unix.c:unix_poll()."""
         pt.poll_wait(self.queue)
-        gone = self.peer is None or self.peer.closed
-        events = EPOLLOUT | EPOLLWRNORM
+        gone = self.peer.closed
+        events = EPOLLOUT | EPOLLWRNORM | (EPOLLERR if self.reset else 0)
         events |= EPOLLIN | EPOLLRDNORM if self.inbox or gone else 0
         return events | (EPOLLHUP | EPOLLRDHUP if gone else 0)
 
     def release(self) -> None:
         """Files that nobody took go, too."""
         self.closed = True
+        self.peer.reset = bool(self.inbox)
         for _, files in self.inbox:
             for f in files:
                 f.put()
         self.inbox.clear()
-        if self.peer is not None:
-            self.peer.queue.wake_up()
+        self.peer.queue.wake_up()
 
 
 def socketpair(kernel: Kernel, flags: int = 0) -> tuple[SocketEnd, SocketEnd]:
