@@ -1,0 +1,85 @@
+"""Descriptor numbers: each emulated one holds the same real number, so that the two kinds never collide."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from errno import EBADF
+from typing import TYPE_CHECKING
+
+from pykernel.errors import err
+from pykernel.fs.fdtable import FdTable
+
+if TYPE_CHECKING:
+    from pykernel.fs.vfs import File
+
+__all__ = ["HostFdTable"]
+
+
+class HostFdTable(FdTable):
+    """
+    Descriptors whose numbers the real kernel gave out: duplicates of one empty memfd keep them.
+
+    The memfd's inode number tells ours from a file that took the number after somebody closed it behind our back.
+    """
+
+    __slots__ = ("close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
+
+    def __init__(self) -> None:
+        super().__init__(limit=1 << 30)
+        # the real functions, whatever is patched later
+        self.dup, self.dup2_real, self.close_real = os.dup, os.dup2, os.close
+        self.fstat, self.fcntl = os.fstat, fcntl.fcntl
+        self.placeholder = os.memfd_create("pykernel")
+        self.ino = os.fstat(self.placeholder).st_ino
+
+    def install(self, file: File, *, cloexec: bool = False, start: int = 0) -> int:
+        """Give *file* the number that the real kernel gives now. Raises EMFILE."""
+        try:
+            if start:
+                fd: int = self.fcntl(self.placeholder, fcntl.F_DUPFD_CLOEXEC, start)
+            else:
+                fd = self.dup(self.placeholder)
+        except OSError:
+            file.put()
+            raise
+        self.files[fd] = file
+        if cloexec:
+            self.cloexec.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Give the number back, here and there. Raises EBADF, and what flush() says."""
+        if fd not in self.files:
+            raise err(EBADF)
+        try:
+            super().close(fd)
+        finally:
+            self._release(fd)
+
+    def forget(self, fd: int) -> None:
+        """The real number was taken over by a real file: close ours only."""
+        super().close(fd)
+
+    def dup2(self, old: int, new: int, *, cloexec: bool = False) -> int:
+        """Take the real number *new* from whoever has it. Raises EBADF."""
+        file = self.get(old)
+        if new in self.files:
+            self.forget(new)
+        self.dup2_real(self.placeholder, new, inheritable=not cloexec)
+        self.files[new] = file.get()
+        (self.cloexec.add if cloexec else self.cloexec.discard)(new)
+        return new
+
+    def exit(self) -> None:
+        """All of them, and the placeholder."""
+        super().exit()
+        if self.placeholder >= 0:
+            self._release(self.placeholder)
+            self.placeholder = -1
+
+    def _release(self, fd: int) -> None:
+        with suppress(OSError):
+            if self.fstat(fd).st_ino == self.ino:
+                self.close_real(fd)

@@ -1,0 +1,292 @@
+"""open(): live file objects. The text and buffer layers are Python's own; the raw layer reads and writes the emulated kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from errno import EAGAIN, EISDIR
+from functools import lru_cache
+from termios import TCGETS
+from typing import TYPE_CHECKING, Any
+
+from pykernel.errors import err
+from pykernel.syscalls import PathArg
+
+if TYPE_CHECKING:
+    from pykernel.surfaces.inprocess.places import Places
+    from pykernel.syscalls import Process
+
+__all__ = ["KernelRawIO", "opener_of"]
+
+CHUNK = 65536
+
+
+class KernelRawIO(io.RawIOBase):
+    """What ``io.FileIO`` is for real files: one system call a method."""
+
+    def __init__(self, process: Process, fd: int, name: Any, mode: str, *, closefd: bool = True) -> None:
+        self._process = process
+        self._fd = fd
+        self.name = name
+        self.mode = mode
+        self.closefd = closefd
+        self._can_read = "r" in mode or "+" in mode
+        self._can_write = mode != "rb"
+        self._seekable: bool | None = None
+        self._finalizing = False
+        self._blksize = 4096
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        self._check()
+        return self._fd
+
+    def readable(self) -> bool:
+        """Whether the mode allows it."""
+        self._check()
+        return self._can_read
+
+    def writable(self) -> bool:
+        """Whether the mode allows it."""
+        self._check()
+        return self._can_write
+
+    def seekable(self) -> bool:
+        """Whether lseek() works."""
+        self._check()
+        if self._seekable is None:
+            try:
+                self._process.lseek(self._fd, 0, os.SEEK_CUR)
+                self._seekable = True
+            except OSError:
+                self._seekable = False
+        return self._seekable
+
+    def _want(self, allowed: bool, what: str) -> None:
+        self._check()
+        if not allowed:
+            raise io.UnsupportedOperation(f"File not open for {what}")
+
+    def readinto(self, buffer: Any) -> int | None:
+        """One read(). None: EAGAIN."""
+        self._want(self._can_read, "reading")
+        view = memoryview(buffer).cast("B")
+        try:
+            data = self._process.read(self._fd, len(view))
+        except OSError as e:
+            if e.errno == EAGAIN:
+                return None
+            raise
+        view[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int | None = -1) -> bytes | None:
+        """One read(), or all."""
+        if size is None or size < 0:
+            return self.readall()
+        self._want(self._can_read, "reading")
+        try:
+            return self._process.read(self._fd, size)
+        except OSError as e:
+            if e.errno == EAGAIN:
+                return None
+            raise
+
+    def readall(self) -> bytes | None:  # type: ignore[override]
+        """Reads to the end of the file. None: EAGAIN before the first byte."""
+        self._want(self._can_read, "reading")
+        read, fd, out = self._process.read, self._fd, b""
+        while True:
+            try:
+                data = read(fd, CHUNK)
+            except OSError as e:
+                if e.errno != EAGAIN:
+                    raise
+                return out or None
+            if not data:
+                return out
+            out = out + data if out else data
+
+    def write(self, data: Any) -> int | None:
+        """One write(). None: EAGAIN."""
+        self._want(self._can_write, "writing")
+        try:
+            return self._process.write(self._fd, bytes(data))
+        except OSError as e:
+            if e.errno == EAGAIN:
+                return None
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """lseek()."""
+        self._check()
+        return self._process.lseek(self._fd, offset, whence)
+
+    def tell(self) -> int:
+        """lseek() by nothing."""
+        self._check()
+        return self._process.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def truncate(self, size: int | None = None) -> int:
+        """ftruncate()."""
+        self._want(self._can_write, "writing")
+        size = self.tell() if size is None else size
+        self._process.ftruncate(self._fd, size)
+        return size
+
+    def isatty(self) -> bool:
+        """Whether TCGETS works."""
+        self._check()
+        return is_tty(self._process, self._fd)
+
+    def close(self) -> None:
+        """close()."""
+        if self.closed:
+            return
+        if self._finalizing:
+            self._dealloc_warn(self)
+        try:
+            super().close()
+        finally:
+            if self.closefd:
+                self._process.close(self._fd)
+
+    def _dealloc_warn(self, source: object) -> None:
+        # the buffer and text layers call this when they are collected while open
+        if self.closefd and not self.closed:
+            warnings.warn(f"unclosed file {source!r}", ResourceWarning, stacklevel=2, source=source)
+
+    def __repr__(self) -> str:
+        where = "[closed]" if self.closed else f"name={self.name!r} mode={self.mode!r} closefd={self.closefd}"
+        return f"<pykernel.KernelRawIO {where}>"
+
+
+def is_tty(process: Process, fd: int) -> bool:
+    """isatty(3)."""
+    if not stat.S_ISCHR(process.fds.get(fd).inode.mode):
+        return False
+    termios = ctypes.create_string_buffer(64)
+    try:
+        process.ioctl(fd, TCGETS, ctypes.addressof(termios))
+    except OSError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def parse_mode(mode: str) -> tuple[int, str, bool] | None:
+    """open() flags, the raw layer's mode, and whether it is binary; None for what Python refuses."""
+    letters = set(mode)
+    kind = letters & set("rwax")
+    if len(letters) != len(mode) or letters - set("rwax+tb") or len(kind) != 1 or {"t", "b"} <= letters:
+        return None
+    how = kind.pop()
+    plus = "+" in mode
+    flags = os.O_RDWR if plus else os.O_RDONLY if how == "r" else os.O_WRONLY
+    flags |= {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}[how]
+    raw = {"r": "rb+" if plus else "rb", "w": "rb+" if plus else "wb"}.get(how, how + ("b+" if plus else "b"))
+    return flags | os.O_CLOEXEC, raw, "b" in mode
+
+
+def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that stands for open() and io.open()."""
+    process = places.process
+    claim = places.claim
+    files = places.files
+
+    def open(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Callable[[Any, int], int] | None = None,
+    ) -> Any:
+        where: PathArg | None
+        if opener is None:
+            where = claim(file)
+            if where is None:
+                return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+        parsed = parse_mode(mode) if isinstance(mode, str) else None
+        if parsed is None or (parsed[2] and (encoding or errors or newline) is not None):
+            return real_open(os.devnull, mode, buffering, encoding, errors, newline)  # it says what is wrong
+        flags, raw_mode, binary = parsed
+        if buffering == 0 and not binary:
+            raise ValueError("can't have unbuffered text I/O")
+        if opener is not None:
+            fd = opener(file, flags)
+            if fd not in files:
+                return real_open(file, mode, buffering, encoding, errors, newline, closefd, lambda _file, _flags: fd)
+            own = True
+        elif isinstance(where, int):
+            fd, own = where, closefd
+        else:
+            if not closefd:
+                raise ValueError("Cannot use closefd=False with file name")
+            try:
+                fd, own = process.open(where, flags), True
+            except OSError as e:
+                e.filename = file
+                raise
+        inode = files[fd].inode
+        if inode.is_dir:
+            if own and opener is None and not isinstance(where, int):
+                process.close(fd)
+            raise err(EISDIR, filename=file)
+        raw = KernelRawIO(process, fd, file, raw_mode, closefd=own)
+        try:
+            if stat.S_ISCHR(inode.mode) and buffering < 0 and raw.isatty():
+                buffering = 1
+            return _layers(raw, mode, buffering, binary, encoding, errors, newline)
+        except BaseException:
+            raw.close()
+            raise
+
+    return open
+
+
+def _layers(
+    raw: KernelRawIO,
+    mode: str,
+    buffering: int,
+    binary: bool,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+) -> Any:
+    """The stack that Modules/_io/_iomodule.c:_io_open_impl() builds."""
+    if raw.mode[0] == "a":
+        raw.seek(0, os.SEEK_END)
+    if buffering == 1 and binary:
+        warnings.warn(
+            "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    size = raw._blksize if buffering in (-1, 1) else buffering
+    if size == 0:
+        return raw
+    if size < 0:
+        raise ValueError("invalid buffering size")
+    buffer: Any
+    if "+" in raw.mode:
+        buffer = io.BufferedRandom(raw, size)
+    elif raw.mode == "rb":
+        buffer = io.BufferedReader(raw, size)
+    else:
+        buffer = io.BufferedWriter(raw, size)
+    if binary:
+        return buffer
+    text: Any = io.TextIOWrapper(buffer, encoding, errors, newline, buffering == 1)
+    text.mode = mode
+    return text

@@ -1,0 +1,238 @@
+"""The context manager: which function of which module is replaced, by what, and how all of it is undone."""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import io
+import mmap
+import os
+import select
+import selectors
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pykernel.surfaces.inprocess.descriptors import HostFdTable
+from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
+from pykernel.surfaces.inprocess.files import opener_of
+from pykernel.surfaces.inprocess.ids import Ids
+from pykernel.surfaces.inprocess.mapping import mmap_class
+from pykernel.surfaces.inprocess.memory import HostMemory
+from pykernel.surfaces.inprocess.paths import PathCalls
+from pykernel.surfaces.inprocess.places import Places
+from pykernel.surfaces.inprocess.waiting import Waiter, epoll_class, poll_class, select_function
+from pykernel.syscalls import Pids, Process
+from pykernel.task import Mm, Task
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pykernel.kernel import Kernel
+
+__all__ = ["Patched"]
+
+# sets of os that say what a function can do: the replacements can do the same
+ABILITIES = ("supports_dir_fd", "supports_fd", "supports_follow_symlinks", "supports_effective_ids")
+SERVE_SIGNAL = signal.SIGURG  # ignored by default, so a late one does no harm
+
+
+class Patched:
+    """
+    See the package's docstring.
+
+    Args:
+        kernel: whose /sys, /dev and /proc files are seen.
+        real_files: True: other paths are the real ones; False: pyfakefs' fake file system.
+        uid: emulated user id of the program; None: root, and os.getuid() tells the real one.
+        gid: emulated group id.
+        modules: modules whose own names for what is replaced (``from os import open``) are replaced, too.
+
+    Attributes:
+        process: the emulated kernel's idea of this program.
+        fs: pyfakefs' FakeFilesystem, or None.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        real_files: bool = True,
+        uid: int | None = None,
+        gid: int | None = None,
+        modules: Iterable[ModuleType] = (),
+    ) -> None:
+        self.kernel = kernel
+        self.real_files = real_files
+        self.modules = tuple(modules)
+        self.fs: Any = None
+        self._uid, self._gid = uid, gid
+        self._process: Process | None = None
+        self._ids: Ids | None = None
+        self._undo = ExitStack()
+
+    @property
+    def process(self) -> Process:
+        """The program as a client of the kernel; it exists from the first ``with`` on until the kernel's shutdown."""
+        if self._process is None:
+            self._process = self._new_process()
+            self._ids = Ids(lambda: self.process.task, self._uid, self._gid)
+        return self._process
+
+    def _new_process(self) -> Process:
+        pids = self.kernel.sub(Pids)
+        pid = os.getpid()
+        if pid in pids.processes:
+            pid = pids.alloc()
+        comm = os.path.basename(sys.argv[0] or "python")[:15]
+        task = Task(self.kernel, pid, comm, mm=Mm(HostMemory()))
+        return pids.add(Process(self.kernel, task, HostFdTable(), self.kernel.root))
+
+    def as_user(self, uid: int, gid: int | None = None) -> AbstractContextManager[None]:
+        """Run the body of a ``with`` with other emulated ids."""
+        assert self.process is not None
+        assert self._ids is not None
+        return self._ids.as_user(uid, gid)
+
+    def raw_mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> str:
+        """mmap(2) and munmap(2) without the checks that Python makes first: "mapped", or raises OSError."""
+        self.process.munmap(self.process.mmap(0, length, prot, flags, fd, offset), length)
+        return "mapped"
+
+    # ---- in and out
+
+    def __enter__(self) -> Patched:
+        with ExitStack() as undo:
+            if not self.real_files:
+                self._fake_files(undo)
+            self._replace_all(undo)
+            self._serve_threads(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._undo.close()
+
+    def _replace_all(self, undo: ExitStack) -> None:
+        process = self.process
+        assert self._ids is not None
+        target_os: Any = os if self.fs is None else self._fake_module("os")
+        places = Places(self.kernel, process, target_os.getcwd)
+        waiter = Waiter(places)
+        ids, fork = self._ids, os.fork
+        target_io: Any = io if self.fs is None else self._fake_module("io")
+        open_ = opener_of(places, target_io.open)
+        mine = PathCalls(places, ids, target_os).table() | FdCalls(places, target_os).table()
+        mine |= {name: getattr(ids, name) for name in ids.names}
+        mine["fork"] = self._fork(fork)
+        rows: list[tuple[Any, str, Any]] = [(builtins, "open", open_), (target_io, "open", open_)]
+        rows += [(target_os, name, function) for name, function in mine.items()]
+        rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
+        epoll, poll = epoll_class(waiter), poll_class(waiter)
+        rows += [
+            (mmap, "mmap", mmap_class(places)),
+            (select, "select", select_function(waiter)),
+            (select, "poll", poll),
+            (select, "epoll", epoll),
+            (selectors.EpollSelector, "_selector_cls", epoll),
+            (selectors.PollSelector, "_selector_cls", poll),
+            (selectors.SelectSelector, "_select", staticmethod(select_function(waiter))),
+        ]
+        if self.fs is not None:
+            from pykernel.surfaces.inprocess.fakefs import extra_rows
+
+            rows += extra_rows(self.fs, places, self._fake_module)
+        table = [(owner, name, _current(owner, name), new) for owner, name, new in rows]
+        self._abilities(undo, target_os, mine)
+        for owner, name, _, new in table:
+            _replace(undo, owner, name, new)
+        self._names_of_modules(undo, {id(old): new for _, _, old, new in table})
+
+    def _names_of_modules(self, undo: ExitStack, by_id: dict[int, Any]) -> None:
+        for module in self.modules:
+            for name, value in list(vars(module).items()):
+                if id(value) in by_id:
+                    _replace(undo, module, name, by_id[id(value)])
+
+    @staticmethod
+    def _abilities(undo: ExitStack, target_os: Any, mine: dict[str, Callable[..., Any]]) -> None:
+        for ability in ABILITIES:
+            can: set[Any] = getattr(target_os, ability)
+            more = {mine[name] for name in mine if getattr(target_os, name) in can}
+            can |= more
+            undo.callback(can.difference_update, more)
+
+    # ---- threads and forks
+
+    def _serve_threads(self, undo: ExitStack) -> None:
+        """Calls of other threads interrupt the owner wherever it waits, if it is the main thread (others get no signals)."""
+        kernel = self.kernel
+        owner = kernel.owner
+        if threading.current_thread() is not threading.main_thread() or owner != threading.get_ident():
+            return
+
+        def serve(_signum: int, _frame: object) -> None:
+            if not kernel.depth:
+                kernel.serve_threads()
+
+        def ring() -> None:
+            signal.pthread_kill(owner, SERVE_SIGNAL)
+
+        before = signal.signal(SERVE_SIGNAL, serve)
+        kernel.doorbells.append(ring)
+        undo.callback(signal.signal, SERVE_SIGNAL, before)
+        undo.callback(kernel.doorbells.remove, ring)
+
+    def _fork(self, real: Callable[[], int]) -> Callable[[], int]:
+        def fork() -> int:
+            pid = real()
+            if pid == 0:
+                self._forked()
+            return pid
+
+        return fork
+
+    def _forked(self) -> None:
+        """
+        In the child: a new task and address space on the same open files; its kernel is a copy of the parent's.
+
+        The parent stays in the copy as a process that does nothing: what it has open stays open.
+        """
+        kernel, process = self.kernel, self.process
+        kernel.owner = threading.get_ident()
+        pids = kernel.sub(Pids)
+        parent = Process(kernel, process.task, process.fds.fork(), process.cwd)
+        pids.processes[parent.pid] = parent
+        old = process.task
+        process.task = Task(kernel, os.getpid(), old.comm, old.cred, Mm(process.mem.fork()))
+        pids.processes[process.pid] = process
+
+    # ---- pyfakefs
+
+    def _fake_files(self, undo: ExitStack) -> None:
+        from pyfakefs.fake_filesystem_unittest import Patcher
+
+        patcher = undo.enter_context(Patcher())
+        self.fs = patcher.fs
+        self._patcher = patcher
+        undo.callback(setattr, self, "fs", None)
+
+    def _fake_module(self, name: str) -> Any:
+        return self._patcher.fake_modules[name]
+
+
+def _current(owner: Any, name: str) -> Any:
+    return vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
+
+
+def _replace(undo: ExitStack, owner: Any, name: str, new: Any) -> None:
+    """Set an attribute, and put back exactly what was there, also when it was inherited."""
+    own = vars(owner)
+    if name in own:
+        undo.callback(setattr, owner, name, own[name])
+    else:
+        undo.callback(delattr, owner, name)
+    setattr(owner, name, new)

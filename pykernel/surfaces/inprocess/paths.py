@@ -1,0 +1,413 @@
+"""os functions that take a path. Each method is the os function of its name for paths (or descriptors) of the emulated kernel."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from errno import EEXIST, ENOENT, EXDEV
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from pykernel.errors import err
+from pykernel.fs.vfs import Inode, StatFs
+from pykernel.surfaces.inprocess.places import kernel_text
+from pykernel.syscalls import At, PathArg
+
+if TYPE_CHECKING:
+    from pykernel.surfaces.inprocess.ids import Ids
+    from pykernel.surfaces.inprocess.places import Places
+
+__all__ = ["DirEntry", "PathCalls"]
+
+
+def _host_text(text: str) -> str:
+    """A name of the kernel as Python has it."""
+    return text if text.isascii() else os.fsdecode(text.encode("latin-1"))
+
+
+def statvfs_of(row: StatFs) -> os.statvfs_result:
+    """``struct statvfs`` of a file system without blocks."""
+    return os.statvfs_result((row.bsize, row.bsize, 0, 0, 0, 0, 0, 0, 0x20, row.namelen, 0))
+
+
+class DirEntry:
+    """``os.DirEntry`` of an emulated directory: type without a system call, stat kept."""
+
+    def __init__(self, directory: Any, name: Any, inode: Inode, again: Callable[[bool], os.stat_result]) -> None:
+        self.name = name
+        self.path = name if isinstance(directory, int) else os.path.join(directory, name)
+        self._inode = inode
+        self._again = again
+        self._stats: dict[bool, os.stat_result] = {}
+
+    def inode(self) -> int:
+        """d_ino."""
+        return self._inode.ino
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """stat() or lstat(), once."""
+        if follow_symlinks not in self._stats:
+            self._stats[follow_symlinks] = self._again(follow_symlinks)
+        return self._stats[follow_symlinks]
+
+    def _is(self, kind: int, *, follow: bool) -> bool:
+        if not follow or not self._inode.is_link:
+            return stat.S_IFMT(self._inode.mode) == kind
+        try:
+            return stat.S_IFMT(self.stat().st_mode) == kind
+        except FileNotFoundError:
+            return False
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a directory."""
+        return self._is(stat.S_IFDIR, follow=follow_symlinks)
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a regular file."""
+        return self._is(stat.S_IFREG, follow=follow_symlinks)
+
+    def is_symlink(self) -> bool:
+        """Whether it is a symbolic link."""
+        return self._inode.is_link
+
+    def is_junction(self) -> bool:
+        """Linux has none."""
+        return False
+
+    def __fspath__(self) -> Any:
+        return self.path
+
+    def __repr__(self) -> str:
+        return f"<DirEntry {self.name!r}>"
+
+
+class ScanDir:
+    """What os.scandir() returns."""
+
+    def __init__(self, entries: list[DirEntry]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> Iterator[DirEntry]:
+        return self
+
+    def __next__(self) -> DirEntry:
+        return next(self._entries)
+
+    def close(self) -> None:
+        """No more entries."""
+        self._entries = iter(())
+
+    def __enter__(self) -> ScanDir:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+class PathCalls:
+    """
+    One method an os function. ``table()`` gives the functions to put in place of those of *module*.
+
+    A method gets what :meth:`Places.claim` made of the first argument, then the caller's other arguments.
+    """
+
+    names = (
+        "open", "stat", "lstat", "readlink", "access", "mkdir", "rmdir", "unlink", "mknod", "mkfifo", "chmod", "chown",
+        "lchown", "truncate", "utime", "statvfs", "pathconf", "getxattr", "setxattr", "listxattr", "removexattr", "chdir",
+    )  # fmt: skip
+
+    def __init__(self, places: Places, ids: Ids, module: Any) -> None:
+        self.places = places
+        self.process = places.process
+        self.ids = ids
+        self.os = module
+        self.real = {
+            name: getattr(module, name)
+            for name in (*self.names, "listdir", "scandir", "rename", "link", "symlink", "getcwd", "umask", "fchdir")
+        }
+        self._real_chdir = self.real["chdir"]
+        self.real["chdir"] = self._chdir_outside
+
+    def table(self) -> dict[str, Callable[..., Any]]:
+        """Name to function."""
+        made = {name: self._dispatch(name) for name in self.names}
+        made["remove"] = made["unlink"]
+        made |= {"rename": self.rename, "replace": self.rename, "link": self.link, "symlink": self.symlink}
+        made |= {"listdir": self.listdir, "scandir": self.scandir, "fchdir": self.fchdir, "umask": self.umask}
+        return made | {"getcwd": self.getcwd, "getcwdb": lambda: os.fsencode(self.getcwd())}
+
+    def _dispatch(self, name: str) -> Callable[..., Any]:
+        real, mine, claim = self.real[name], getattr(self, name), self.places.claim
+
+        @wraps(real)
+        def call(path: Any, *args: Any, dir_fd: int | None = None, **kw: Any) -> Any:
+            where = claim(path, dir_fd)
+            if where is None:
+                if dir_fd is not None:
+                    kw["dir_fd"] = dir_fd
+                return real(path, *args, **kw)
+            try:
+                return mine(where, *args, **kw)
+            except OSError as e:
+                e.filename = path
+                raise
+
+        return call
+
+    # ---- one path
+
+    def open(self, path: PathArg, flags: int, mode: int = 0o777) -> int:
+        """Close-on-exec, as PEP 446 has it."""
+        return self.process.open(path, flags | os.O_CLOEXEC, mode)
+
+    def stat(self, path: PathArg, *, follow_symlinks: bool = True) -> os.stat_result:
+        """stat() or lstat()."""
+        return self.process.stat(path) if follow_symlinks else self.process.lstat(path)
+
+    def lstat(self, path: PathArg) -> os.stat_result:
+        """lstat()."""
+        return self.process.lstat(path)
+
+    def readlink(self, path: PathArg) -> str:
+        """The text."""
+        return _host_text(self.process.readlink(path))
+
+    def access(self, path: PathArg, mode: int, *, effective_ids: bool = False, follow_symlinks: bool = True) -> bool:
+        """By the real ids unless told otherwise."""
+        task = self.process.task
+        before = task.cred
+        if not effective_ids:
+            task.cred = self.ids.real_cred
+        try:
+            if follow_symlinks or not stat.S_ISLNK(self.process.lstat(path).st_mode):
+                self.process.access(path, mode)
+        except OSError:
+            return False
+        finally:
+            task.cred = before
+        return True
+
+    def mkdir(self, path: PathArg, mode: int = 0o777) -> None:
+        """mkdir()."""
+        self.process.mkdir(path, mode)
+
+    def rmdir(self, path: PathArg) -> None:
+        """rmdir()."""
+        self.process.rmdir(path)
+
+    def unlink(self, path: PathArg) -> None:
+        """unlink()."""
+        self.process.unlink(path)
+
+    def mknod(self, path: PathArg, mode: int = 0o600, device: int = 0) -> None:
+        """mknod()."""
+        self.process.mknod(path, mode, device)
+
+    def mkfifo(self, path: PathArg, mode: int = 0o666) -> None:
+        """mkfifo()."""
+        self.process.mknod(path, stat.S_IFIFO | stat.S_IMODE(mode))
+
+    def chmod(self, path: PathArg, mode: int, *, follow_symlinks: bool = True) -> None:
+        """chmod()."""
+        if not follow_symlinks:
+            raise NotImplementedError("chmod: follow_symlinks unavailable on this platform")
+        self.process.chmod(path, mode)
+
+    def chown(self, path: PathArg, uid: int, gid: int, *, follow_symlinks: bool = True) -> None:
+        """chown() or lchown()."""
+        self.process.chown(path, uid, gid, follow=follow_symlinks)
+
+    def lchown(self, path: PathArg, uid: int, gid: int) -> None:
+        """lchown()."""
+        self.process.chown(path, uid, gid, follow=False)
+
+    def truncate(self, path: PathArg, length: int) -> None:
+        """truncate(), and ftruncate() of a descriptor."""
+        if isinstance(path, int):
+            self.process.ftruncate(path, length)
+        else:
+            self.process.truncate(path, length)
+
+    def utime(
+        self,
+        path: PathArg,
+        times: tuple[float, float] | None = None,
+        *,
+        ns: tuple[int, int] | None = None,
+        follow_symlinks: bool = True,
+    ) -> None:
+        """utimensat()."""
+        if times is not None and ns is not None:
+            raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
+        if times is not None:
+            ns = int(times[0] * 10**9), int(times[1] * 10**9)
+        self.process.utime(path, ns, follow=follow_symlinks)
+
+    def statvfs(self, path: PathArg) -> os.statvfs_result:
+        """statfs() or fstatfs()."""
+        return statvfs_of(self.process.statfs(path))
+
+    def pathconf(self, path: PathArg, name: str | int) -> int:
+        """What depends on the file system (PC_NAME_MAX), else the C library's own."""
+        if name in ("PC_NAME_MAX", os.pathconf_names["PC_NAME_MAX"]):
+            return self.process.statfs(path).namelen
+        self.process.stat(path)
+        return int(self.real["pathconf"]("/", name))
+
+    def getxattr(self, path: PathArg, attribute: Any, *, follow_symlinks: bool = True) -> bytes:
+        """getxattr() and its l and f forms."""
+        return self.process.getxattr(path, kernel_text(os.fsdecode(attribute)), follow=follow_symlinks)
+
+    def setxattr(
+        self, path: PathArg, attribute: Any, value: Any, flags: int = 0, *, follow_symlinks: bool = True
+    ) -> None:
+        """setxattr() and its l and f forms."""
+        name = kernel_text(os.fsdecode(attribute))
+        self.process.setxattr(path, name, bytes(value), flags, follow=follow_symlinks)
+
+    def listxattr(self, path: PathArg, *, follow_symlinks: bool = True) -> list[str]:
+        """listxattr() and its l and f forms."""
+        return self.process.listxattr(path, follow=follow_symlinks)
+
+    def removexattr(self, path: PathArg, attribute: Any, *, follow_symlinks: bool = True) -> None:
+        """removexattr() and its l and f forms."""
+        self.process.removexattr(path, kernel_text(os.fsdecode(attribute)), follow=follow_symlinks)
+
+    # ---- where we are
+
+    def chdir(self, path: PathArg) -> None:
+        """The emulated current directory; the real one, which children inherit, stays."""
+        self.process.chdir(path)
+        self.places.moved(inside=True)
+
+    def _chdir_outside(self, path: Any) -> None:
+        self._real_chdir(path)
+        self.places.moved(inside=False)
+
+    def fchdir(self, fd: int) -> None:
+        """fchdir()."""
+        if fd in self.places.files:
+            self.chdir(fd)
+        else:
+            self.real["fchdir"](fd)
+            self.places.moved(inside=False)
+
+    def getcwd(self) -> str:
+        """The emulated one while we are inside."""
+        return _host_text(self.process.getcwd()) if self.places.cwd_inside else self.real["getcwd"]()
+
+    def umask(self, mask: int) -> int:
+        """For emulated and real files."""
+        before: int = self.real["umask"](mask)
+        self.process.umask = mask & 0o777
+        return before
+
+    # ---- directories
+
+    def _entries(self, where: PathArg, path: Any) -> list[tuple[str, Inode]]:
+        try:
+            return self.process.scandir(where)
+        except OSError as e:
+            e.filename = path
+            raise
+
+    def listdir(self, path: Any = None) -> list[Any]:
+        """The names, of the argument's type."""
+        where = self.places.claim("." if path is None else path)
+        if where is None:
+            return list(self.real["listdir"](path))
+        names = [name for name, _ in self._entries(where, path)]
+        if isinstance(path, bytes):
+            return [name.encode("latin-1") for name in names]
+        return [_host_text(name) for name in names]
+
+    def scandir(self, path: Any = None) -> Any:
+        """The entries."""
+        where = self.places.claim("." if path is None else path)
+        if where is None:
+            return self.real["scandir"](path)
+        top = path if isinstance(path, int) else os.fspath("." if path is None else path)
+        text = str(where) if not isinstance(where, At | int) else ""
+        made = []
+        for name, inode in self._entries(where, path):
+            shown: Any = name.encode("latin-1") if isinstance(top, bytes) else _host_text(name)
+            place: PathArg = At(where, name) if isinstance(where, int) else f"{text.rstrip('/')}/{name}"
+            made.append(DirEntry(top, shown, inode, self._stat_later(place)))
+        return ScanDir(made)
+
+    def _stat_later(self, place: PathArg) -> Callable[[bool], os.stat_result]:
+        return lambda follow: self.process.stat(place) if follow else self.process.lstat(place)
+
+    # ---- two paths
+
+    def rename(self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
+        """Between the emulated kernel's files and others it is EXDEV."""
+        old, new = self.places.claim(src, src_dir_fd), self.places.claim(dst, dst_dir_fd)
+        if old is None and new is None:
+            self.real["rename"](src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+            return
+        try:
+            if old is None or new is None:
+                raise err(EXDEV)
+            self.process.rename(old, new)
+        except OSError as e:
+            e.filename, e.filename2 = src, dst
+            raise
+
+    def link(
+        self,
+        src: Any,
+        dst: Any,
+        *,
+        src_dir_fd: int | None = None,
+        dst_dir_fd: int | None = None,
+        follow_symlinks: bool = True,
+    ) -> None:
+        """Between the emulated kernel's files and others it is EXDEV."""
+        old, new = self.places.claim(src, src_dir_fd), self.places.claim(dst, dst_dir_fd)
+        if old is None and new is None:
+            self.real["link"](src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
+            return
+        try:
+            if old is None or new is None:
+                self._must_be(src, old, src_dir_fd, there=True)
+                self._must_be(dst, new, dst_dir_fd, there=False)
+                raise err(EXDEV)
+            self.process.link(old, new)
+        except OSError as e:
+            e.filename, e.filename2 = src, dst
+            raise
+
+    def _must_be(self, path: Any, where: PathArg | None, dir_fd: int | None, *, there: bool) -> None:
+        """fs/namei.c:do_linkat(): the source is looked up first, then the target must be free. Raises ENOENT, EEXIST."""
+        try:
+            if where is None:
+                self.real["lstat"](path, dir_fd=dir_fd)
+            else:
+                self.process.lstat(where)
+        except OSError as e:
+            if there or e.errno != ENOENT:
+                raise
+            return
+        if not there:
+            raise err(EEXIST)
+
+    def symlink(
+        self,
+        src: Any,
+        dst: Any,
+        target_is_directory: bool = False,
+        *,
+        dir_fd: int | None = None,
+    ) -> None:
+        """symlink()."""
+        where = self.places.claim(dst, dir_fd)
+        if where is None:
+            self.real["symlink"](src, dst, target_is_directory, dir_fd=dir_fd)
+            return
+        try:
+            self.process.symlink(kernel_text(os.fsdecode(src)), where)
+        except OSError as e:
+            e.filename, e.filename2 = src, dst
+            raise
