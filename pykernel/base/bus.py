@@ -5,23 +5,20 @@ Buses and drivers (drivers/base/bus.c, driver.c): their directories, bind, unbin
 from __future__ import annotations
 
 from errno import EBUSY, EINVAL, ENODEV
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.base import dd
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
 from pykernel.errors import err
-from pykernel.fs.sysfs import AttrGroup, Kobject, Kset, SysFs
+from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
 from pykernel.lib.notifier import Notifier, NotifierFlavour
-from pykernel.lib.string import sysfs_streq
+from pykernel.log import ERR
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.kernel import Kernel
 
-__all__ = ["BUS_NOTIFY_ADD_DEVICE", "BUS_NOTIFY_REMOVED_DEVICE", "Bus", "Driver"]
-
-# include/linux/device/bus.h:enum bus_notifier_event
-BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_DEL_DEVICE, BUS_NOTIFY_REMOVED_DEVICE = 0, 1, 2
+__all__ = ["Bus", "Driver"]
 
 
 class Bus(Kset):
@@ -62,37 +59,47 @@ class Bus(Kset):
     def register(self) -> None:
         """C: ``int bus_register(struct bus_type *)``. Raises EEXIST."""
         self.add()
+        self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "bus"})
         self.devices_dir.add()
         self.drivers_dir.add()
 
     def unregister(self) -> None:
         """C: ``void bus_unregister(struct bus_type *)``."""
+        self.kernel.sub(Uevents).send(self, "remove", {"SUBSYSTEM": "bus"})
         self.delete()
+
+    def notify(self, event: int, dev: Device) -> None:
+        """C: ``void bus_notify(struct device *, enum bus_notifier_event)``."""
+        self.notifier.call_chain(event, dev)
 
     def add_device(self, dev: Device) -> None:
         """C: ``int bus_add_device(struct device *)``. Raises EEXIST."""
         self.devices_dir.create_link(dev, dev.name)
-        dev.create_link(self, "subsystem")
+        try:
+            dev.create_link(self, "subsystem")
+        except OSError:
+            self.devices_dir.remove_link(dev.name)
+            raise
         self.devices[dev.name] = dev
-        self.notifier.call_chain(BUS_NOTIFY_ADD_DEVICE, dev)
 
     def remove_device(self, dev: Device) -> None:
-        """C: ``void bus_remove_device(struct device *)``: unbinds first."""
+        """C: ``void bus_remove_device(struct device *)``: unbinds it."""
         dev.remove_link("subsystem")
         self.devices_dir.remove_link(dev.name)
-        self.devices.pop(dev.name, None)
+        del self.devices[dev.name]
         dd.device_release_driver(dev)
-        self.notifier.call_chain(BUS_NOTIFY_REMOVED_DEVICE, dev)
 
     def probe_device(self, dev: Device) -> None:
-        """C: ``void bus_probe_device(struct device *)``."""
+        """C: ``void bus_probe_device(struct device *)``: nothing that goes wrong is an error here."""
         if self.autoprobe:
-            dd.device_attach(dev)
+            try:
+                dd.device_attach(dev)
+            except OSError as e:
+                dev.dbg(f"bus_probe_device: {e}")
 
     def find_device_by_name(self, name: str) -> Device | None:
         """C: ``bus_find_device_by_name()``: one trailing newline is forgiven."""
-        dev = self.devices.get(name.removesuffix("\n"))
-        return dev if dev is not None and sysfs_streq(dev.name, name) else None
+        return self.devices.get(name.removesuffix("\n"))
 
     # ---- files
 
@@ -117,13 +124,21 @@ class Bus(Kset):
 
     def uevent_store(self, buf: str) -> None:
         """drivers/base/bus.c:bus_uevent_store(). Raises EINVAL."""
-        kobject_synth_uevent(self, buf, lambda action, env: self.kernel.sub(Uevents).send(self, action, env))
+        kobject_synth_uevent(self, buf, self._send)
+
+    def _send(self, action: str, env: dict[str, str]) -> None:
+        self.kernel.sub(Uevents).send(self, action, {"SUBSYSTEM": "bus", **env})
 
 
 class Driver(Kobject):
-    """``struct device_driver``. Subclasses give probe() and remove()."""
+    """
+    ``struct device_driver``. Subclasses give probe() and remove().
+
+    ``attrs`` are files of the driver; ``dev_attrs`` (``dev_groups``) are files that a device has while it is bound.
+    """
 
     attrs = AttrGroup("uevent", "unbind", "bind")
+    dev_attrs: ClassVar[tuple[Attribute, ...]] = ()
     suppress_bind_attrs = False
 
     def __init__(self, kernel: Kernel, name: str, bus: Bus, module: Any = None) -> None:
@@ -150,24 +165,24 @@ class Driver(Kobject):
             EBUSY: the bus has a driver of this name.
         """
         if self.name in self.bus.drivers:
-            self.kernel.log.printk(3, f"Error: Driver '{self.name}' is already registered, aborting...")
+            self.kernel.log.printk(ERR, f"Error: Driver '{self.name}' is already registered, aborting...")
             raise err(EBUSY)
         self.add()
         self.bus.drivers[self.name] = self
-        if self.module is not None:
-            self.module.add_driver(self)
         if self.bus.autoprobe:
             dd.driver_attach(self)
-        if self.kernel.sub(Uevents).listeners:
-            self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "drivers"})
+        if self.module is not None:
+            self.module.add_driver(self)
+        self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "drivers"})
 
     def unregister(self) -> None:
         """C: ``void driver_unregister(struct device_driver *)``: unbinds its devices, last bound first."""
+        del self.bus.drivers[self.name]
         for dev in reversed(list(self.devices)):
             dd.device_release_driver(dev)
-        self.bus.drivers.pop(self.name, None)
         if self.module is not None:
             self.module.remove_driver(self)
+        self.kernel.sub(Uevents).send(self, "remove", {"SUBSYSTEM": "drivers"})
         self.delete()
 
     # ---- files
@@ -188,7 +203,10 @@ class Driver(Kobject):
 
     def uevent_store(self, buf: str) -> None:
         """drivers/base/bus.c:uevent_store(). Raises EINVAL."""
-        kobject_synth_uevent(self, buf, lambda action, env: self.kernel.sub(Uevents).send(self, action, env))
+        kobject_synth_uevent(self, buf, self._send)
+
+    def _send(self, action: str, env: dict[str, str]) -> None:
+        self.kernel.sub(Uevents).send(self, action, {"SUBSYSTEM": "drivers", **env})
 
     def attach(self, dev: Device) -> None:
         """

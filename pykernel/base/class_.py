@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pykernel.base.uevent import Uevents
 from pykernel.fs.sysfs import Kobject, Kset, SysFs
 
 if TYPE_CHECKING:
@@ -19,72 +20,61 @@ class Class(Kset):
     def __init__(self, kernel: Kernel, name: str) -> None:
         super().__init__(kernel, name, kernel.sub(SysFs).top["class"])
         self.devices: list[Device] = []
-        self._glue: dict[int, tuple[Kset, list[int]]] = {}
+        self._glue: list[Kset] = []
 
     def register(self) -> None:
         """Make /sys/class/NAME. Raises EEXIST."""
         self.add()
+        self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "class"})
 
     def unregister(self) -> None:
         """C: ``void class_unregister(struct class *)``."""
+        self.kernel.sub(Uevents).send(self, "remove", {"SUBSYSTEM": "class"})
         self.delete()
 
     def uevent(self, dev: Device, env: dict[str, str]) -> None:
         """``class.dev_uevent``: add variables."""
 
-    def virtual_dir(self) -> Kset:
-        """/sys/devices/virtual/NAME, for devices without a parent."""
-        return self.kernel.sub(VirtualDirs).of(self)
-
-    def glue_dir(self, parent: Kobject) -> Kset:
+    def glue_dir(self, parent: Kobject | None) -> Kset:
         """
-        The directory NAME between a parent that has no class and our devices.
+        The directory NAME between our devices and a parent that has no class, or /sys/devices/virtual for none.
 
         drivers/base/core.c:get_device_parent().
         """
-        glue, users = self._glue.get(id(parent), (None, [0]))
-        if glue is None:
-            glue = Kset(self.kernel, self.name, parent)
-            glue.add()
-            self._glue[id(parent)] = (glue, users)
-        users[0] += 1
+        where = parent or self.kernel.sub(VirtualDir)
+        for glue in self._glue:
+            if glue.parent is where:
+                return glue
+        glue = Kset(self.kernel, self.name, where)
+        glue.add()
+        self._glue.append(glue)
         return glue
 
-    def put_glue(self, glue: Kset) -> None:
+    def cleanup_glue_dir(self, glue: Kset) -> None:
         """The directory goes with its last device. drivers/base/core.c:cleanup_glue_dir()."""
-        for key, (have, users) in list(self._glue.items()):
-            if have is glue:
-                users[0] -= 1
-                if not users[0]:
-                    glue.delete()
-                    del self._glue[key]
+        if glue in self._glue and not glue.dir.children:
+            self._glue.remove(glue)
+            glue.delete()
 
     def add_links(self, dev: Device) -> None:
         """drivers/base/core.c:device_add_class_symlinks(). Raises EEXIST."""
         dev.create_link(self, "subsystem")
-        if dev.parent is not None and dev.glue is not None and dev.glue.parent is not None:
-            dev.create_link(dev.glue.parent, "device")
+        if dev.device_parent is not None:
+            dev.create_link(dev.device_parent, "device")
         self.create_link(dev, dev.name)
         self.devices.append(dev)
 
     def remove_links(self, dev: Device) -> None:
         """drivers/base/core.c:device_remove_class_symlinks()."""
         self.remove_link(dev.name)
+        dev.remove_link("device")
+        dev.remove_link("subsystem")
         self.devices.remove(dev)
 
 
-class VirtualDirs:
-    """/sys/devices/virtual."""
+class VirtualDir(Kset):
+    """/sys/devices/virtual, made at first use."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.root = Kset(kernel, "virtual", kernel.sub(SysFs).top["devices"])
-        self.root.add()
-        self.dirs: dict[str, Kset] = {}
-
-    def of(self, cls: Class) -> Kset:
-        """The class's directory, made at first use."""
-        if cls.name not in self.dirs:
-            self.dirs[cls.name] = Kset(self.kernel, cls.name, self.root)
-            self.dirs[cls.name].add()
-        return self.dirs[cls.name]
+        super().__init__(kernel, "virtual", kernel.sub(SysFs).top["devices"])
+        self.add()

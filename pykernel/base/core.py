@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from errno import EEXIST, EINVAL
 from typing import TYPE_CHECKING, Any
 
+from pykernel.base.dd import DeferredProbe
+from pykernel.base.notify import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_DEL_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
 from pykernel.base.power import Power
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
 from pykernel.errors import err
@@ -45,6 +48,7 @@ class Device(Kobject):
         devt: int = 0,
     ) -> None:
         super().__init__(kernel, name, parent, kernel.sub(SysFs).top["devices"])
+        self.device_parent = parent if isinstance(parent, Device) else None
         self.bus = bus
         self.class_ = class_
         self.type = type
@@ -62,8 +66,10 @@ class Device(Kobject):
 
     def _printk(self, level: int, text: str) -> None:
         owner = self.driver or self.bus or self.class_
-        subsystem = (self.bus or self.class_).name if self.bus or self.class_ else ""  # type: ignore[union-attr]
-        device = f"+{subsystem}:{self.name}" if subsystem else ""
+        where = self.class_ or self.bus  # set_dev_info() looks at the class first, dev_driver_string() at the bus
+        subsystem = where.name if where else ""
+        number = f"c{MAJOR(self.devt)}:{MINOR(self.devt)}" if MAJOR(self.devt) else f"+{subsystem}:{self.name}"
+        device = number if subsystem else ""
         prefix = f"{owner.name} {self.name}" if owner else f" {self.name}"
         self.kernel.log.printk(level, f"{prefix}: {text}", subsystem, device)
 
@@ -98,7 +104,7 @@ class Device(Kobject):
         """``device_type.uevent``: add variables."""
 
     def devnode(self) -> tuple[str, int | None]:
-        """Name below /dev and mode; None means 0600. C: ``device_get_devnode()``."""
+        """Name below /dev and mode; None or 0 means 0600. C: ``device_get_devnode()``."""
         return self.name.replace("!", "/"), None
 
     def _env(self) -> dict[str, str]:
@@ -107,8 +113,8 @@ class Device(Kobject):
         if MAJOR(self.devt):
             name, mode = self.devnode()
             env |= {"MAJOR": str(MAJOR(self.devt)), "MINOR": str(MINOR(self.devt)), "DEVNAME": name}
-            if mode is not None:
-                env["DEVMODE"] = f"{mode & 0o777:#o}".replace("0o", "0")
+            if mode:
+                env["DEVMODE"] = f"0{mode & 0o777:o}"
         if self.type:
             env["DEVTYPE"] = self.type
         if self.driver:
@@ -155,26 +161,41 @@ class Device(Kobject):
         C: ``int device_add(struct device *)``.
 
         Raises:
-            EEXIST: the name is taken.
+            EEXIST: the name or the device number is taken; what was made is taken back.
             EINVAL: no name.
         """
         if not self.name:
             raise err(EINVAL)
         self._get_device_parent()
-        self.add()
-        if isinstance(self.parent, Device):
-            self.parent.devices.append(self)
-        if self.class_:
-            self.class_.add_links(self)
-        if self.bus:
-            self.bus.add_device(self)
-        self.dir.when_looked_at(self._add_power)
+        parent = self.device_parent
+        if parent is not None and self.numa_node == -1:
+            self.numa_node = parent.numa_node
+        self._add_files()
         self.registered = True
-        if MAJOR(self.devt):
-            self._add_node()
+        if self.bus:
+            self.bus.notify(BUS_NOTIFY_ADD_DEVICE, self)
         self.send_uevent("add")
         if self.bus:
             self.bus.probe_device(self)
+        if parent is not None:
+            parent.devices.append(self)
+
+    def _add_files(self) -> None:
+        with ExitStack() as undo:
+            undo.callback(self._cleanup_glue_dir)
+            self.add()
+            undo.callback(self.delete)
+            undo.callback(self.send_uevent, "remove")
+            if self.class_:
+                self.class_.add_links(self)
+                undo.callback(self.class_.remove_links, self)
+            if self.bus:
+                self.bus.add_device(self)
+                undo.callback(self.bus.remove_device, self)
+            self.dir.when_looked_at(self._add_power)
+            if MAJOR(self.devt):
+                self._add_node()
+            undo.pop_all()
 
     def _add_power(self) -> None:
         if self.power.sd is None:
@@ -184,16 +205,18 @@ class Device(Kobject):
         # drivers/base/core.c:get_device_parent()
         if self.class_ is None:
             return
-        if self.parent is None:
-            self.parent = self.class_.virtual_dir()
-        elif not (isinstance(self.parent, Device) and self.parent.class_):
+        if self.device_parent is None or not self.device_parent.class_:
             self.parent = self.glue = self.class_.glue_dir(self.parent)
+
+    def _cleanup_glue_dir(self) -> None:
+        if self.glue is not None and self.class_:
+            self.class_.cleanup_glue_dir(self.glue)
 
     def _add_node(self) -> None:
         dev_dir = self.kernel.sub(DevDirs).char
         dev_dir.create_link(self, f"{MAJOR(self.devt)}:{MINOR(self.devt)}")
         name, mode = self.devnode()
-        self.kernel.sub(DevTmpFs).create_node(name, 0o600 if mode is None else mode, self.devt)
+        self.kernel.sub(DevTmpFs).create_node(name, mode or 0o600, self.devt)
 
     def unregister(self) -> None:
         """C: ``void device_unregister(struct device *)``."""
@@ -201,8 +224,10 @@ class Device(Kobject):
         if not self.registered:
             return
         self.registered = False
-        if isinstance(self.parent, Device):
-            self.parent.devices.remove(self)
+        if self.bus:
+            self.bus.notify(BUS_NOTIFY_DEL_DEVICE, self)
+        if self.device_parent is not None:
+            self.device_parent.devices.remove(self)
         if MAJOR(self.devt):
             self.kernel.sub(DevTmpFs).delete_node(self.devnode()[0], self.devt)
             self.kernel.sub(DevDirs).char.remove_link(f"{MAJOR(self.devt)}:{MINOR(self.devt)}")
@@ -210,11 +235,13 @@ class Device(Kobject):
             self.class_.remove_links(self)
         if self.bus:
             self.bus.remove_device(self)
+        self.kernel.sub(DeferredProbe).remove(self)
+        if self.bus:
+            self.bus.notify(BUS_NOTIFY_REMOVED_DEVICE, self)
         self.send_uevent("remove")
         self.power.sd = None
         self.delete()
-        if self.glue is not None and self.class_:
-            self.class_.put_glue(self.glue)
+        self._cleanup_glue_dir()
         self.put()
 
     def children(self) -> list[Device]:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from errno import EAGAIN, EBUSY, ENODEV, ENXIO
 from typing import TYPE_CHECKING
 
+from pykernel.base.notify import (
+    BUS_NOTIFY_BIND_DRIVER,
+    BUS_NOTIFY_BOUND_DRIVER,
+    BUS_NOTIFY_DRIVER_NOT_BOUND,
+    BUS_NOTIFY_UNBIND_DRIVER,
+    BUS_NOTIFY_UNBOUND_DRIVER,
+)
 from pykernel.errors import EPROBE_DEFER, err
 from pykernel.log import ERR, WARNING
 
@@ -17,104 +24,164 @@ __all__ = ["DeferredProbe", "device_attach", "device_driver_attach", "device_rel
 
 
 class DeferredProbe:
-    """Devices whose driver said EPROBE_DEFER; tried again after each successful probe."""
+    """
+    Devices whose driver said EPROBE_DEFER.
+
+    They wait in ``pending`` until some probe succeeds, which moves them to ``active``; the work item tries those.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.pending: list[Device] = []
-        self.queued = False
+        self.active: list[Device] = []
+        self.triggers = 0
 
     def add(self, dev: Device) -> None:
         """C: ``driver_deferred_probe_add()``."""
-        if dev not in self.pending:
+        if dev not in self.pending and dev not in self.active:
             self.pending.append(dev)
 
     def remove(self, dev: Device) -> None:
         """C: ``driver_deferred_probe_del()``."""
-        if dev in self.pending:
-            self.pending.remove(dev)
+        for devices in (self.pending, self.active):
+            if dev in devices:
+                devices.remove(dev)
 
     def trigger(self) -> None:
         """C: ``driver_deferred_probe_trigger()``."""
-        if self.pending and not self.queued:
-            self.queued = True
+        self.triggers += 1
+        if self.pending:
+            self.active += self.pending
+            self.pending.clear()
             self.kernel.sched.call_soon(self._work)
 
     def _work(self) -> None:
-        self.queued = False
-        todo, self.pending = self.pending, []
-        for dev in todo:
-            if dev.registered and dev.driver is None:
-                device_attach(dev)
+        # drivers/base/dd.c:deferred_probe_work_func()
+        while self.active:
+            dev = self.active.pop(0)
+            dev.dbg("Retrying from deferred list")
+            if dev.bus is not None:
+                dev.bus.probe_device(dev)
 
 
-def really_probe(dev: Device, drv: Driver) -> None:
+def really_probe(dev: Device, drv: Driver) -> OSError | None:
     """
-    drivers/base/dd.c:really_probe().
+    drivers/base/dd.c:__driver_probe_device(), really_probe().
+
+    Returns:
+        What the driver's probe raised, or None: it took the device. (C returns it as a positive number.)
 
     Raises:
-        The errno of the driver's probe; ENODEV for a device that goes; EBUSY for one that is bound.
+        ENODEV: the device is going. EBUSY: it is bound. EEXIST: a file of the driver's has the name of another.
     """
     if dev.dead or not dev.registered:
         raise err(ENODEV)
     if dev.driver is not None:
         raise err(EBUSY, f"{dev.name} is bound to {dev.driver.name}")
     dev.driver = drv
-    drv.create_link(dev, dev.name)
-    dev.create_link(drv, "driver")
+    drv.bus.notify(BUS_NOTIFY_BIND_DRIVER, dev)
     try:
-        drv.bus.probe(dev)
-    except OSError as e:
-        _unlink(dev, drv)
-        _failed(dev, drv, e.errno or ENODEV)
-        raise
+        _sysfs_add(dev, drv)
+        failure = _call_probe(dev, drv)
+        if failure is None:
+            _add_groups(dev, drv)
     except BaseException:
-        _unlink(dev, drv)
+        _not_bound(dev, drv)
         raise
+    if failure is not None:
+        _not_bound(dev, drv)
+        return failure
     drv.devices.append(dev)
-    if drv.module is not None:
-        drv.module.use_by_binding(dev)
     deferred = dev.kernel.sub(DeferredProbe)
     deferred.remove(dev)
     deferred.trigger()
+    drv.bus.notify(BUS_NOTIFY_BOUND_DRIVER, dev)
     dev.send_uevent("bind")
+    return None
 
 
-def _unlink(dev: Device, drv: Driver) -> None:
+def _sysfs_add(dev: Device, drv: Driver) -> None:
+    # drivers/base/dd.c:driver_sysfs_add()
+    try:
+        drv.create_link(dev, dev.name)
+        dev.create_link(drv, "driver")
+    except OSError:
+        dev.kernel.log.printk(ERR, f"really_probe: driver_sysfs_add({dev.name}) failed")
+        raise
+
+
+def _call_probe(dev: Device, drv: Driver) -> OSError | None:
+    # drivers/base/dd.c:call_driver_probe(): the message is made while the device has its driver
+    try:
+        drv.bus.probe(dev)
+    except OSError as e:
+        code = e.errno or ENODEV
+        if code in (ENODEV, ENXIO):
+            dev.dbg(f"probe with driver {drv.name} rejects match {-code}")
+        elif code == EPROBE_DEFER:
+            dev.dbg(f"Driver {drv.name} requests probe deferral")
+        elif dev.kernel.profile.probe_failure_dev_err:
+            dev.err(f"probe with driver {drv.name} failed with error {-code}")
+        else:
+            dev.kernel.log.printk(WARNING, f"{drv.name}: probe of {dev.name} failed with error {-code}")
+        return e
+    return None
+
+
+def _add_groups(dev: Device, drv: Driver) -> None:
+    # device_driver.dev_groups: files of the device that its driver brings
+    made: list[str] = []
+    try:
+        for attr in drv.dev_attrs:
+            dev.create_file(attr)
+            made.append(attr.name)
+    except OSError:
+        dev.err("device_add_groups() failed")
+        for name in made:
+            dev.remove_file(name)
+        drv.bus.remove(dev)
+        raise
+
+
+def _not_bound(dev: Device, drv: Driver) -> None:
+    # as driver_sysfs_remove() and device_unbind_cleanup() do
     drv.remove_link(dev.name)
     dev.remove_link("driver")
+    drv.bus.notify(BUS_NOTIFY_DRIVER_NOT_BOUND, dev)
     dev.driver = None
     dev.drvdata = None
 
 
-def _failed(dev: Device, drv: Driver, code: int) -> None:
-    # drivers/base/dd.c:call_driver_probe()
-    if code in (ENODEV, ENXIO):
-        dev.dbg(f"probe with driver {drv.name} rejects match {-code}")
-    elif code == EPROBE_DEFER:
-        dev.dbg(f"Driver {drv.name} requests probe deferral")
-        dev.kernel.sub(DeferredProbe).add(dev)
-    elif dev.kernel.profile.probe_failure_dev_err:
-        dev.driver = drv  # the message is made before the device loses its driver again
-        dev.err(f"probe with driver {drv.name} failed with error {-code}")
-        dev.driver = None
-    else:
-        dev.kernel.log.printk(WARNING, f"{drv.name}: probe of {dev.name} failed with error {-code}")
+def _driver_probe_device(drv: Driver, dev: Device) -> bool:
+    """drivers/base/dd.c:driver_probe_device(): True when bound. An exception that is no errno is an oops."""
+    deferred = dev.kernel.sub(DeferredProbe)
+    before = deferred.triggers
+    try:
+        failure = really_probe(dev, drv)
+    except OSError:
+        raise
+    except Exception as e:
+        dev.kernel.oops(e)
+        return False
+    if failure is not None and failure.errno == EPROBE_DEFER:
+        deferred.add(dev)
+        if before != deferred.triggers:  # some device was bound meanwhile: it may be the one that this one waits for
+            deferred.trigger()
+    return failure is None
 
 
 def device_driver_attach(drv: Driver, dev: Device) -> None:
     """
-    C: ``int device_driver_attach(struct device_driver *, struct device *)``.
+    C: ``int device_driver_attach(struct device_driver *, struct device *)``; a deferred device is not tried again.
 
     Raises:
-        EAGAIN: the driver deferred. Else as :func:`really_probe`.
+        EAGAIN: the driver deferred. Else as :func:`really_probe`, and what the probe raised.
     """
-    try:
-        really_probe(dev, drv)
-    except OSError as e:
-        if e.errno == EPROBE_DEFER:
-            raise err(EAGAIN, "probe deferred") from e
-        raise
+    failure = really_probe(dev, drv)
+    if failure is not None and failure.errno == EPROBE_DEFER:
+        raise err(EAGAIN, "probe deferred") from failure
+    if failure is not None:
+        raise failure
 
 
 def device_attach(dev: Device) -> bool:
@@ -123,31 +190,36 @@ def device_attach(dev: Device) -> bool:
 
     Returns:
         True when a driver took the device; a probe that fails is no error here.
+
+    Raises:
+        What the bus's match() raises, and :func:`really_probe`.
     """
+    if dev.dead or dev.bus is None:
+        return False
     if dev.driver is not None:
         return True
-    assert dev.bus is not None
-    bus = dev.bus
-    return any(bus.match(dev, drv) and _try(dev, drv) for drv in list(bus.drivers.values()))
+    return any(_match(dev, drv) and _driver_probe_device(drv, dev) for drv in list(dev.bus.drivers.values()))
 
 
 def driver_attach(drv: Driver) -> None:
-    """Try the driver on every device of its bus. C: ``int driver_attach(struct device_driver *)``."""
+    """Try the driver on every device of its bus; nothing is an error. C: ``int driver_attach(...)``."""
     for dev in list(drv.bus.devices.values()):
-        if dev.driver is None and drv.bus.match(dev, drv):
-            _try(dev, drv)
+        try:
+            if _match(dev, drv):
+                _driver_probe_device(drv, dev)
+        except OSError as e:
+            dev.dbg(f"not attached to {drv.name}: {e}")
 
 
-def _try(dev: Device, drv: Driver) -> bool:
+def _match(dev: Device, drv: Driver) -> bool:
+    # driver_match_device(): a bus that cannot tell yet raises EPROBE_DEFER
     try:
-        really_probe(dev, drv)
-    except OSError:
-        return False
-    except Exception as e:
-        dev.kernel.oops(e)
-        dev.kernel.log.printk(ERR, f"{drv.name}: probe of {dev.name} oopsed")
-        return False
-    return True
+        return drv.bus.match(dev, drv)
+    except OSError as e:
+        if e.errno == EPROBE_DEFER:
+            dev.dbg("Device match requests probe deferral")
+            dev.kernel.sub(DeferredProbe).add(dev)
+        raise
 
 
 def device_release_driver(dev: Device) -> None:
@@ -157,14 +229,15 @@ def device_release_driver(dev: Device) -> None:
         return
     drv.remove_link(dev.name)
     dev.remove_link("driver")
+    drv.bus.notify(BUS_NOTIFY_UNBIND_DRIVER, dev)
+    for attr in drv.dev_attrs:
+        dev.remove_file(attr.name)
     try:
         drv.bus.remove(dev)
-    except OSError as e:
-        dev.kernel.oops(e)  # remove() returns void: an errno from it is a bug
-    if drv.module is not None:
-        drv.module.unuse_by_binding(dev)
+    except Exception as e:
+        dev.kernel.oops(e)  # remove() returns void: whatever comes out of it is a bug
     dev.driver = None
     dev.drvdata = None
-    if dev in drv.devices:
-        drv.devices.remove(dev)
+    drv.devices.remove(dev)
+    drv.bus.notify(BUS_NOTIFY_UNBOUND_DRIVER, dev)
     dev.send_uevent("unbind")

@@ -1,80 +1,32 @@
 """
-Modules: what modprobe and rmmod do, and /sys/module (kernel/module/main.c, sysfs.c; drivers/base/module.c;
-kernel/params.c).
+Modules: what modprobe and rmmod do, and /sys/module (kernel/module/main.c, sysfs.c; drivers/base/module.c).
 
-A driver is a subclass of :class:`Module` that a :class:`ModuleTable` knows by name; loading makes an instance for
-this kernel.
+A module is a subclass of :class:`Module` that :class:`Modules` knows by name; loading makes an instance for this
+kernel.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM, EWOULDBLOCK
+from errno import EBUSY, EEXIST, ENOENT, EPERM, EWOULDBLOCK
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pykernel.base.params import Param, Parameters, parse_args
+from pykernel.base.uevent import Uevents, kobject_synth_uevent
 from pykernel.errors import err
 from pykernel.fs.procfs import ProcFs
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
-from pykernel.lib.kstrtox import kstrtobool, kstrtoint, kstrtouint, kstrtoul
-from pykernel.log import ERR, WARNING
+from pykernel.task import CAP_SYS_MODULE
 
 if TYPE_CHECKING:
     from pykernel.base.bus import Driver
-    from pykernel.base.core import Device
     from pykernel.kernel import Kernel
 
 __all__ = ["Module", "Modules", "Param"]
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
-    """``module_param(name, type, perm)``: *type* is bool, int, uint, ulong or charp; mode 0 hides the file."""
-
-    name: str
-    type: str
-    default: Any
-    mode: int = 0o444
-
-    def parse(self, text: str, *, e: bool = False) -> Any:
-        """kernel/params.c:param_set_*(). Raises EINVAL, ERANGE."""
-        if self.type == "bool":
-            return kstrtobool(text, e=e)
-        if self.type == "charp":
-            return text.removesuffix("\n")
-        return {"int": kstrtoint, "uint": kstrtouint, "ulong": kstrtoul}[self.type](text, 0)
-
-    def format(self, value: Any) -> str:
-        """kernel/params.c:param_get_*()."""
-        if self.type == "bool":
-            return "Y\n" if value else "N\n"
-        return f"{value}\n"
-
-
-class Parameters(Kobject):
-    """/sys/module/NAME/parameters."""
-
-    def __init__(self, module: Module) -> None:
-        super().__init__(module.kernel, "parameters", module)
-        self.module = module
-
-    def fill(self) -> None:
-        """One file a parameter. kernel/params.c:module_param_sysfs_setup()."""
-        for p in self.module.params:
-            if p.mode:
-                self.create_file(Attribute(p.name, self._show(p), self._store(p), p.mode))
-
-    @staticmethod
-    def _show(p: Param) -> Callable[[Parameters], str]:
-        return lambda self: p.format(self.module.param[p.name])
-
-    @staticmethod
-    def _store(p: Param) -> Callable[[Parameters, str], None] | None:
-        def store(self: Parameters, buf: str) -> None:
-            self.module.param[p.name] = p.parse(buf, e=self.kernel.profile.kstrtobool_enable)
-
-        return store if p.mode & 0o222 else None
+STATES = {"live": "Live", "coming": "Loading", "going": "Unloading"}  # kernel/module/procfs.c:m_show()
 
 
 class Module(Kobject):
@@ -100,28 +52,11 @@ class Module(Kobject):
         self.param: dict[str, Any] = {p.name: p.default for p in self.params}
         self.state = "coming"
         self.refcnt = 0
+        self.users: list[Module] = []
         self.drivers: dict[str, Driver] = {}
         self.holders = Kset(kernel, "holders", self)
         self.drivers_dir = Kset(kernel, "drivers", self)
-        self._parse(args)
-
-    def _parse(self, args: str) -> None:
-        # kernel/params.c:parse_args(): an unknown parameter is only warned of
-        known = {p.name: p for p in self.params}
-        for word in args.split():
-            key, sep, value = word.partition("=")
-            p = known.get(key.replace("-", "_"))
-            if p is None:
-                self.kernel.log.printk(WARNING, f"{self.name}: unknown parameter '{key}' ignored")
-                continue
-            if not sep and p.type != "bool":
-                self.kernel.log.printk(ERR, f"{self.name}: `{key}' invalid for parameter `{key}'")
-                raise err(EINVAL)
-            try:
-                self.param[p.name] = p.parse(value if sep else "1", e=self.kernel.profile.kstrtobool_enable)
-            except OSError as e:
-                self.kernel.log.printk(ERR, f"{self.name}: `{value}' invalid for parameter `{key}'")
-                raise err(e.errno or EINVAL) from e
+        self.param |= parse_args(kernel, self.name, args, self.params)
 
     # ---- what a module does
 
@@ -140,12 +75,6 @@ class Module(Kobject):
     def put_ref(self) -> None:
         """C: ``void module_put(struct module *)``."""
         self.refcnt -= 1
-
-    def use_by_binding(self, dev: Device) -> None:
-        """A driver of ours was bound."""
-
-    def unuse_by_binding(self, dev: Device) -> None:
-        """A driver of ours was unbound."""
 
     def add_driver(self, drv: Driver) -> None:
         """drivers/base/module.c:module_add_driver()."""
@@ -190,13 +119,15 @@ class Module(Kobject):
 
     def uevent_store(self, buf: str) -> None:
         """
-        kernel/module/sysfs.c:store_uevent(): synthetic events of a module go nowhere here, junk is refused.
+        kernel/params.c:store_uevent().
 
         Raises EINVAL.
         """
-        from pykernel.base.uevent import Uevents, kobject_synth_uevent
+        kobject_synth_uevent(self, buf, self.send_uevent)
 
-        kobject_synth_uevent(self, buf, lambda action, env: self.kernel.sub(Uevents).send(self, action, env))
+    def send_uevent(self, action: str, env: dict[str, str] | None = None) -> None:
+        """C: ``kobject_uevent_env(&mod->mkobj.kobj, ...)``."""
+        self.kernel.sub(Uevents).send(self, action, {"SUBSYSTEM": "module", **(env or {})})
 
     def coresize_show(self) -> str:
         """Bytes of the module's core."""
@@ -237,22 +168,24 @@ class Modules:
         """
         Load *name* and what it needs. An already loaded module is left as it is, as modprobe(8) does.
 
+        *args* come after what ``options`` (modprobe.d's) has for the module, so they win.
+
         Raises:
-            ENOENT: no such module. Else what its init() says.
+            ENOENT: no such module. EPERM: the caller has no CAP_SYS_MODULE. Else what its init() says.
         """
         name = name.replace("-", "_")
         if name in self.loaded:
             return self.loaded[name]
-        return self.init_module(name, args or self.options.get(name, ""))
+        return self.init_module(name, f"{self.options.get(name, '')} {args}")
 
     def init_module(self, name: str, args: str = "") -> Module:
-        """C: ``long sys_init_module(...)``. Raises EEXIST, ENOENT, EINVAL, and what init() says."""
+        """C: ``long sys_init_module(...)``. Raises EPERM, EEXIST, ENOENT, EINVAL, and what init() says."""
+        self._may()
         if name in self.loaded:
             raise err(EEXIST, f"module {name} is loaded")
-        try:
-            cls = self.known[name]()
-        except KeyError:
-            raise err(ENOENT, f"no module {name}; known: {', '.join(sorted(self.known))}") from None
+        if name not in self.known:
+            raise err(ENOENT, f"no module {name}; known: {', '.join(sorted(self.known))}")
+        cls = self.known[name]()
         needs = [self.modprobe(d) for d in cls.depends]
         module = cls(self.kernel, args)
         module.add()
@@ -266,51 +199,61 @@ class Modules:
         self.loaded[name] = module
         for need in needs:
             need.get_ref()
+            need.users.insert(0, module)
             need.holders.create_link(module, module.name)
         try:
             module.init()
-        except OSError:
+        except BaseException:
             self._forget(module)
             raise
         module.state = "live"
+        module.send_uevent("add")
         return module
+
+    def _may(self) -> None:
+        if not self.kernel.current.cred.capable(CAP_SYS_MODULE):
+            raise err(EPERM)
 
     def rmmod(self, name: str) -> None:
         """
         C: ``long sys_delete_module(const char *, unsigned int)`` with O_NONBLOCK.
 
         Raises:
-            ENOENT: not loaded.
-            EWOULDBLOCK: in use, or others depend on it.
-            EPERM: built in.
+            EPERM: the caller has no CAP_SYS_MODULE.
+            ENOENT: not loaded, or built in.
+            EWOULDBLOCK: others depend on it, or it is in use.
+            EBUSY: it is coming or going.
         """
+        self._may()
         module = self.loaded.get(name.replace("-", "_"))
-        if module is None:
+        if module is None or module.builtin:
             raise err(ENOENT)
-        if module.builtin:
-            raise err(EPERM, f"{name} is built in")
-        if module.holders.dir.children or module.refcnt:
-            raise err(EWOULDBLOCK, f"module {name} is in use")
+        if module.users:
+            raise err(EWOULDBLOCK, f"{', '.join(m.name for m in module.users)} need module {name}")
         if module.state != "live":
             raise err(EBUSY)
+        if module.refcnt:
+            raise err(EWOULDBLOCK, f"module {name} is in use")
         module.state = "going"
         module.exit()
+        module.send_uevent("remove")
         self._forget(module)
 
     def _forget(self, module: Module) -> None:
         for d in module.depends:
             self.loaded[d].put_ref()
+            self.loaded[d].users.remove(module)
             self.loaded[d].holders.remove_link(module.name)
         del self.loaded[module.name]
         module.delete()
 
     def proc_modules(self) -> str:
-        """The text of /proc/modules, last loaded first."""
+        """kernel/module/procfs.c:m_show(): last loaded first, addresses hidden."""
         rows = []
         for m in reversed(self.loaded.values()):
             if not m.builtin:
-                users = ",".join(m.holders.dir.children) + "," if m.holders.dir.children else "-"
-                rows.append(f"{m.name} {m.size} {m.refcnt} {users} {m.state.capitalize()} 0x0000000000000000\n")
+                users = "".join(f"{user.name}," for user in m.users) or "-"
+                rows.append(f"{m.name} {m.size} {m.refcnt} {users} {STATES[m.state]} 0x0000000000000000\n")
         return "".join(rows)
 
     def register_all(self, names: Iterable[tuple[str, Callable[[], type[Module]]]]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pykernel.base.bus import Bus
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device, cdev_device_add
+from pykernel.base.uevent import KernelKobj
 from pykernel.errors import err
 from pykernel.fs.chardev import MKDEV, FullFile, NullFile, Open, RandomFile, ZeroFile
 from pykernel.fs.kmsg import KmsgFile
@@ -66,6 +67,7 @@ class MemDevices:
 
 def base_init(kernel: Kernel) -> None:
     """drivers/base/init.c:driver_init(), as far as it shows."""
+    kernel.sub(KernelKobj)
     Device(kernel, "platform").register()
     for name in ("platform", "auxiliary", "event_source"):
         Bus(kernel, name).register()

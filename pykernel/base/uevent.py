@@ -14,7 +14,7 @@ from pykernel.log import WARNING
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["KOBJ_ACTIONS", "Uevents", "kobject_synth_uevent"]
+__all__ = ["KOBJ_ACTIONS", "KernelKobj", "Uevents", "kobject_synth_uevent"]
 
 KOBJ_ACTIONS = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -24,25 +24,18 @@ Listener = Callable[[str, str, dict[str, str]], None]
 
 
 class KernelKobj(Kobject):
-    """/sys/kernel, as far as uevents and devices go."""
+    """/sys/kernel, as far as uevents go."""
 
-    attrs = AttrGroup("uevent_seqnum", "uevent_helper")
+    attrs = AttrGroup("uevent_seqnum")
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel, "kernel")
+        self.sd = kernel.sub(SysFs).top["kernel"].dir
+        self._fill()
 
     def uevent_seqnum_show(self) -> str:
         """kernel/ksysfs.c:uevent_seqnum_show()."""
         return f"{self.kernel.sub(Uevents).seqnum}\n"
-
-    def uevent_helper_show(self) -> str:
-        """kernel/ksysfs.c:uevent_helper_show()."""
-        return f"{self.kernel.sub(Uevents).helper}\n"
-
-    def uevent_helper_store(self, buf: str) -> None:
-        """kernel/ksysfs.c:uevent_helper_store(). Raises ENOENT: too long."""
-        from errno import ENOENT
-
-        if len(raw(buf)) + 1 > 256:
-            raise err(ENOENT)
-        self.kernel.sub(Uevents).helper = buf.removesuffix("\n")
 
 
 class Uevents:
@@ -51,7 +44,6 @@ class Uevents:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.seqnum = 0
-        self.helper = ""
         self.listeners: list[Listener] = []
 
     def subscribe(self, fn: Listener) -> None:
@@ -62,13 +54,17 @@ class Uevents:
         """
         C: ``int kobject_uevent_env(struct kobject *, enum kobject_action, char *envp[])``.
 
-        *env* is what the kobject's own kset adds; ACTION, DEVPATH, SUBSYSTEM and SEQNUM are added here.
+        *env* is SUBSYSTEM and what follows it; ACTION, DEVPATH and SEQNUM are added here. An "unbind" has no MODALIAS:
+        user space would load the driver again.
         """
         self.seqnum += 1
         if not self.listeners and not self.kernel.trace:
             return
         devpath = kobj.path()
-        whole = {"ACTION": action, "DEVPATH": devpath, **env, "SEQNUM": str(self.seqnum)}
+        whole = {"ACTION": action, "DEVPATH": devpath, **env}
+        if action == "unbind":
+            whole.pop("MODALIAS", None)  # lib/kobject_uevent.c:zap_modalias_env()
+        whole["SEQNUM"] = str(self.seqnum)
         if self.kernel.trace:
             self.kernel.trace("uevent", action=action, devpath=devpath)
         for fn in tuple(self.listeners):
@@ -117,12 +113,3 @@ def _arguments(args: str) -> dict[str, str] | None:
 def _refuse(kobj: Kobject, why: str) -> None:
     kobj.kernel.log.printk(WARNING, f"synth uevent: {kobj.path()}: {why}")
     raise err(EINVAL, why)
-
-
-class KernelDir:
-    """Makes /sys/kernel's own attributes."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        kobj = KernelKobj(kernel, "kernel")
-        kobj.sd = kernel.sub(SysFs).top["kernel"].dir
-        kobj.sd.when_looked_at(kobj._fill)

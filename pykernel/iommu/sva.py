@@ -10,7 +10,7 @@ from __future__ import annotations
 from errno import EBUSY, EINVAL, ENODEV, ENOSPC
 from typing import TYPE_CHECKING, Any
 
-from pykernel.base.bus import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
+from pykernel.base.notify import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, Kset, SysFs
 from pykernel.lib.idr import Ida

@@ -1,0 +1,23 @@
+"""What a bus tells its notifier chain (include/linux/device/bus.h: enum bus_notifier_event); the data is the device."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BUS_NOTIFY_ADD_DEVICE",
+    "BUS_NOTIFY_BIND_DRIVER",
+    "BUS_NOTIFY_BOUND_DRIVER",
+    "BUS_NOTIFY_DEL_DEVICE",
+    "BUS_NOTIFY_DRIVER_NOT_BOUND",
+    "BUS_NOTIFY_REMOVED_DEVICE",
+    "BUS_NOTIFY_UNBIND_DRIVER",
+    "BUS_NOTIFY_UNBOUND_DRIVER",
+]
+
+BUS_NOTIFY_ADD_DEVICE = 0
+BUS_NOTIFY_DEL_DEVICE = 1
+BUS_NOTIFY_REMOVED_DEVICE = 2
+BUS_NOTIFY_BIND_DRIVER = 3
+BUS_NOTIFY_BOUND_DRIVER = 4
+BUS_NOTIFY_UNBIND_DRIVER = 5
+BUS_NOTIFY_UNBOUND_DRIVER = 6
+BUS_NOTIFY_DRIVER_NOT_BOUND = 7
