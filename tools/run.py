@@ -21,6 +21,7 @@ def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: st
         Fail: it could not be run; the sentence says why.
     """
     from pykernel.surfaces.process import RunError, run
+    from pykernel.surfaces.process.run import EXIT_OOPS
 
     with ExitStack() as stack:
         kernel = setup.boot(clock="monotonic")
@@ -40,6 +41,7 @@ def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: st
             first = kernel.oopses[0]
             what = f"{type(first).__name__}: {first}"
             print(f"pykernel: a bug in kernel code ({what}); --dmesg has its stack", file=sys.stderr)
+            return status or EXIT_OOPS  # also when it happened while the devices came up
         return status
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["command", "draw"]
 
 DEVICES = "/sys/bus/dsa/devices"
+# attributes of a work queue, and the value that says nothing and is not drawn
+UNSET = {"size": "", "priority": "0", "type": "none", "name": "", "driver_name": "", "clients": "0"}
 STATE_STYLE = {"enabled": "green", "disabled": "dim", "halted": "bold red", "quiescing": "yellow"}
 
 
@@ -70,8 +72,9 @@ def draw(proc: Reader) -> Tree:
     return root
 
 
-def _number(name: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", name)]
+def _number(name: str) -> tuple[list[int], str]:
+    # by number, as the driver counts: dsa0, iax1, dsa2
+    return [int(part) for part in re.findall(r"\d+", name)], name
 
 
 def _read(proc: Reader, name: str, attr: str) -> str:
@@ -91,11 +94,12 @@ def _device(proc: Reader, root: Tree, name: str, names: list[str]) -> None:
     slot = proc.realpath(f"{DEVICES}/{name}").split("/")[-2]
     read = {attr: _read(proc, name, attr) for attr in ("state", "clients", "version")}
     tree = root.add(
-        f"[bold]{name}[/] {_state(read['state'])}  [dim]{slot} version {read['version']} clients {read['clients']}"
+        f"[bold]{name}[/] {_state(read['state'])} [dim]{slot} version {read['version']} clients {read['clients']}"
     )
     number = re.sub(r"\D", "", name)
     children = sorted((n for n in names if re.fullmatch(rf"(group|wq|engine){number}\.\d+", n)), key=_number)
     free = [c for c in children if not c.startswith("group")]
+    free.sort(key=lambda c: c.startswith("engine"))
     for group in (c for c in children if c.startswith("group")):
         node = tree.add(group)
         for kind in ("work_queues", "engines"):
@@ -113,13 +117,14 @@ def _leaf(proc: Reader, node: Tree, name: str) -> None:
     if name.startswith("engine"):
         node.add(name)
         return
-    attrs = ("state", "mode", "size", "type", "name", "driver_name", "clients", "priority")
-    read = {attr: _read(proc, name, attr) for attr in attrs}
-    text = f"{name} {_state(read['state'])}  {read['mode']} size {read['size']} priority {read['priority']}"
-    text += f" type {read['type']}" + (f" name {read['name']!r}" if read["name"] else "")
-    if read["driver_name"] not in ("-", ""):
-        text += f" driver {read['driver_name']}"
-    node.add(f"{text} clients {read['clients']}")
+    from rich.markup import escape
+
+    words = [name, _state(_read(proc, name, "state")), _read(proc, name, "mode")]
+    for attr, unset in UNSET.items():
+        value = _read(proc, name, attr)
+        if value not in (unset, "-"):
+            words.append(f"{attr} {escape(value)}")
+    node.add(" ".join(words))
 
 
 @click.command()

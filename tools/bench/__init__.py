@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m pykernel.tools.bench`` prints measured figures beside their targets and peers."""
