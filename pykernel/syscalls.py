@@ -943,7 +943,7 @@ class Pids:
 
     def _leaks(self) -> list[str]:
         return [
-            f"descriptor {fd} of {p.task.comm} (pid {p.pid}): {_describe(f)}"
+            f"descriptor {fd} of {p.task.comm} (pid {p.pid}): {_describe(f)}{p.fds.taken_at(fd)}"
             for p in self.processes.values()
             for fd, f in p.fds.files.items()
         ]

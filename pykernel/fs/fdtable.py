@@ -69,6 +69,10 @@ class FdTable:
         (self.cloexec.add if cloexec else self.cloexec.discard)(new)
         return new
 
+    def taken_at(self, fd: int) -> str:
+        """Where in the client's code *fd* was opened, for the leak report; empty when nobody noted it."""
+        return ""
+
     def fork(self) -> FdTable:
         """C: ``struct files_struct *dup_fd(...)``: the files are shared, the table is not."""
         child = FdTable(self.limit)
