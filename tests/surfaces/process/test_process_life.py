@@ -131,12 +131,12 @@ def test_ctrl_c_reaches_the_client_once(surface):
 def test_a_shell_has_job_control(surface):
     """An interactive shell takes the terminal, runs a job, stops and continues it, and gives the terminal back."""
     master, p = on_terminal(surface, "bash", "--norc", "-i")
-    os.write(master, b"PS1=; tty; cat /sys/devices/toy/value; sleep 1000\n")
-    assert b"/dev/pts/" in read_until(master, b"\n1\r\n")
+    os.write(master, b"PS1=; tty; sh -c 'cat /sys/devices/toy/value; echo run$((1+1)); exec sleep 1000'\n")
+    assert b"/dev/pts/" in read_until(master, b"run2")
     os.write(master, b"\x1a")
     assert b"Stopped" in read_until(master, b"Stopped")
     os.write(master, b"kill -KILL %1; exit 5\nexit 5\n")
-    read_until(master, b"nothing more")
+    read_until(master, b"exit 5\r\nexit")
     assert p.wait(30) == 5
     os.close(master)
 
