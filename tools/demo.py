@@ -24,12 +24,12 @@ TEXT = b"copied by a device that is not there"
 
 # Printed at the end, for the reader to paste
 PYTEST = """\
-import pykernel.tools.dsa
+from pykernel.tools.dsa import enable_wq, memmove
 
-def test_a_dedicated_queue_copies_memory():
-    proc = pykernel.boot("dsa").process()
-    pykernel.tools.dsa.enable_wq(proc, "wq0.0", mode="dedicated", size=16)
-    assert pykernel.tools.dsa.memmove(proc, "/dev/dsa/wq0.0", b"hello") == b"hello"
+def test_a_dedicated_queue_copies_memory(kernel):
+    proc = kernel.process()
+    enable_wq(proc, "wq0.0", mode="dedicated", size=16)
+    assert memmove(proc, "/dev/dsa/wq0.0", b"hello") == b"hello"
 """
 
 ACCEL_CONFIG = (

@@ -1,0 +1,141 @@
+"""
+The examples of README.md and docs/ run, and what they print is what the text says.
+
+A python block is a program, one with a ``def test_`` is run by pytest. A toml or sh block that begins ``# NAME``
+is that file. In a console block each ``$ COMMAND`` must print the lines below it, where a line ``...`` stands for any
+lines and ``[...]`` for any text. The examples of a document find its files in their directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: Path) -> list[tuple[str, str, int]]:
+    """Language, text and line of each fenced block."""
+    text = document.read_text("utf-8")
+    return [(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)]
+
+
+def examples(kinds: set[str]) -> list:
+    return [
+        pytest.param(document, text, id=f"{document.name}:{line}")
+        for document in DOCUMENTS
+        for kind, text, line in blocks(document)
+        if kind in kinds
+    ]
+
+
+@pytest.fixture
+def place(request):
+    """A directory, open to all users, with the files that the document of this example shows."""
+    with tempfile.TemporaryDirectory(prefix="pykernel-docs-") as tmp:
+        Path(tmp).chmod(0o755)
+        for kind, text, _ in blocks(request.getfixturevalue("document")):
+            name = re.match(r"# (\S+\.\w+)\n", text)
+            if kind in ("toml", "sh") and name:
+                Path(tmp, name[1]).write_text(text)
+        yield Path(tmp)
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return dict(os.environ, PATH=path, COLUMNS="120", LC_ALL="C.UTF-8")
+
+
+@pytest.mark.parametrize(("document", "text"), examples({"python"}))
+def test_python(document, text, place):
+    file = place / "test_example.py"
+    file.write_text(text)
+    program = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in text else []
+
+    done = subprocess.run(
+        [sys.executable, *program, file], cwd=place, env=environment(), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def pattern(lines: list[str]) -> str:
+    parts = []
+    for line in lines:
+        parts.append(r"(?:.*\n)*" if line == "..." else re.escape(line).replace(r"\[\.\.\.\]", r".*") + r"\n")
+    return "".join(parts)
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """Each command with the lines that it should print."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+@pytest.mark.parametrize(("document", "text"), examples({"console"}))
+def test_console(document, text, place, require_program):
+    if "run" in text and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no /dev/fuse here")
+    scripts = "".join(file.read_text() for file in place.glob("*.sh") if file.name in text)
+    if "accel-config" in text + scripts:
+        require_program("accel-config")
+    for command, expected in commands(text):
+        done = subprocess.run(
+            command, shell=True, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, check=False,
+        )  # fmt: skip
+        assert re.fullmatch(pattern(expected), done.stdout), f"{command}\n{done.stdout}"
+
+
+@pytest.mark.parametrize("document", LINKED, ids=lambda d: d.name)
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
+
+    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
+
+
+def test_the_commands_of_the_documents_are_targets_of_make():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = "".join(document.read_text("utf-8") for document in LINKED)
+    named = set(re.findall(r"(?:`|    )make ([a-z]+)", text))
+
+    assert {"demo", "test"} <= named
+    assert named - targets == set()
+
+
+def test_every_profile_of_the_readme_is_one():
+    from pykernel.profile import PROFILES
+
+    table = re.findall(r"^\| `(linux-[\d.]+)`[^|]*\| ([\d.]+) \|$", README, re.MULTILINE)
+
+    assert table == [(name, row.release) for name, row in PROFILES.items()]
+
+
+def test_the_operations_of_the_readme_are_those_that_the_silicon_runs():
+    from pykernel.hw.dsa.execute import OPERATIONS
+    from pykernel.uapi.linux.idxd import dsa_opcode
+
+    names = [dsa_opcode(code).name.removeprefix("DSA_OPCODE_") for code in OPERATIONS]
+
+    assert f"| DSA operations | {', '.join(names)}; " in README
+
+
+def test_the_machines_of_the_readme_are_those_that_are_built_in():
+    from pykernel.machine import built_in_names
+
+    assert f"Built in: {' and '.join(f'`{name}`' for name in built_in_names())}." in README
