@@ -4,7 +4,7 @@ On a real kernel, as root, with ``edu`` on the PCI bus and the modules vfio_pci,
 
     python3 driver_core_probe.py [PART...]
 
-In-process, ``probing.run(PARTS, names, begin, probe)`` asks the same of the emulated kernel. The parts leave the
+In-process, ``probing.run(PARTS, names, begin, say)`` asks the same of the emulated kernel. The parts leave the
 device as they found it. "netlink", "messages" and "unprivileged" need a netlink socket, /dev/kmsg and seteuid.
 """
 

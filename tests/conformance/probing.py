@@ -143,8 +143,15 @@ class Probe:
 Part = Callable[[Probe], None]
 
 
-def run(parts: Mapping[str, Part], names: Iterable[str], begin: Callable[[str], None], probe: Probe) -> None:
+def run(
+    parts: Mapping[str, Part],
+    names: Iterable[str],
+    begin: Callable[[str], None],
+    say: Say,
+    raw_mmap: Callable[[int, int, int, int, int], object] = libc_mmap,
+) -> None:
     """Run the named parts (all, when none is named) in the table's order; ``begin(name)`` goes before each."""
+    probe = Probe(say, raw_mmap)
     wanted = set(names) or set(parts)
     for name, part in parts.items():
         if name in wanted:
@@ -162,7 +169,7 @@ def main(parts: Mapping[str, Part]) -> None:
         count += 1
         print(f"{count:03d} {what}: {answer}", flush=True)
 
-    run(parts, sys.argv[1:], lambda name: print(f"# {name}", flush=True), Probe(say))
+    run(parts, sys.argv[1:], lambda name: print(f"# {name}", flush=True), say)
     print(f"# {count} answers", flush=True)
 
 
