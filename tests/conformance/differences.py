@@ -17,18 +17,27 @@ class Difference:
     what: str
     why: str
 
+    def explains(self, name: str, part: str, what: str) -> bool:
+        """Whether the row is about this question."""
+        return bool(re.search(self.where, name) and re.fullmatch(self.part, part) and re.fullmatch(self.what, what))
+
 
 DIFFERENCES: tuple[Difference, ...] = (
-    Difference("driver core", "inventory", "entries that are the platform's|root port directory|device/waiting_for_supplier",
-               "ACPI firmware nodes and device links of the recorded machine; none are emulated"),
-    Difference("driver core", "attributes", "write waiting_for_supplier",
-               "ACPI firmware nodes and device links of the recorded machine; none are emulated"),
+    Difference(
+        "driver core",
+        "inventory",
+        "entries that are the platform's|root port directory|device/waiting_for_supplier",
+        "ACPI firmware nodes and device links of the recorded machine; none are emulated",
+    ),
+    Difference(
+        "driver core",
+        "attributes",
+        "write waiting_for_supplier",
+        "ACPI firmware nodes and device links of the recorded machine; none are emulated",
+    ),
 )
 
 
 def reason(name: str, part: str, what: str) -> str:
     """Why a difference is right; empty when no row explains it."""
-    for d in DIFFERENCES:
-        if re.search(d.where, name) and re.fullmatch(d.part, part) and re.fullmatch(d.what, what):
-            return d.why
-    return ""
+    return next((d.why for d in DIFFERENCES if d.explains(name, part, what)), "")
