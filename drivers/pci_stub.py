@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pykernel.base.module import Module, Param
-from pykernel.pci.driver import PCI_ANY_ID, PciDriver, PciId
+from pykernel.log import INFO, WARNING
+from pykernel.pci.driver import PCI_ANY_ID, PciDriver, PciId, sscanf_hex
 
 __all__ = ["PciStubDriver", "PciStubModule"]
 
@@ -17,7 +18,7 @@ __all__ = ["PciStubDriver", "PciStubModule"]
 class PciStubDriver(PciDriver):
     """``static struct pci_driver stub_driver``."""
 
-    def probe(self, dev: Any) -> None:
+    def probe(self, dev: Any, /) -> None:
         """pci_stub_probe()."""
         dev.info("claimed by stub")
 
@@ -29,16 +30,27 @@ class PciStubModule(Module):
     params: ClassVar[tuple[Param, ...]] = (Param("ids", "charp", "", 0),)
 
     def init(self) -> None:
-        """pci_stub_init()."""
+        """pci_stub_init(): an entry that is no ID is told of and left out. Raises EBUSY."""
         self.driver = PciStubDriver(self.kernel, "pci-stub", self)
-        self.driver.dynids += [_row(text) for text in self.param["ids"].split(",") if text]
         self.driver.register()
+        for text in self.param["ids"].split(","):
+            if text:
+                self._add(text)
+
+    def _add(self, text: str) -> None:
+        found = sscanf_hex(text, 6, ":")
+        if len(found) < 2:
+            self.kernel.log.printk(WARNING, f'pci-stub: invalid ID string "{text}"')
+            return
+        vendor, device, sv, sd, cls, mask = [*found, *(0, 0, PCI_ANY_ID, PCI_ANY_ID, 0, 0)[len(found) :]]
+        row = PciId(vendor, device, sv, sd, cls, mask)
+        self.kernel.log.printk(
+            INFO,
+            f"pci-stub: add {row.vendor:04X}:{row.device:04X} sub={row.subvendor:04X}:{row.subdevice:04X} "
+            f"cls={row.class_:08X}/{row.class_mask:08X}",
+        )
+        self.driver.add_dynid(row)
 
     def exit(self) -> None:
         """pci_stub_exit()."""
         self.driver.unregister()
-
-
-def _row(text: str) -> PciId:
-    given = [int(part, 16) for part in text.split(":")]
-    return PciId(*given, *(0, 0, PCI_ANY_ID, PCI_ANY_ID, 0, 0)[len(given) :])

@@ -62,6 +62,10 @@ class Profile:
     iommu_removal_message: bool = True
     """`Removing from iommu group` is told."""
 
+    # pci
+    pci_msi_chip_per_device: bool = False
+    """Each device's vectors have a chip of their own, `PCI-MSIX-0000:6a:01.0`; before 6.2 all have `PCI-MSI`."""
+
     # lib
     kstrtobool_enable: bool = False
     """kstrtobool() also takes e/E (enable) and d/D (disable)."""
@@ -119,6 +123,7 @@ LINUX_6_12 = replace(
     probe_failure_dev_err=True,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
+    pci_msi_chip_per_device=True,
     idxd_device_ids=IDXD_IDS_6_12,
     idxd_event_log=True,
     idxd_file_devices=True,

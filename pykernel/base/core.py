@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from errno import EEXIST, EINVAL
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.base.dd import DeferredProbe
 from pykernel.base.notify import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_DEL_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
@@ -31,7 +31,7 @@ class Device(Kobject):
     A subclass lists its files in ``attrs`` and gives ``<name>_show`` and ``<name>_store`` methods.
     """
 
-    attrs = AttrGroup("uevent", "dev")
+    attrs: ClassVar[AttrGroup | tuple[AttrGroup, ...]] = AttrGroup("uevent", "dev")
     async_suspend = False
     runtime_pm = False
     runtime_forbidden = False

@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from errno import EBUSY, EINVAL, ENODEV, ENOSPC, ENOTTY
+from errno import EBUSY, EINVAL, ENODEV, ENOTTY
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pykernel.base import dd
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
 from pykernel.errors import err
-from pykernel.fs.sysfs import AttrGroup, Attribute, Kset
+from pykernel.fs.sysfs import AttrGroup
+from pykernel.lib.string import strim, sysfs_streq
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import page_align
 from pykernel.pci.driver import PciBus, PciDriver, parse_ul
 from pykernel.pci.function import DmaFault, PciFunction
 from pykernel.pci.iov import Iov
 from pykernel.pci.irq import MSI_ADDRESS, Irqs
+from pykernel.pci.msi import PCI_IRQ_MSIX, Msi
+from pykernel.pci.resource import (
+    IORESOURCE_MEM,
+    IORESOURCE_MEM_64,
+    IORESOURCE_PREFETCH,
+    IORESOURCE_SIZEALIGN,
+    Resource,
+)
 from pykernel.pci.sysfs import PciDevFiles
 from pykernel.uapi.linux import pci_regs as r
 
@@ -32,11 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DmaBuffer", "DmaTranslator", "Iomem", "MappedIo", "Pci", "PciDev", "PhysMem", "Resource", "Slot"]
 
+# drivers/pci/pci.c:pci_reset_fn_methods
+RESET_METHODS = ("device_specific", "acpi", "flr", "af_flr", "pm", "bus")
 ADDRESS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 
-# include/linux/ioport.h
-IORESOURCE_MEM, IORESOURCE_PREFETCH = 0x200, 0x2000
-IORESOURCE_SIZEALIGN, IORESOURCE_MEM_64 = 0x40000, 0x100000
 MMIO_32, MMIO_64 = 0xC0000000, 0x200000000000
 
 
@@ -56,25 +64,6 @@ class DmaTranslator(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """``struct resource`` of a BAR."""
-
-    start: int
-    size: int
-    flags: int
-
-    @property
-    def end(self) -> int:
-        """The last address."""
-        return self.start + self.size - 1
-
-    @property
-    def prefetch(self) -> bool:
-        """IORESOURCE_PREFETCH."""
-        return bool(self.flags & IORESOURCE_PREFETCH)
-
-
 class Slot:
     """A place on a root bus: the port of the function in it, and where its device is known."""
 
@@ -83,7 +72,6 @@ class Slot:
         self.address = address
         self.function = function
         self.dev: PciDev | None = None
-        self.present = True
         function.port = self
 
     def _device(self, addr: int, *, write: bool) -> PciDev:
@@ -110,8 +98,8 @@ class Slot:
 
     def intx(self, asserted: bool) -> None:
         """The interrupt pin."""
-        if asserted and self.dev is not None:
-            self.pci.kernel.sub(Irqs).raise_irq(self.dev.intx_irq)
+        if self.dev is not None:
+            self.pci.kernel.sub(Irqs).set_level(self.dev.intx_irq, self, asserted=asserted)
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """Engine work."""
@@ -276,7 +264,7 @@ class PhysMem:
 class PciDev(PciDevFiles):
     """``struct pci_dev``."""
 
-    def __init__(self, pci: Pci, slot: Slot, bridge: Device) -> None:
+    def __init__(self, pci: Pci, slot: Slot, bridge: Device, physfn: PciDev | None = None) -> None:
         function = slot.function
         cfg = function.config_read
         m = ADDRESS.fullmatch(slot.address)
@@ -286,6 +274,10 @@ class PciDev(PciDevFiles):
         self.devfn = int(m[3], 16) << 3 | int(m[4])
         self.bus_number = int(m[2], 16)
         self.vendor, self.device = cfg(r.PCI_VENDOR_ID, 2), cfg(r.PCI_DEVICE_ID, 2)
+        self.physfn = physfn
+        if physfn is not None and physfn.iov is not None:  # a virtual function's own registers read all ones
+            self.vendor, self.device = physfn.vendor, physfn.iov.vf_device
+        self.match_driver = False
         self.subsystem_vendor, self.subsystem_device = cfg(r.PCI_SUBSYSTEM_VENDOR_ID, 2), cfg(r.PCI_SUBSYSTEM_ID, 2)
         self.class_code, self.revision = cfg(r.PCI_CLASS_REVISION, 4) >> 8, cfg(r.PCI_CLASS_REVISION, 1)
         self.cfg_size = 4096 if self.find_capability(r.PCI_CAP_ID_EXP) else 256
@@ -294,15 +286,15 @@ class PciDev(PciDevFiles):
         self.dma_bits = self.coherent_dma_bits = 32
         self.enable_cnt = 0
         self.power_state = "unknown"
-        self.msi_irqs: list[int] = []
-        self.msi_enabled = False
-        self.msix_enabled = False
-        self.intx_irq = pci.intx_irq(self) if cfg(r.PCI_INTERRUPT_PIN, 1) else 0
+        self.msi = Msi(self)
+        self.intx_irq = pci.intx_irq() if cfg(r.PCI_INTERRUPT_PIN, 1) else 0
         self.resources: dict[int, Resource] = {}
         self.regions_owner = ""
         self.reset_methods: list[str] = self._find_reset_methods()
-        self._msi_dir: Kset | None = None
-        self._assign_bars()
+        if physfn is not None and physfn.iov is not None:
+            self.resources = physfn.iov.next_resources()
+        else:
+            self._assign_bars()
         self.iov = Iov.probe(self)
         self.d3cold_allowed = bool(self.find_capability(r.PCI_CAP_ID_PM))  # drivers/pci/pci.c:pci_pm_init()
 
@@ -366,10 +358,16 @@ class PciDev(PciDevFiles):
 
     def _assign_bars(self) -> None:
         # drivers/pci/probe.c:__pci_read_base(), setup-res.c
+        self.read_bars(r.PCI_BASE_ADDRESS_0, 0, 1)
+        # what SeaBIOS and its like leave behind: pci_bios_init_device()
+        command = r.PCI_COMMAND_IO | r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_SERR
+        self.function.config_write(r.PCI_COMMAND, 2, command)
+
+    def read_bars(self, base: int, first: int, count: int) -> None:
+        """Size and place the six BARs at *base*; resource *first* + n is *count* times BAR n (virtual functions')."""
         bar = 0
         while bar < 6:
-            off = r.PCI_BASE_ADDRESS_0 + 4 * bar
-            before = self.read_config_dword(off)
+            off = base + 4 * bar
             self.function.config_write(off, 4, 0xFFFFFFFF)
             low = self.read_config_dword(off)
             wide = low & r.PCI_BASE_ADDRESS_MEM_TYPE_MASK == r.PCI_BASE_ADDRESS_MEM_TYPE_64
@@ -377,28 +375,19 @@ class PciDev(PciDevFiles):
             if wide:
                 self.function.config_write(off + 4, 4, 0xFFFFFFFF)
                 mask |= self.read_config_dword(off + 4) << 32
-            self.function.config_write(off, 4, before)
             if mask:
-                self._place(bar, low & 0xF, mask, wide=wide)
+                self.resources[first + bar] = self._place(off, low & 0xF, (mask & -mask) * count, wide=wide)
             bar += 2 if wide else 1
-        self._firmware()
 
-    def _firmware(self) -> None:
-        # what SeaBIOS and its like leave behind: pci_bios_init_device()
-        command = r.PCI_COMMAND_IO | r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_SERR
-        self.function.config_write(r.PCI_COMMAND, 2, command)
-
-    def _place(self, bar: int, kind: int, mask: int, *, wide: bool) -> None:
-        size = mask & -mask
-        prefetch = bool(kind & r.PCI_BASE_ADDRESS_MEM_PREFETCH)
+    def _place(self, off: int, kind: int, size: int, *, wide: bool) -> Resource:
         flags = IORESOURCE_MEM | IORESOURCE_SIZEALIGN | kind
-        flags |= (IORESOURCE_PREFETCH if prefetch else 0) | (IORESOURCE_MEM_64 if wide else 0)
+        flags |= IORESOURCE_PREFETCH if kind & r.PCI_BASE_ADDRESS_MEM_PREFETCH else 0
+        flags |= IORESOURCE_MEM_64 if wide else 0
         start = self.pci.alloc_mmio(size, wide=wide)
-        off = r.PCI_BASE_ADDRESS_0 + 4 * bar
         self.function.config_write(off, 4, start & 0xFFFFFFFF)
         if wide:
             self.function.config_write(off + 4, 4, start >> 32)
-        self.resources[bar] = Resource(start, size, flags)
+        return Resource(start, size, flags)
 
     def resource_start(self, bar: int) -> int:
         """C: ``pci_resource_start(dev, bar)``; 0 without the BAR."""
@@ -468,81 +457,35 @@ class PciDev(PciDevFiles):
         self.kernel.faults.alloc(f"dma_alloc_coherent {self.name}")
         return DmaBuffer(self.kernel.sub(PhysMem).mem, size)
 
-    # ---- MSI-X (drivers/pci/msi/)
+    # ---- interrupts
+
+    def intx(self, *, enable: bool) -> None:
+        """C: ``void pci_intx(struct pci_dev *, int enable)``."""
+        self._command(0 if enable else r.PCI_COMMAND_INTX_DISABLE, r.PCI_COMMAND_INTX_DISABLE if enable else 0)
 
     def msix_vec_count(self) -> int:
         """C: ``int pci_msix_vec_count(struct pci_dev *)``. Raises EINVAL: no capability."""
-        at = self.find_capability(r.PCI_CAP_ID_MSIX)
-        if not at:
-            raise err(EINVAL)
-        return (self.read_config_word(at + r.PCI_MSIX_FLAGS) & r.PCI_MSIX_FLAGS_QSIZE) + 1
+        return self.msi.msix_vec_count()
 
-    def alloc_irq_vectors(self, low: int, high: int) -> int:
-        """
-        C: ``int pci_alloc_irq_vectors(struct pci_dev *, unsigned, unsigned, PCI_IRQ_MSIX)``.
-
-        Raises:
-            ENOSPC: fewer than *low*, or MSI-X is off for this device.
-        """
-        at = self.find_capability(r.PCI_CAP_ID_MSIX)
-        if not at or self.no_msi or self.msi_irqs:
-            raise err(ENOSPC)
-        n = min(self.msix_vec_count(), high)
-        if n < low:
-            raise err(ENOSPC)
-        irqs = self.kernel.sub(Irqs)
-        self.msi_irqs = [irqs.alloc(f"PCI-MSIX-{self.name}") for _ in range(n)]
-        flags = self.read_config_word(at + r.PCI_MSIX_FLAGS)
-        self.write_config_word(at + r.PCI_MSIX_FLAGS, flags | r.PCI_MSIX_FLAGS_ENABLE | r.PCI_MSIX_FLAGS_MASKALL)
-        self._write_msix_table(at)
-        self.write_config_word(at + r.PCI_MSIX_FLAGS, flags & ~r.PCI_MSIX_FLAGS_MASKALL | r.PCI_MSIX_FLAGS_ENABLE)
-        self.msix_enabled = True
-        self._show_msi_irqs("msix")
-        return n
-
-    def _write_msix_table(self, at: int) -> None:
-        table = self.read_config_dword(at + r.PCI_MSIX_TABLE)
-        regs = self.iomap(table & r.PCI_MSIX_TABLE_BIR, table & r.PCI_MSIX_TABLE_OFFSET)
-        for n, irq in enumerate(self.msi_irqs):
-            base = n * r.PCI_MSIX_ENTRY_SIZE
-            regs.writel(MSI_ADDRESS, base + r.PCI_MSIX_ENTRY_LOWER_ADDR)
-            regs.writel(0, base + r.PCI_MSIX_ENTRY_UPPER_ADDR)
-            regs.writel(irq, base + r.PCI_MSIX_ENTRY_DATA)
-            regs.writel(0, base + r.PCI_MSIX_ENTRY_VECTOR_CTRL)
-
-    def _show_msi_irqs(self, mode: str) -> None:
-        self._msi_dir = Kset(self.kernel, "msi_irqs", self)
-        self._msi_dir.add()
-        for irq in self.msi_irqs:
-            self._msi_dir.create_file(Attribute(str(irq), lambda _k: f"{mode}\n", None, 0o444))
+    def alloc_irq_vectors(self, low: int, high: int, flags: int = PCI_IRQ_MSIX) -> int:
+        """C: ``int pci_alloc_irq_vectors(...)``. Raises as :meth:`~pykernel.pci.msi.Msi.alloc_irq_vectors`."""
+        return self.msi.alloc_irq_vectors(low, high, flags)
 
     def free_irq_vectors(self) -> None:
         """C: ``void pci_free_irq_vectors(struct pci_dev *)``."""
-        at = self.find_capability(r.PCI_CAP_ID_MSIX)
-        if at and self.msix_enabled:
-            flags = self.read_config_word(at + r.PCI_MSIX_FLAGS)
-            self.write_config_word(at + r.PCI_MSIX_FLAGS, flags & ~r.PCI_MSIX_FLAGS_ENABLE)
-        for irq in self.msi_irqs:
-            self.kernel.sub(Irqs).free(irq)
-        self.msi_irqs.clear()
-        self.msix_enabled = False
-        if self._msi_dir is not None:
-            self._msi_dir.delete()
-            self._msi_dir = None
+        self.msi.free_irq_vectors()
 
     def irq_vector(self, n: int) -> int:
         """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""
-        if not 0 <= n < len(self.msi_irqs):
-            raise err(EINVAL)
-        return self.msi_irqs[n]
+        return self.msi.irq_vector(n)
 
     def request_irq(self, irq: int, thread_fn: Callable[[], None], name: str) -> None:
-        """C: ``int request_threaded_irq(...)``. Raises EINVAL, EBUSY."""
-        self.kernel.sub(Irqs).request(irq, thread_fn, name)
+        """C: ``int pci_request_irq(...)``, which shares the interrupt. Raises EINVAL."""
+        self.kernel.sub(Irqs).request(irq, thread_fn, name, self, shared=True)
 
     def free_irq(self, irq: int) -> None:
-        """C: ``const void *free_irq(unsigned int, void *)``."""
-        self.kernel.sub(Irqs).free_irq(irq)
+        """C: ``void pci_free_irq(struct pci_dev *, unsigned, void *)``."""
+        self.kernel.sub(Irqs).free_irq(irq, self)
 
     # ---- link and reset
 
@@ -574,14 +517,29 @@ class PciDev(PciDevFiles):
 
     def set_reset_methods(self, buf: str) -> None:
         """drivers/pci/pci.c:reset_method_store(). Raises EINVAL."""
-        words = str(buf).split()
-        if words == ["default"]:
+        if sysfs_streq(buf, ""):
+            self.reset_methods = []
+            self.warn("All device reset methods disabled by user")
+            return
+        if sysfs_streq(buf, "default"):
             self.reset_methods = self._find_reset_methods()
             return
-        supported = self._find_reset_methods()
-        if any(w not in supported for w in words):
+        supported, chosen = self._find_reset_methods(), []
+        for word in buf.split(" "):
+            name = strim(word)
+            if not name:
+                continue
+            if name not in RESET_METHODS:
+                self.err(f"Invalid reset method '{name}'")
+                raise err(EINVAL)
+            if name not in supported:
+                self.err(f"Unsupported reset method '{name}'")
+                raise err(EINVAL)
+            chosen.append(name)
+        if len(chosen) > len(RESET_METHODS):
+            self.err("Too many reset methods")
             raise err(EINVAL)
-        self.reset_methods = list(dict.fromkeys(words))
+        self.reset_methods = chosen
 
     def reset_function(self) -> None:
         """C: ``int pci_reset_function(struct pci_dev *)``: state is saved and restored. Raises ENOTTY."""
@@ -592,9 +550,13 @@ class PciDev(PciDevFiles):
             driver.reset_prepare(self)
         offsets = [*self._saved_controls(), *range(60, -4, -4)]
         saved = [(off, self.read_config_dword(off)) for off in offsets]
-        self.pcie_flr()
+        if self.reset_methods[0] == "pm":
+            self._pm_reset()
+        else:
+            self.pcie_flr()
         for off, value in saved:
             self.function.config_write(off, 4, value)
+        self.msi.restore()
         if driver is not None:
             driver.reset_done(self)
 
@@ -620,19 +582,41 @@ class PciDev(PciDevFiles):
             self.kernel.trace("flr", device=self.name)
         self.function.flr()
 
-    # ---- removal
+    def _pm_reset(self) -> None:
+        # drivers/pci/pci.c:pci_pm_reset(): D3hot and back, which resets a function without No_Soft_Reset
+        at = self.find_capability(r.PCI_CAP_ID_PM) + r.PCI_PM_CTRL
+        control = self.read_config_word(at) & ~r.PCI_PM_CTRL_STATE_MASK
+        self.write_config_word(at, control | 3)
+        self.write_config_word(at, control)
+        self.function.flr()
+
+    # ---- coming and going
+
+    @property
+    def can_probe(self) -> bool:
+        """drivers/pci/pci-driver.c:pci_device_can_probe()."""
+        iov = self.physfn.iov if self.physfn is not None else None
+        return iov is None or iov.drivers_autoprobe or self.driver_override is not None
+
+    def bus_add(self) -> None:
+        """Let drivers have it, whatever drivers_autoprobe says. C: ``void pci_bus_add_device(struct pci_dev *)``."""
+        self.match_driver = True
+        try:
+            dd.device_attach(self)
+        except OSError as e:
+            self.warn(f"device attach failed ({-(e.errno or 0)})")
 
     def stop_and_remove(self) -> None:
         """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``."""
+        dd.device_release_driver(self)
         if self.iov is not None:
             self.iov.disable()
+        self.free_irq_vectors()
         self.slot.dev = None
         self.unregister()
         self.pci.devices.pop(self.name, None)
-        self.pci.free_mmio(self.resources.values())
-
-    def release(self) -> None:
-        """Nothing is left to give back."""
+        if self.physfn is None:
+            self.pci.free_mmio(self.resources.values())
 
 
 class PciBusDev(Device):
@@ -694,16 +678,16 @@ class Pci:
         found = []
         for address in sorted(self.slots):
             slot = self.slots[address]
-            if slot.dev is None and slot.present:
-                found.append(self._scan(slot))
+            if slot.dev is None and slot.function.config_read(r.PCI_VENDOR_ID, 2) != 0xFFFF:
+                found.append(self.add_function(slot, self._bridge(slot.address[:7])))
         for dev in found:
-            dev.register()
+            dev.bus_add()
 
-    def _scan(self, slot: Slot) -> PciDev:
-        if slot.function.config_read(r.PCI_VENDOR_ID, 2) == 0xFFFF:
-            raise err(ENODEV)
-        dev = slot.dev = PciDev(self, slot, self._bridge(slot.address[:7]))
+    def add_function(self, slot: Slot, bridge: Device, physfn: PciDev | None = None) -> PciDev:
+        """Register what is in the slot; no driver gets it yet. C: ``pci_setup_device()``, ``pci_device_add()``."""
+        dev = slot.dev = PciDev(self, slot, bridge, physfn)
         self.devices[dev.name] = dev
+        dev.register()
         return dev
 
     def _bridge(self, bus: str) -> Device:
@@ -731,13 +715,9 @@ class Pci:
         gone = {(x.start, x.size) for x in resources}
         self._used = [u for u in self._used if u not in gone]
 
-    def intx_irq(self, dev: PciDev) -> int:
+    def intx_irq(self) -> int:
         """The pin's interrupt: one line for all, 11 as firmware likes it."""
-        irqs = self.kernel.sub(Irqs)
-        from pykernel.pci.irq import IrqDesc
-
-        irqs.descs.setdefault(11, IrqDesc(11, "IO-APIC 11-fasteoi"))
-        return 11
+        return self.kernel.sub(Irqs).legacy(11).irq
 
 
 class PciBusClass(Class):

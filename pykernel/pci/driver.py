@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PCI_ANY_ID", "PciBus", "PciDriver", "PciId"]
 
 PCI_ANY_ID = 0xFFFFFFFF
-HEX = re.compile(r"\s*(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)")
+HEX = re.compile(r"[\t-\r \xa0]*(?=[0-9a-fA-F])(?:0[xX])?([0-9a-fA-F]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,20 @@ class PciId:
 ANY = PciId(PCI_ANY_ID, PCI_ANY_ID)
 
 
-def sscanf_hex(buf: str, limit: int) -> list[int]:
+def sscanf_hex(buf: str, limit: int, separator: str = "") -> list[int]:
     """
-    ``sscanf(buf, "%x %x ...")``: the numbers up to the first thing that is none; each cut to 32 bits, the 7th to
-    64.
+    ``sscanf(buf, "%x %x ...")``: the numbers up to the first thing that is none; each cut to 32 bits, the 7th to 64.
+
+    With a *separator* it is "%x:%x:...". "0x" alone is 0.
     """
     found: list[int] = []
     at = 0
     while len(found) < limit and (m := HEX.match(buf, at)):
-        found.append(int(m[1], 16) & (0xFFFFFFFF if len(found) < 6 else (1 << 64) - 1))
+        found.append(int(m[1] or "0", 16) & (0xFFFFFFFF if len(found) < 6 else (1 << 64) - 1))
         at = m.end()
+        if separator and not buf.startswith(separator, at):
+            break
+        at += len(separator)
     return found
 
 
@@ -83,7 +87,20 @@ class PciBus(Bus):
     def match(self, dev: Device, drv: Driver) -> bool:
         """drivers/pci/pci-driver.c:pci_bus_match()."""
         assert isinstance(drv, PciDriver)
-        return drv.match_id(dev) is not None  # type: ignore[arg-type]
+        pdev: Any = dev
+        return pdev.match_driver and drv.match_id(pdev) is not None
+
+    def probe(self, dev: Any) -> None:
+        """drivers/pci/pci-driver.c:pci_device_probe(). Raises ENODEV, and what the driver's probe raises."""
+        if not dev.can_probe:
+            raise err(ENODEV, "sriov_drivers_autoprobe is off")
+        super().probe(dev)
+
+    def remove(self, dev: Any) -> None:
+        """drivers/pci/pci-driver.c:pci_device_remove()."""
+        super().remove(dev)
+        if dev.iov is not None:
+            dev.iov.driver_removed()
 
     def uevent(self, dev: Any, env: dict[str, str]) -> None:
         """drivers/pci/pci-driver.c:pci_uevent()."""
@@ -163,6 +180,10 @@ class PciDriver(Driver):
             raise err(EINVAL, "driver_data of no row of the driver's table")
         if len(f) != 7 and any(r.matches(row) for r in self.dynids):
             raise err(EEXIST)
+        self.add_dynid(row)
+
+    def add_dynid(self, row: PciId) -> None:
+        """C: ``int pci_add_dynid(struct pci_driver *, ...)``: tries the driver on every device."""
         self.dynids.append(row)
         dd.driver_attach(self)
 

@@ -1,12 +1,13 @@
 """
-Interrupts as far as message-signalled ones go: vectors, handlers, /proc/interrupts (kernel/irq/,
-arch/x86/kernel/apic/msi.c).
+Interrupts as far as PCI has them: vectors, actions, /proc/interrupts (kernel/irq/, arch/x86/kernel/apic/msi.c).
+
+The data of a message is its irq number: there is no interrupt remapping, and every interrupt goes to the first CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import EBUSY, EINVAL, ENOSPC
 from typing import TYPE_CHECKING
 
@@ -16,69 +17,110 @@ from pykernel.fs.procfs import ProcFs
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["MSI_ADDRESS", "Irqs"]
+__all__ = ["MSI_ADDRESS", "IrqDesc", "Irqs"]
 
 MSI_ADDRESS = 0xFEE00000
 FIRST_IRQ, LAST_IRQ = 24, 4096
+PREC = 4  # columns of an irq number: kernel/irq/proc.c:show_interrupts() counts the digits of nr_irqs
+
+
+@dataclass(slots=True)
+class IrqAction:
+    """``struct irqaction``: a handler and whose it is."""
+
+    thread_fn: Callable[[], None]
+    name: str
+    dev_id: object
+    shared: bool
 
 
 @dataclass(slots=True)
 class IrqDesc:
-    """``struct irq_desc``."""
+    """``struct irq_desc``. *set_mask* reaches the mask bit of the device's table; *flow* is "edge" or "fasteoi"."""
 
     irq: int
     chip: str
-    handler: Callable[[], None] | None = None
-    name: str = ""
+    hwirq: int
+    flow: str = "edge"
+    set_mask: Callable[[bool], None] | None = None
+    actions: list[IrqAction] = field(default_factory=list)
+    asserted: set[object] = field(default_factory=set)
     count: int = 0
     pending: bool = False
 
 
 class Irqs:
-    """The interrupts of one kernel. The data of an MSI is its irq number: one processor, no remapping."""
+    """The interrupts of one kernel."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.descs: dict[int, IrqDesc] = {}
         kernel.sub(ProcFs).create("interrupts", self.proc_interrupts)
 
-    def alloc(self, chip: str) -> int:
+    def alloc(self, chip: str, hwirq: int) -> IrqDesc:
         """The lowest free number. C: ``irq_domain_alloc_irqs()``. Raises ENOSPC."""
         for irq in range(FIRST_IRQ, LAST_IRQ):
             if irq not in self.descs:
-                self.descs[irq] = IrqDesc(irq, chip)
-                return irq
+                self.descs[irq] = IrqDesc(irq, chip, hwirq)
+                return self.descs[irq]
         raise err(ENOSPC)
+
+    def legacy(self, irq: int) -> IrqDesc:
+        """The I/O APIC's pin *irq*, made at first use."""
+        return self.descs.setdefault(irq, IrqDesc(irq, "IO-APIC", irq, flow="fasteoi"))
 
     def free(self, irq: int) -> None:
         """C: ``irq_domain_free_irqs()``."""
-        self.descs.pop(irq, None)
+        del self.descs[irq]
 
-    def request(self, irq: int, thread_fn: Callable[[], None], name: str) -> None:
-        """C: ``int request_threaded_irq(...)``. Raises EINVAL: no such irq; EBUSY: taken."""
+    def request(
+        self, irq: int, thread_fn: Callable[[], None], name: str, dev_id: object = None, *, shared: bool = False
+    ) -> None:
+        """
+        C: ``int request_threaded_irq(...)``; *shared* is IRQF_SHARED. The first action unmasks the interrupt.
+
+        Raises:
+            EINVAL: no such irq. EBUSY: taken, and not shared by all.
+        """
         desc = self.descs.get(irq)
         if desc is None:
             raise err(EINVAL)
-        if desc.handler is not None:
-            raise err(EBUSY)
-        desc.handler, desc.name = thread_fn, name
+        if desc.actions and not (shared and all(a.shared for a in desc.actions)):
+            raise err(EBUSY, f"irq {irq} is taken by {desc.actions[0].name}")
+        desc.actions.append(IrqAction(thread_fn, name, dev_id, shared))
+        if desc.set_mask is not None:
+            desc.set_mask(False)
+        if desc.asserted:
+            self.raise_irq(irq)
 
-    def free_irq(self, irq: int) -> None:
-        """C: ``const void *free_irq(unsigned int, void *)``."""
+    def free_irq(self, irq: int, dev_id: object = None) -> None:
+        """C: ``const void *free_irq(unsigned int, void *)``: the last action masks the interrupt."""
         desc = self.descs.get(irq)
-        if desc is not None:
-            desc.handler, desc.name = None, ""
+        if desc is None:
+            return
+        desc.actions = [a for a in desc.actions if a.dev_id is not dev_id]
+        if not desc.actions and desc.set_mask is not None:
+            desc.set_mask(True)
+
+    def set_level(self, irq: int, source: object, *, asserted: bool) -> None:
+        """A pin of a level-triggered line changed; the line is up while any of its sources is."""
+        desc = self.descs[irq]
+        if not asserted:
+            desc.asserted.discard(source)
+            return
+        desc.asserted.add(source)
+        self.raise_irq(irq)
 
     def raise_irq(self, irq: int) -> None:
-        """A message arrived: wake the interrupt's thread, once until it ran."""
+        """An interrupt arrived: wake its thread, once until it ran."""
         desc = self.descs.get(irq)
-        if desc is None or desc.handler is None:
+        if desc is None or not desc.actions:
             if self.kernel.trace:
                 self.kernel.trace("spurious_irq", irq=irq)
             return
         desc.count += 1
         if self.kernel.trace:
-            self.kernel.trace("irq", irq=irq, name=desc.name)
+            self.kernel.trace("irq", irq=irq, name=desc.actions[0].name)
         if not desc.pending:
             desc.pending = True
             self.kernel.sched.call_soon(lambda: self._thread(desc))
@@ -86,12 +128,18 @@ class Irqs:
     @staticmethod
     def _thread(desc: IrqDesc) -> None:
         desc.pending = False
-        if desc.handler is not None:
-            desc.handler()
+        for action in tuple(desc.actions):
+            action.thread_fn()
 
     def proc_interrupts(self) -> str:
-        """The text of /proc/interrupts; only requested interrupts are listed."""
+        """kernel/irq/proc.c:show_interrupts(): those that have a handler or came once."""
         self.kernel.up()
-        rows = [d for d in self.descs.values() if d.handler is not None]
-        lines = [f"{d.irq:4d}: {d.count:10d}  {d.chip}  {d.name}\n" for d in sorted(rows, key=lambda d: d.irq)]
-        return "            CPU0       \n" + "".join(lines)
+        cpus = range(self.kernel.machine.cpus)
+        lines = [" " * (PREC + 8) + "".join(f"CPU{n:<8}" for n in cpus)]
+        for desc in sorted(self.descs.values(), key=lambda d: d.irq):
+            if desc.actions or desc.count:
+                counts = "".join(f"{0 if n else desc.count:10d} " for n in cpus)
+                names = ", ".join(a.name for a in desc.actions)
+                text = f"{desc.irq:{PREC}d}: {counts} {desc.chip:>8} {desc.hwirq:{PREC}d}-{desc.flow:<8}"
+                lines.append(f"{text}  {names}" if names else text)
+        return "".join(f"{line}\n" for line in lines)

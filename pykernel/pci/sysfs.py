@@ -187,7 +187,7 @@ class PciDevFiles(Device):
 
     def irq_show(self: Any) -> str:
         """irq_show(): the first MSI, else the pin's."""
-        return f"{self.msi_irqs[0] if self.msi_enabled else self.intx_irq}\n"
+        return f"{self.irq_vector(0) if self.msi.mode == 'msi' else self.intx_irq}\n"
 
     def local_cpus_show(self) -> str:
         """local_cpus_show(): hexadecimal mask."""
@@ -320,7 +320,7 @@ class PciDevFiles(Device):
 
     def reset_method_show(self: Any) -> str:
         """reset_method_show()."""
-        return " ".join(self.reset_methods) + "\n"
+        return " ".join(self.reset_methods) + "\n" if self.reset_methods else ""
 
     def reset_method_store(self: Any, buf: str) -> None:
         """reset_method_store(). Raises EINVAL."""

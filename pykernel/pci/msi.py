@@ -1,0 +1,196 @@
+"""Message-signalled interrupts of a device (drivers/pci/msi/): MSI-X and MSI vectors, the msi_irqs directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EINVAL, ENOSPC, ERANGE
+from typing import TYPE_CHECKING
+
+from pykernel.errors import err
+from pykernel.fs.sysfs import Attribute, Kset
+from pykernel.pci.irq import MSI_ADDRESS, IrqDesc, Irqs
+from pykernel.uapi.linux import pci_regs as r
+
+if TYPE_CHECKING:
+    from pykernel.pci.core import PciDev
+
+__all__ = ["PCI_IRQ_ALL_TYPES", "PCI_IRQ_INTX", "PCI_IRQ_MSI", "PCI_IRQ_MSIX", "Msi"]
+
+# include/linux/pci.h
+PCI_IRQ_INTX, PCI_IRQ_MSI, PCI_IRQ_MSIX = 1, 2, 4
+PCI_IRQ_ALL_TYPES = PCI_IRQ_INTX | PCI_IRQ_MSI | PCI_IRQ_MSIX
+
+
+class Msi:
+    """
+    The vectors of one device; ``mode`` is "msix", "msi" or "" while there are none.
+
+    A vector of MSI-X is masked in the device's table until a handler is requested.
+    """
+
+    def __init__(self, dev: PciDev) -> None:
+        self.dev = dev
+        self.mode = ""
+        self.descs: list[IrqDesc] = []
+        self._dir: Kset | None = None
+
+    # ---- how many
+
+    def msix_vec_count(self) -> int:
+        """C: ``int pci_msix_vec_count(struct pci_dev *)``. Raises EINVAL: no capability."""
+        return (self._flags(r.PCI_CAP_ID_MSIX, r.PCI_MSIX_FLAGS) & r.PCI_MSIX_FLAGS_QSIZE) + 1
+
+    def msi_vec_count(self) -> int:
+        """C: ``int pci_msi_vec_count(struct pci_dev *)``. Raises EINVAL: no capability."""
+        return 1 << ((self._flags(r.PCI_CAP_ID_MSI, r.PCI_MSI_FLAGS) & r.PCI_MSI_FLAGS_QMASK) >> 1)
+
+    def _flags(self, cap: int, off: int) -> int:
+        at = self.dev.find_capability(cap)
+        if not at:
+            raise err(EINVAL, f"{self.dev.name} has no such capability")
+        return self.dev.read_config_word(at + off)
+
+    # ---- on
+
+    def alloc_irq_vectors(self, low: int, high: int, flags: int) -> int:
+        """
+        C: ``int pci_alloc_irq_vectors(struct pci_dev *, unsigned, unsigned, unsigned flags)``: MSI-X, MSI, the pin.
+
+        Raises:
+            ENOSPC: fewer than *low*.
+            ERANGE: *high* is below *low*.
+            EINVAL: no capability, MSI forbidden, the device is not enabled, or vectors are allocated.
+        """
+        failure = err(ENOSPC)
+        for bit, enable in ((PCI_IRQ_MSIX, self._enable_msix), (PCI_IRQ_MSI, self._enable_msi)):
+            if flags & bit:
+                try:
+                    return enable(low, high)
+                except OSError as e:
+                    failure = e
+        if flags & PCI_IRQ_INTX and low == 1 and self.dev.intx_irq:
+            self.dev.intx(enable=True)
+            return 1
+        raise failure
+
+    def _check(self, low: int, high: int) -> None:
+        # drivers/pci/msi/msi.c:pci_msi_supported() and what is asked around it
+        if high < low:
+            raise err(ERANGE)
+        if self.mode:
+            raise err(EINVAL, f"{self.dev.name} has {self.mode} vectors")
+        if self.dev.no_msi or low < 1 or self.dev.power_state != "D0":
+            raise err(EINVAL, "MSI is off for this device, or it is not enabled")
+
+    def _enable_msix(self, low: int, high: int) -> int:
+        # drivers/pci/msi/msi.c:msix_capability_init()
+        self._check(low, high)
+        n = min(self.msix_vec_count(), high)
+        if n < low:
+            raise err(ENOSPC)
+        self._take("msix", n)
+        for i, desc in enumerate(self.descs):
+            desc.set_mask = self._masker(i)
+        self._msix_control(r.PCI_MSIX_FLAGS_MASKALL | r.PCI_MSIX_FLAGS_ENABLE, 0)
+        self._write_table()
+        self.dev.intx(enable=False)
+        self._msix_control(0, r.PCI_MSIX_FLAGS_MASKALL)
+        return n
+
+    def _enable_msi(self, low: int, high: int) -> int:
+        # drivers/pci/msi/msi.c:msi_capability_init(); x86 has more than one only with interrupt remapping
+        self._check(low, high)
+        if min(self.msi_vec_count(), 1) < low:
+            raise err(ENOSPC)
+        self._take("msi", 1)
+        self._write_msi()
+        self.dev.intx(enable=False)
+        self._msi_enable(on=True)
+        return 1
+
+    def _take(self, mode: str, n: int) -> None:
+        irqs, dev = self.dev.kernel.sub(Irqs), self.dev
+        per_device = dev.kernel.profile.pci_msi_chip_per_device
+        chip = f"PCI-{mode.upper()}-{dev.name}" if per_device else "PCI-MSI"
+        first = 0 if per_device else (dev.bus_number << 8 | dev.devfn) << 11  # pci_msi_domain_calc_hwirq()
+        self.mode = mode
+        self.descs = [irqs.alloc(chip, first + i) for i in range(n)]
+        self._dir = Kset(dev.kernel, "msi_irqs", dev)
+        self._dir.add()
+        for desc in self.descs:
+            self._dir.create_file(Attribute(str(desc.irq), lambda _k: f"{mode}\n", None, 0o444))
+
+    # ---- registers
+
+    def _msix_control(self, on: int, off: int) -> None:
+        # drivers/pci/msi/msi.h:pci_msix_clear_and_set_ctrl()
+        at = self.dev.find_capability(r.PCI_CAP_ID_MSIX) + r.PCI_MSIX_FLAGS
+        self.dev.write_config_word(at, self.dev.read_config_word(at) & ~off | on)
+
+    def _entry(self, i: int, off: int, value: int) -> None:
+        table = self.dev.read_config_dword(self.dev.find_capability(r.PCI_CAP_ID_MSIX) + r.PCI_MSIX_TABLE)
+        regs = self.dev.iomap(table & r.PCI_MSIX_TABLE_BIR, table & r.PCI_MSIX_TABLE_OFFSET)
+        regs.writel(value, i * r.PCI_MSIX_ENTRY_SIZE + off)
+
+    def _write_table(self) -> None:
+        for i, desc in enumerate(self.descs):
+            self._entry(i, r.PCI_MSIX_ENTRY_LOWER_ADDR, MSI_ADDRESS)
+            self._entry(i, r.PCI_MSIX_ENTRY_UPPER_ADDR, 0)
+            self._entry(i, r.PCI_MSIX_ENTRY_DATA, desc.irq)
+            self._mask(i, masked=not desc.actions)
+
+    def _masker(self, i: int) -> Callable[[bool], None]:
+        return lambda masked: self._mask(i, masked=masked)
+
+    def _mask(self, i: int, *, masked: bool) -> None:
+        self._entry(i, r.PCI_MSIX_ENTRY_VECTOR_CTRL, r.PCI_MSIX_ENTRY_CTRL_MASKBIT if masked else 0)
+
+    def _write_msi(self) -> None:
+        dev, at = self.dev, self.dev.find_capability(r.PCI_CAP_ID_MSI)
+        dev.write_config_dword(at + r.PCI_MSI_ADDRESS_LO, MSI_ADDRESS)
+        wide = dev.read_config_word(at + r.PCI_MSI_FLAGS) & r.PCI_MSI_FLAGS_64BIT
+        if wide:
+            dev.write_config_dword(at + r.PCI_MSI_ADDRESS_HI, 0)
+        dev.write_config_word(at + (r.PCI_MSI_DATA_64 if wide else r.PCI_MSI_DATA_32), self.descs[0].irq)
+
+    def _msi_enable(self, *, on: bool) -> None:
+        at = self.dev.find_capability(r.PCI_CAP_ID_MSI) + r.PCI_MSI_FLAGS
+        flags = self.dev.read_config_word(at) & ~(r.PCI_MSI_FLAGS_ENABLE | r.PCI_MSI_FLAGS_QSIZE)
+        self.dev.write_config_word(at, flags | (r.PCI_MSI_FLAGS_ENABLE if on else 0))
+
+    def restore(self) -> None:
+        """After a reset: messages, masks, enable bits. C: ``void pci_restore_msi_state(struct pci_dev *)``."""
+        if self.mode == "msix":
+            self._msix_control(r.PCI_MSIX_FLAGS_MASKALL | r.PCI_MSIX_FLAGS_ENABLE, 0)
+            self._write_table()
+            self._msix_control(0, r.PCI_MSIX_FLAGS_MASKALL)
+        elif self.mode == "msi":
+            self._write_msi()
+            self._msi_enable(on=True)
+
+    # ---- off
+
+    def free_irq_vectors(self) -> None:
+        """C: ``void pci_free_irq_vectors(struct pci_dev *)``."""
+        if not self.mode:
+            return
+        if self.mode == "msix":
+            self._msix_control(0, r.PCI_MSIX_FLAGS_ENABLE)
+        else:
+            self._msi_enable(on=False)
+        self.dev.intx(enable=True)
+        for desc in self.descs:
+            self.dev.kernel.sub(Irqs).free(desc.irq)
+        self.descs.clear()
+        self.mode = ""
+        if self._dir is not None:
+            self._dir.delete()
+            self._dir = None
+
+    def irq_vector(self, n: int) -> int:
+        """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""
+        if not self.mode and n == 0:
+            return self.dev.intx_irq
+        if not 0 <= n < len(self.descs):
+            raise err(EINVAL)
+        return self.descs[n].irq

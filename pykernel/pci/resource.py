@@ -1,0 +1,35 @@
+"""Where a BAR lies (include/linux/ioport.h)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "IORESOURCE_MEM",
+    "IORESOURCE_MEM_64",
+    "IORESOURCE_PREFETCH",
+    "IORESOURCE_SIZEALIGN",
+    "Resource",
+]
+
+IORESOURCE_MEM, IORESOURCE_PREFETCH = 0x200, 0x2000
+IORESOURCE_SIZEALIGN, IORESOURCE_MEM_64 = 0x40000, 0x100000
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """``struct resource`` of a BAR."""
+
+    start: int
+    size: int
+    flags: int
+
+    @property
+    def end(self) -> int:
+        """The last address."""
+        return self.start + self.size - 1
+
+    @property
+    def prefetch(self) -> bool:
+        """IORESOURCE_PREFETCH."""
+        return bool(self.flags & IORESOURCE_PREFETCH)
