@@ -22,7 +22,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "no venv module: apt-get install python3-venv"; exit 1; }
 	@echo "installing pykernel and what its tests need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)
@@ -49,7 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m pykernel.tools.bench $(ARGS)
 
 conformance: $(READY)
-	$(BIN)/python -m pykernel.tools.conformance $(ARGS)
+	$(BIN)/python tests/conformance/compare.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist htmlcov .coverage* *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

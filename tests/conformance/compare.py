@@ -1,8 +1,8 @@
 """Compare the emulated kernel with what real kernels answered: ``python tests/conformance/compare.py [NAME...]``.
 
-Each set is a probe, a recording of a real kernel (data/) and a machine like the recorded one. The probe runs in-process on
-the patched surface; questions are paired by their text, in order. Every difference needs a row in differences.py that says
-why it is right; one without makes the exit status 1.
+Each set is a probe, a recording of a real kernel (data/) and a machine like the recorded one. The probe runs in-process
+on the patched surface; questions are paired by their text, in order. Every difference needs a row in differences.py that
+says why it is right; one without makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _driver_core(recorded: RecordedSet) -> list[Answer]:
             return "mapped"
 
         vars(driver_core_parts)["socket"] = stand_ins.UeventSocket(kernel)  # netlink sockets are the host's
-        probing.run(driver_core_probe.PARTS, [], recorder.begin, probing.Probe(recorder.say, raw_mmap))
+        probing.run(driver_core_probe.PARTS, [], recorder.begin, recorder.say, raw_mmap)
     return recorder.answers
 
 
@@ -247,7 +247,9 @@ def report(recorded: RecordedSet, result: Result, *, verbose: bool) -> Iterator[
         if not why or verbose:
             one = a or b
             assert one is not None
-            yield f"    [{one.part}] {one.what}\n      Linux:    {a.text if a else '(not asked)'}\n      pykernel: {b.text if b else '(not asked)'}"
+            yield f"    [{one.part}] {one.what}"
+            yield f"      Linux:    {a.text if a else '(not asked)'}"
+            yield f"      pykernel: {b.text if b else '(not asked)'}"
     unexplained = by_reason.pop("", 0)
     yield f"{recorded.name}: {result.agree} agree, {len(result.differ)} differ ({unexplained} unexplained)"
     for why, n in sorted(by_reason.items(), key=lambda kv: -kv[1]):

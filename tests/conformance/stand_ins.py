@@ -69,7 +69,7 @@ def load(kernel: Kernel) -> None:
 
 
 class UeventSocket:
-    """An AF_NETLINK socket of the kernel's uevents, as far as the probe uses one. lib/kobject_uevent.c:uevent_net_broadcast()"""
+    """An AF_NETLINK socket of the kernel's uevents, as far as the probe uses one (uevent_net_broadcast())."""
 
     AF_NETLINK, SOCK_DGRAM, SOCK_NONBLOCK = 16, 2, 2048
 
