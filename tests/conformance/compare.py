@@ -1,8 +1,8 @@
 """Compare the emulated kernel with what real kernels answered: ``python tests/conformance/compare.py [NAME...]``.
 
 Each set is a probe, a recording of a real kernel (data/) and a machine like the recorded one. The probe runs in-process
-on the patched surface; questions are paired by their text, in order. Every difference needs a row in differences.py that
-says why it is right; one without makes the exit status 1.
+on the patched surface; questions are paired by their text, in order. Every difference needs a row in differences.py
+that says why it is right; one without makes the exit status 1.
 """
 
 from __future__ import annotations
