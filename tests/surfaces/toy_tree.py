@@ -1,8 +1,7 @@
-"""A small machine for the surface's tests: one kobject with every kind of attribute, a character device, a removable child."""
+"""A small machine for the surface's tests: a kobject with every kind of attribute, a device, children that come and go."""
 
 from __future__ import annotations
 
-import os
 from errno import EINVAL, EPERM
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ from pykernel.errors import err
 from pykernel.fs.chardev import MKDEV, Chrdevs
 from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import AttrGroup, BinAttr, Kobject, SysFs
-from pykernel.fs.vfs import File, Inode
+from pykernel.fs.vfs import File, Inode, PollTable
 from pykernel.kernel import Kernel
 from pykernel.profile import PROFILES
 from pykernel.uapi.linux.eventpoll import EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLWRNORM
@@ -31,7 +30,20 @@ class Toy(Kobject):
     """/sys/devices/toy."""
 
     attrs: ClassVar = (
-        AttrGroup("value", "only", "secret", "fail", "broken", "big", "add", "remove", "notify", "caller", "hang", modes={"secret": 0o600}),
+        AttrGroup(
+            "value",
+            "only",
+            "secret",
+            "fail",
+            "broken",
+            "big",
+            "add",
+            "remove",
+            "notify",
+            "caller",
+            "hang",
+            modes={"secret": 0o600},
+        ),
         AttrGroup("inner", name="group"),
     )
     bin_attrs: ClassVar = (BinAttr("config", 0o644, 256, "config_read", "config_write"),)
@@ -106,7 +118,6 @@ class ToyFile(File):
 
     __slots__ = ("data",)
     seekable = False
-    opened: ClassVar[list[ToyFile]] = []
 
     def __init__(self, inode: Inode, flags: int) -> None:
         super().__init__(inode, flags)
@@ -122,7 +133,7 @@ class ToyFile(File):
         self.inode.kernel.sub(ToyFiles).queue.wake_up()
         return len(data)
 
-    def poll(self, pt) -> int:
+    def poll(self, pt: PollTable) -> int:
         pt.poll_wait(self.inode.kernel.sub(ToyFiles).queue)
         return EPOLLOUT | EPOLLWRNORM | (EPOLLIN | EPOLLRDNORM if self.data else 0)
 
@@ -145,17 +156,16 @@ class ToyFiles:
         self.queue = kernel.waitqueue()
 
 
-def toy_kernel() -> Kernel:
+def toy_kernel() -> tuple[Kernel, Toy]:
     """A kernel with the toy in it."""
     kernel = Kernel(PROFILES["linux-6.1"], {}, clock="monotonic")
-    kernel.toy = toy = Toy(kernel)
+    toy = Toy(kernel)
     toy.add()
     kernel.sub(SysFs).top["class"].create_link(toy, "toy")
     kernel.sub(Chrdevs).add(MKDEV(TOY_MAJOR, 0), ToyFile)
     kernel.sub(DevTmpFs).create_node("toy/0", 0o600, MKDEV(TOY_MAJOR, 0))
     kernel.sub(DevTmpFs).create_node("toy/all", 0o666, MKDEV(TOY_MAJOR, 0))
-    return kernel
+    return kernel, toy
 
 
-__all__ = ["Toy", "toy_kernel"]
-_ = os
+__all__ = ["Toy", "ToyFiles", "toy_kernel"]

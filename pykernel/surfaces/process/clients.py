@@ -28,7 +28,7 @@ class ClientTask(Task):
     __slots__ = ()
 
     @property
-    def comm(self) -> str:  # type: ignore[override]
+    def comm(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  (a view of the host's own)
         """``task_struct.comm``."""
         try:
             with open(f"/proc/{self.pid}/comm", encoding="latin-1") as f:

@@ -1,12 +1,12 @@
 """
-A FUSE server on the raw device: one message, one system call in, one out; no library (a binding costs two to five times as
-much as all that is done here).
+A FUSE server on the raw device: one message, one system call in, one out; no library (a binding costs two to five
+times as much as all that is done here).
 
-Calls on files (open, read, write, release, getattr, poll, ioctl) are here, the others in ``fuse_dirs.py``; each is a row of
-``ops``. A row returns the reply's payload, or None for no reply (now), or raises an errno.
+Calls on files (open, read, write, release, getattr, poll, ioctl) are here, the others in ``fuse_dirs.py``; each is a
+row of ``ops``. A row returns the reply's payload, or None for no reply (now), or raises an errno.
 
-Attributes are opened FOPEN_DIRECT_IO: each read and each store reaches the kernel, whatever st_size says, and nothing outlives
-a removed node. FLUSH is not asked for unless the file has one.
+Attributes are opened FOPEN_DIRECT_IO: each read and each store reaches the kernel, whatever st_size says, and nothing
+outlives a removed node. FLUSH is not asked for unless the file has one.
 """
 
 from __future__ import annotations
@@ -51,12 +51,20 @@ class FuseServer:
     """
     Serves *root* on the /dev/fuse descriptor *fd*, which it owns.
 
-    *extras* are names that the kernel's own directories do not have (mount points for what is the host's); *only_id* is the
-    one uid and gid that exist in the clients' user namespace.
+    *extras* are names that the kernel's own directories do not have (mount points for what is the host's); *only_id*
+    is the one uid and gid that exist in the clients' user namespace.
     """
 
-    def __init__(self, kernel: Kernel, fd: int, clients: Clients, root: Inode, *,
-                 extras: dict[Inode, dict[str, Inode]] | None = None, only_id: tuple[int, int] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        kernel: Kernel,
+        fd: int,
+        clients: Clients,
+        root: Inode,
+        *,
+        extras: dict[Inode, dict[str, Inode]] | None = None,
+        only_id: tuple[int, int] | None = None,
+    ) -> None:
         self.kernel = kernel
         self.fd = fd
         self.clients = clients
@@ -216,8 +224,9 @@ class FuseServer:
         """
         FUSE_READ.
 
-        A read without a lock owner fills the host's page cache: sendfile(), splice(), a private mapping. The cache would keep
-        old text and change st_size, so it is refused: EINVAL sends the caller of sendfile() to read() and write().
+        A read without a lock owner fills the host's page cache: sendfile(), splice(), a private mapping. The cache
+        would keep old text and change st_size, so it is refused: EINVAL sends the caller of sendfile() to read() and
+        write().
         """
         fh, off, size, read_flags, _, flags, _ = abi.READ_IN.unpack_from(self.buf, HEADER)
         if not read_flags & abi.READ_LOCKOWNER:

@@ -7,12 +7,12 @@ import os
 from errno import ENOENT
 
 __all__ = [
-    "bind_file",
     "capable",
     "mount",
     "move_mount",
     "open_tree",
     "set_pdeathsig",
+    "status_fields",
     "umount",
     "unshare",
 ]
@@ -53,9 +53,7 @@ def unshare(flags: int) -> None:
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2)."""
-    _check(
-        _libc.mount(source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), data.encode()), target
-    )
+    _check(_libc.mount(source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), data.encode()), target)
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:

@@ -9,9 +9,9 @@ Messages to K on the control socket (SOCK_SEQPACKET): a word, and what belongs t
     exec <errno>         the program could not be executed
     error <sentence>     the surface could not be set up
 
-FUSE is mounted by the launcher, which is still in K's PID namespace: so requests name their callers by K's pids. /dev/fuse is
-opened inside the user namespace (``fs/fuse/inode.c:fuse_fill_super()`` asks for that) and closed here as soon as K has it: at
-K's death the last copy goes and the host ends every request that waits for an answer.
+FUSE is mounted by the launcher, which is still in K's PID namespace: so requests name their callers by K's pids.
+/dev/fuse is opened inside the user namespace (``fs/fuse/inode.c:fuse_fill_super()`` asks for that) and closed here as
+soon as K has it: at K's death the last copy goes and the host ends every request that waits for an answer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import gc
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOEXEC, ENOSYS
 from typing import NoReturn
@@ -37,7 +38,7 @@ _RESET = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, programs expec
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What K wants. *uid*, *gid* and *groups* are the client's emulated ones; *userns*: K's host user is not privileged."""
+    """What K wants. *uid*, *gid*, *groups*: the client's emulated ones; *userns*: K's host user is not privileged."""
 
     argv: list[str]
     env: dict[str, str]
@@ -149,10 +150,8 @@ def _init(plan: Plan, control: socket.socket, trees: list[tuple[int, str]], aliv
 
 def _lay_out(plan: Plan, trees: list[tuple[int, str]]) -> None:
     parts = [(host.open_tree(f"{_STAGE}/{name}"), f"/{name}") for name in ("sys", "dev")]
-    try:
+    with suppress(PermissionError):  # parts of this host's /proc are masked: its own instance stays, with its own pids
         host.mount("proc", "/proc", "proc", _MOUNT_FLAGS)
-    except PermissionError:
-        pass  # parts of this host's /proc are masked: its own instance stays, with its own pids
     parts += [(host.open_tree(f"{_STAGE}/proc/{n}"), f"/proc/{n}") for n in plan.proc if os.path.lexists(f"/proc/{n}")]
     host.umount(_STAGE)
     for tree, target in parts + trees:

@@ -1,13 +1,13 @@
 """
 What the host's kernel knows about our inodes: node ids, look-up counts and attributes.
 
-A node id is never used twice, so its generation is always 0. The host caches names and attributes for :data:`ENTRY_TTL` and
-:data:`ATTR_TTL`; negative answers are never cached. Names are *not* invalidated with FUSE_NOTIFY_INVAL_ENTRY: that takes the
-directory's lock in the host, which a client may hold while it waits for our answer, and K has one thread. Instead a removed
-node becomes *stale*: its attributes are invalidated (which takes no lock), and whatever a path walk asks of it answers ESTALE.
-The host's VFS then walks the path again and looks every name up afresh (``fs/namei.c``, LOOKUP_REVAL): the client sees ENOENT
-or the node that has the name now. After that the node is *gone*: only open descriptors reach it, and they get ENODEV from the
-kernel's own file.
+A node id is never used twice, so its generation is always 0. The host caches names and attributes for
+:data:`ENTRY_TTL` and :data:`ATTR_TTL`; negative answers are never cached. Names are *not* invalidated with
+FUSE_NOTIFY_INVAL_ENTRY: that takes the directory's lock in the host, which a client may hold while it waits for our
+answer, and K has one thread. Instead a removed node becomes *stale*: its attributes are invalidated (which takes no
+lock), and whatever a path walk asks of it answers ESTALE. The host's VFS then walks the path again and looks every
+name up afresh (``fs/namei.c``, LOOKUP_REVAL): the client sees ENOENT or the node that has the name now. After that
+the node is *gone*: only open descriptors reach it, and they get ENODEV from the kernel's own file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SYSFS_DEV = 22
 
 
 def host_mode(mode: int) -> int:
-    """st_mode as the host may see it: its VFS would open a device node in its own drivers, so we show a regular file."""
+    """st_mode as the host may see it: it would open a device node in its own drivers, so that is a regular file."""
     return mode & 0o7777 | stat.S_IFREG if mode & _IFMT in (stat.S_IFCHR, stat.S_IFBLK) else mode
 
 
@@ -47,10 +47,13 @@ def host_size(inode: Inode) -> int:
     """
     st_size. A file of size 0 that has text all the same (/proc, devices) says one page.
 
-    The host's splice asks nobody beyond st_size, and ``sendfile()``, thus ``busybox cat``, would find such a file empty.
+    The host's splice asks nobody beyond st_size, and ``sendfile()``, thus ``busybox cat``, would find such a file
+    empty.
     """
     size = inode.size
-    return size if size or inode.mode & _IFMT in (stat.S_IFDIR, stat.S_IFLNK) or isinstance(inode, RamFile) else PAGE_SIZE
+    if size or inode.mode & _IFMT in (stat.S_IFDIR, stat.S_IFLNK) or isinstance(inode, RamFile):
+        return size
+    return PAGE_SIZE
 
 
 class Node:

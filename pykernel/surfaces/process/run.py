@@ -49,8 +49,8 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
     """
     Run *argv* with the emulated /sys, /dev and /proc; its exit status, 128 + n when signal n ended it.
 
-    The client is the emulated machine's root, or *as_user* (name or uid). *on_ready* is called once it was started. A bug in
-    kernel code turns exit status 0 into 70.
+    The client is the emulated machine's root, or *as_user* (name or uid). *on_ready* is called once it was started. A
+    bug in kernel code turns exit status 0 into 70.
 
     Raises:
         RunError: no such program (127), not executable (126), or the host does not allow it (125).
@@ -87,7 +87,9 @@ def _identity(as_user: str | int | None) -> tuple[int, int, list[int]]:
 class _Session:
     """One run: the launcher, the loop, the server."""
 
-    def __init__(self, kernel: Kernel, argv: list[str], as_user: str | int | None, cwd: str, env: dict[str, str]) -> None:
+    def __init__(
+        self, kernel: Kernel, argv: list[str], as_user: str | int | None, cwd: str, env: dict[str, str]
+    ) -> None:
         self.kernel = kernel
         self.error: RunError | None = None
         self.status: int | None = None
@@ -97,7 +99,17 @@ class _Session:
         self.view = View(kernel)
         self.sigmask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self.plan = Plan(
-            argv, env, cwd, uid, gid, groups, self.userns, self.view.binds, self.view.proc, set(self.sigmask), os.getpid()
+            argv,
+            env,
+            cwd,
+            uid,
+            gid,
+            groups,
+            self.userns,
+            self.view.binds,
+            self.view.proc,
+            set(self.sigmask),
+            os.getpid(),
         )
         self.loop = Loop(kernel)
         self.server: FuseServer | None = None
@@ -184,9 +196,7 @@ class _Session:
         caps0 = CAP_FULL_SET if self.userns else int(host.status_fields("self")["CapBnd"], 16)
         clients = Clients(self.kernel, self.loop, caps0=caps0, identity=not self.userns)
         only_id = (self.plan.uid, self.plan.gid) if self.userns else None
-        self.server = FuseServer(
-            self.kernel, fd, clients, self.kernel.root, extras=self.view.extras, only_id=only_id
-        )
+        self.server = FuseServer(self.kernel, fd, clients, self.kernel.root, extras=self.view.extras, only_id=only_id)
         self.loop.add(fd, self.server.on_readable)
 
 
@@ -194,9 +204,9 @@ class _Signals:
     """
     Passes signals on to the client.
 
-    What the terminal sends to the foreground process group reaches the client directly, so it is not sent again. Python's
-    own handlers are used, not a signalfd, so that a kernel that hangs in Python code can still be interrupted: the second
-    signal during the same request raises KeyboardInterrupt where it hangs.
+    What the terminal sends to the foreground process group reaches the client directly, so it is not sent again.
+    Python's own handlers are used, not a signalfd, so that a kernel that hangs in Python code can still be
+    interrupted: the second signal during the same request raises KeyboardInterrupt where it hangs.
     """
 
     def __init__(self, session: _Session) -> None:

@@ -1,9 +1,9 @@
 """
 The filter that every client carries: seccomp(2), classic BPF.
 
-Now it only closes the two doors that would pass a filter by: foreign architectures end the process, io_uring_setup answers
-ENOSYS. The rows that notify K (ioctl, init_module, uname, syslog, netlink sockets) and the one that traces mmap join
-:func:`client_filter`; FUSE serves all calls by path natively, so those are never listed.
+Now it only closes the two doors that would pass a filter by: foreign architectures end the process, io_uring_setup
+answers ENOSYS. The rows that notify K (ioctl, init_module, uname, syslog, netlink sockets) and the one that traces
+mmap join :func:`client_filter`; FUSE serves all calls by path natively, so those are never listed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import platform
 from errno import ENOSYS
 from struct import Struct
 
-__all__ = ["client_filter", "install"]
+__all__ = ["SockFprog", "client_filter", "install"]
 
 # include/uapi/linux/audit.h
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -47,7 +47,7 @@ def client_filter(machine: str = "") -> bytes:
     return b"".join(_INSN.pack(*row) for row in rows)
 
 
-class _Prog(ctypes.Structure):
+class SockFprog(ctypes.Structure):
     """``struct sock_fprog``."""
 
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
@@ -59,7 +59,7 @@ def install(program: bytes, *, privileged: bool) -> None:
     if not privileged:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
     buf = ctypes.create_string_buffer(program, len(program))
-    prog = _Prog(len(program) // _INSN.size, ctypes.addressof(buf))
+    prog = SockFprog(len(program) // _INSN.size, ctypes.addressof(buf))
     if libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(prog)):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "seccomp")

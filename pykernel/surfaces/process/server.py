@@ -1,10 +1,11 @@
 """
 K's event loop: one thread, one epoll.
 
-Who joins: /dev/fuse, the launcher's pidfd, one pidfd a client process, sockets; and the other halves of this surface when
-they are built: the seccomp notification fd (ioctl, init_module, uname: a handler that RECVs and answers), and a signalfd for
-SIGCHLD whose handler runs ``waitpid(-1, WNOHANG | __WALL)`` for ptrace stops (mmap trace, SIGBUS of trapped pages, SIGSEGV of
-ENQCMD). The launcher is waited for by pidfd, never by ``waitpid(-1)``, so that the two cannot steal from each other.
+Who joins: /dev/fuse, the launcher's pidfd, one pidfd a client process, sockets; and the other halves of this surface
+when they are built: the seccomp notification fd (ioctl, init_module, uname: a handler that RECVs and answers), and a
+signalfd for SIGCHLD whose handler runs ``waitpid(-1, WNOHANG | __WALL)`` for ptrace stops (mmap trace, SIGBUS of
+trapped pages, SIGSEGV of ENQCMD). The launcher is waited for by pidfd, never by ``waitpid(-1)``, so that the two
+cannot steal from each other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Loop"]
 
-# After an event, look that often again before sleeping, giving way to the client each time. A client's calls come in rows;
-# sleeping between them lets the host wake both sides on other, idle CPUs: 230 us an open+read+close instead of 26.
+# After an event, look that often again before sleeping, giving way to the client each time. A client's calls come in
+# rows; sleeping between them lets the host wake both sides on other, idle CPUs: 230 us an open+read+close instead of
+# 26.
 SPIN = 100
 
 

@@ -1,9 +1,9 @@
 """
 What a client sees of /sys, /proc and /dev: one table.
 
-All that is not listed is the emulated kernel's own: what it does not have is not there. ``HOST`` shows the host's node under
-that name even if the emulated kernel has one; ``EITHER`` only where the emulated kernel has none. The host's nodes are bind
-mounts; a link row is a symbolic link.
+All that is not listed is the emulated kernel's own: what it does not have is not there. ``HOST`` shows the host's
+node under that name even if the emulated kernel has one; ``EITHER`` only where the emulated kernel has none. The
+host's nodes are bind mounts; a link row is a symbolic link.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class View:
     """
     The table for one kernel on this host.
 
-    ``extras`` are the nodes to add to the emulated directories, ``binds`` what to mount on them, ``proc`` the names of the
-    emulated /proc.
+    ``extras`` are the nodes to add to the emulated directories, ``binds`` what to mount on them, ``proc`` the names
+    of the emulated /proc.
     """
 
     def __init__(self, kernel: Kernel, rows: tuple[Row, ...] = ROWS) -> None:

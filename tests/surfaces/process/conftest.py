@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,17 +44,21 @@ class Surface:
     def privileged(self) -> bool:
         return self.user is None
 
-    def popen(self, *argv: str, as_user: str | None = None, **kw) -> subprocess.Popen:
+    def popen(
+        self, *argv: str, as_user: str | None = None, script: str = "runner.py", **kw: Any
+    ) -> subprocess.Popen[str]:
         python, env = sys.executable, dict(kw.pop("env", os.environ))
         if self.user is not None and os.geteuid() == 0:
             kw |= {"user": self.user, "group": self.user, "extra_groups": []}
             python = SYSTEM_PYTHON  # ours may lie in a home directory that is closed to others
-            env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p.endswith("site-packages")) + f":{HERE.parents[2]}"
+            env["PYTHONPATH"] = (
+                os.pathsep.join(p for p in sys.path if p.endswith("site-packages")) + f":{HERE.parents[2]}"
+            )
         options = ["--as", as_user] if as_user else []
         kw.setdefault("cwd", "/")
-        return subprocess.Popen([python, "-B", str(HERE / "runner.py"), *options, *argv], env=env, **kw)
+        return subprocess.Popen([python, "-B", str(HERE / script), *options, *argv], env=env, **kw)
 
-    def run(self, *argv: str, as_user: str | None = None, input: str | None = None) -> subprocess.CompletedProcess:
+    def run(self, *argv: str, as_user: str | None = None, input: str | None = None) -> subprocess.CompletedProcess[str]:
         tag = f"PYKERNEL_TEST={uuid.uuid4()}"
         env = dict(os.environ, LC_ALL="C", PATH="/usr/bin:/bin", PYKERNEL_TEST=tag.partition("=")[2])
         mounts = Path("/proc/self/mountinfo").read_text()
@@ -65,13 +70,13 @@ class Surface:
         assert "still open" not in errors
         return subprocess.CompletedProcess(argv, p.returncode, out, errors)
 
-    def sh(self, script: str, **kw) -> subprocess.CompletedProcess:
+    def sh(self, script: str, **kw: Any) -> subprocess.CompletedProcess[str]:
         """The script in busybox's shell, in the toy's directory."""
         return self.run("busybox", "sh", "-c", f"cd /sys/devices/toy; {script}", **kw)
 
 
 @pytest.fixture(params=["root", "user"])
-def surface(request) -> Surface:
+def surface(request: pytest.FixtureRequest) -> Surface:
     """As root (no user namespace) and as an ordinary user (a user namespace)."""
     need(os.access("/dev/fuse", os.R_OK | os.W_OK), "no /dev/fuse here")
     if request.param == "root":

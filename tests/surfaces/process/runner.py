@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from toy_tree import toy_kernel
+from toy_tree import ToyFiles, toy_kernel
 
 from pykernel.surfaces.process import RunError, run
 
@@ -16,15 +16,13 @@ def main(args: list[str]) -> int:
     as_user = None
     if args[0] == "--as":
         as_user, args = args[1], args[2:]
-    kernel = toy_kernel()
+    kernel, toy = toy_kernel()
     try:
         status = run(kernel, args, as_user=as_user)
     except RunError as e:
         print(f"pykernel run: {e}", file=sys.stderr)
         return e.status
-    print("".join(f"store {s!r}\n" for s in kernel.toy.stores), end="", file=sys.stderr)
-    from toy_tree import ToyFiles
-
+    print("".join(f"store {s!r}\n" for s in toy.stores), end="", file=sys.stderr)
     left = kernel.sub(ToyFiles).live
     if left:
         print(f"still open: {left}", file=sys.stderr)

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 PYTHON = "/usr/bin/python3"
 
 
-def lines(result) -> list[str]:
-    return (result.stdout + "".join(x for x in result.stderr.splitlines(True) if not x.startswith("store "))).splitlines()
+def lines(result: Any) -> list[str]:
+    return (
+        result.stdout + "".join(x for x in result.stderr.splitlines(True) if not x.startswith("store "))
+    ).splitlines()
 
 
-def test_a_store_is_what_the_next_read_shows(surface):
+def test_a_store_is_what_the_next_read_shows(surface: Any) -> None:
     r = surface.sh("cat value; echo 5 > value; cat value; cat /sys/class/toy/value")
     assert (r.stdout, r.returncode) == ("1\n5\n5\n", 0)
 
 
-def test_each_write_call_is_one_store(surface):
+def test_each_write_call_is_one_store(surface: Any) -> None:
     """One store a write(2), text up to the newline included, whatever the file position (fs/kernfs/file.c)."""
     r = surface.sh("exec 3<>value; echo 1 >&3; echo 22 >&3; exec 3>&-; echo 333 >> value; printf 4 > value; cat value")
     assert r.stdout == "4\n"
     assert r.stderr.splitlines() == ["store '1\\n'", "store '22\\n'", "store '333\\n'", "store '4'"]
 
 
-def test_redirects_dup_and_fork_share_one_open_file(surface):
+def test_redirects_dup_and_fork_share_one_open_file(surface: Any) -> None:
     """A read moves the position of the descriptor's duplicates, in other processes too."""
-    r = surface.sh("exec 3<config; (busybox dd bs=3 count=1 <&3 | busybox hexdump -e '1/1 \"%d \"') 2>/dev/null;"
-                   " busybox dd bs=2 count=1 <&3 2>/dev/null | busybox hexdump -e '1/1 \"%d \"'")
+    r = surface.sh(
+        "exec 3<config; (busybox dd bs=3 count=1 <&3 | busybox hexdump -e '1/1 \"%d \"') 2>/dev/null;"
+        " busybox dd bs=2 count=1 <&3 2>/dev/null | busybox hexdump -e '1/1 \"%d \"'"
+    )
     assert r.stdout == "0 1 2 3 4 "
 
 
@@ -50,7 +56,7 @@ def test_redirects_dup_and_fork_share_one_open_file(surface):
         ("cat group", "cat: read error: Is a directory"),
     ],
 )  # fmt: skip
-def test_root_is_told(surface, command, says):
+def test_root_is_told(surface: Any, command: str, says: str) -> None:
     """The errnos of sysfs for root, in busybox's words."""
     r = surface.sh(command)
     assert lines(r) == [says]
@@ -69,27 +75,29 @@ def test_root_is_told(surface, command, says):
         ("touch value", "touch: value: Permission denied"),
     ],
 )
-def test_another_user_is_told(surface, command, says):
+def test_another_user_is_told(surface: Any, command: str, says: str) -> None:
     """--as nobody: the file's mode decides, and only its owner changes it."""
     r = surface.sh(command, as_user="nobody")
     assert lines(r) == [says]
     assert r.returncode == 1
 
 
-def test_another_user_may_use_what_is_for_all(surface):
+def test_another_user_may_use_what_is_for_all(surface: Any) -> None:
     r = surface.sh("cat value; echo hi > /dev/toy/all && cd group && cat inner", as_user="nobody")
     assert (r.stdout, r.stderr, r.returncode) == ("1\ninner\n", "", 0)
 
 
-def test_the_driver_sees_who_calls(surface):
+def test_the_driver_sees_who_calls(surface: Any) -> None:
     """comm, ids and capabilities of the caller; root of the emulated machine has them all."""
     assert surface.sh("cat caller").stdout == "cat True 0 0 [] 1ffffffffff\n"
     groups = "[65534]" if surface.privileged else "[]"
     assert surface.sh("cat caller", as_user="nobody").stdout == f"cat True 65534 65534 {groups} 0\n"
 
 
-def test_stat(surface):
-    r = surface.sh("stat -c '%n %s %a %F %h' value only secret add config group .; stat -L -c %F /sys/class/toy; stat -c %F /dev/toy/0")
+def test_stat(surface: Any) -> None:
+    r = surface.sh(
+        "stat -c '%n %s %a %F %h' value only secret add config group .; stat -L -c %F /sys/class/toy; stat -c %F /dev/toy/0"
+    )
     assert r.stdout.splitlines() == [
         "value 4096 644 regular file 1",
         "only 4096 444 regular file 1",
@@ -103,36 +111,36 @@ def test_stat(surface):
     ]
 
 
-def test_stat_size_stays_a_page_whatever_was_read_and_written(surface):
+def test_stat_size_stays_a_page_whatever_was_read_and_written(surface: Any) -> None:
     r = surface.sh("cat value > /dev/null; echo 12345 > value; stat -c %s value; truncate -s 0 value; stat -c %s value")
     assert r.stdout == "4096\n4096\n"
 
 
-def test_chmod_by_root_lasts(surface):
+def test_chmod_by_root_lasts(surface: Any) -> None:
     r = surface.sh("chmod 600 value; stat -c %a value")
     assert (r.stdout, r.returncode) == ("600\n", 0)
 
 
-def test_files_without_size_are_not_empty(surface):
+def test_files_without_size_are_not_empty(surface: Any) -> None:
     """sendfile() (busybox cat) of /proc files and devices falls back to read()."""
     r = surface.sh("cat /proc/version; exec 3<>/dev/toy/0; echo data >&3; busybox head -n1 <&3")
     assert r.stdout == "Linux version 6.1.192 (pykernel)\ndata\n"
 
 
-def test_a_show_that_crashes_is_eio_and_fails_the_run(surface):
+def test_a_show_that_crashes_is_eio_and_fails_the_run(surface: Any) -> None:
     r = surface.sh("cat broken; true")
     assert lines(r) == ["cat: read error: Input/output error"]
     assert r.returncode == 70
 
 
-def test_names_are_complete(surface):
+def test_names_are_complete(surface: Any) -> None:
     r = surface.run(PYTHON, "-c", "import os; print(*os.listdir('/sys/devices/toy'))")
     assert sorted(r.stdout.split()) == [
         "add", "big", "broken", "caller", "config", "fail", "group", "hang", "notify", "only", "remove", "secret", "value",
     ]  # fmt: skip
 
 
-def test_a_removed_node_is_gone_for_paths_and_enodev_for_descriptors(surface):
+def test_a_removed_node_is_gone_for_paths_and_enodev_for_descriptors(surface: Any) -> None:
     """And a new node of the same name is the new one."""
     r = surface.sh(
         "echo c > add; cat c/name; exec 3<c/name; stat -c %s c/name; echo c > remove; cat c/name; ls c; cat <&3;"
@@ -148,7 +156,7 @@ def test_a_removed_node_is_gone_for_paths_and_enodev_for_descriptors(surface):
     ]  # fmt: skip
 
 
-def test_python_reads_and_writes(surface):
+def test_python_reads_and_writes(surface: Any) -> None:
     code = (
         "import os, pathlib, errno\n"
         "p = pathlib.Path('/sys/devices/toy/value')\n"
@@ -176,7 +184,7 @@ def test_python_reads_and_writes(surface):
     assert r.returncode == 0
 
 
-def test_device_ioctl_and_poll(surface):
+def test_device_ioctl_and_poll(surface: Any) -> None:
     """An ioctl without size reaches into the caller's memory; poll() wakes up; a device that cannot seek says ESPIPE."""
     code = (
         "import os, fcntl, select, ctypes, threading, errno\n"
@@ -192,7 +200,7 @@ def test_device_ioctl_and_poll(surface):
     assert r.stdout.splitlines() == ["7 42", "-1 EFAULT", "[]", "[1] b'late'", "[Errno 29] Illegal seek"]
 
 
-def test_poll_of_an_attribute(surface):
+def test_poll_of_an_attribute(surface: Any) -> None:
     """POLLPRI|POLLERR after sysfs_notify() until it is read again (Documentation/filesystems/sysfs.rst)."""
     code = (
         "import os, select, threading\n"

@@ -7,6 +7,8 @@ import pty
 import select
 import signal
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +16,12 @@ PYTHON = "/usr/bin/python3"
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 255])
-def test_the_exit_status_is_the_clients(surface, status):
+def test_the_exit_status_is_the_clients(surface: Any, status: int) -> None:
     assert surface.run("busybox", "sh", "-c", f"exit {status}").returncode == status
 
 
 @pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV"])
-def test_a_signal_is_128_plus_its_number(surface, name):
+def test_a_signal_is_128_plus_its_number(surface: Any, name: str) -> None:
     r = surface.run("busybox", "sh", "-c", f"kill -{name} $$")
     assert r.returncode == 128 + signal.Signals[f"SIG{name}"]
 
@@ -33,36 +35,38 @@ def test_a_signal_is_128_plus_its_number(surface, name):
         ("/etc", "pykernel run: /etc: Permission denied", 126),
     ],
 )
-def test_what_cannot_be_run_is_said_like_a_shell(surface, program, sentence, status):
+def test_what_cannot_be_run_is_said_like_a_shell(surface: Any, program: str, sentence: str, status: int) -> None:
     r = surface.run(program)
     assert (r.stderr.splitlines(), r.returncode) == ([sentence], status)
 
 
-def test_a_user_that_is_not_there(surface):
+def test_a_user_that_is_not_there(surface: Any) -> None:
     r = surface.run("true", as_user="no-such-user")
     assert (r.stderr, r.returncode) == ("pykernel run: no user 'no-such-user' on this host\n", 125)
 
 
-def test_arguments_environment_directory_and_streams_are_untouched(surface, monkeypatch):
+def test_arguments_environment_directory_and_streams_are_untouched(
+    surface: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("X", "a b\udcff")
     code = "import os, sys; print(sys.argv[1:], os.environb[b'X'], os.getcwd(), sys.stdin.read())"
     r = surface.run(PYTHON, "-c", code, "", "a b", "-x", input="text")
     assert r.stdout == "['', 'a b', '-x'] b'a b\\xff' / text\n"
 
 
-def test_signals_start_at_their_defaults(surface):
+def test_signals_start_at_their_defaults(surface: Any) -> None:
     """Python ignores SIGPIPE and SIGXFSZ; programs must not inherit that, nor a blocked signal."""
     r = surface.run("busybox", "grep", "-E", "Sig(Blk|Ign|Cgt)", "/proc/self/status")
     assert [line.split()[1] for line in r.stdout.splitlines()] == ["0" * 16, "0" * 16, "0" * 16]
 
 
-def test_children_left_behind_end_with_the_client(surface):
+def test_children_left_behind_end_with_the_client(surface: Any) -> None:
     """Orphans are adopted and end with pid 1 (conftest looks for them)."""
     r = surface.sh("(busybox sleep 1000 &); (exec 3</dev/toy/0; busybox sleep 1000) & echo started")
     assert (r.stdout, r.returncode) == ("started\n", 0)
 
 
-def test_a_text_without_interpreter_line_goes_to_the_shell(surface, tmp_path):
+def test_a_text_without_interpreter_line_goes_to_the_shell(surface: Any, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("echo shell $1\n")
     script.chmod(0o755)
@@ -72,7 +76,7 @@ def test_a_text_without_interpreter_line_goes_to_the_shell(surface, tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_to_the_runner_reaches_the_client_once(surface, signum):
+def test_a_signal_to_the_runner_reaches_the_client_once(surface: Any, signum: signal.Signals) -> None:
     code = (
         "import signal, sys\n"
         f"signal.signal({int(signum)}, lambda *_: None); signal.pthread_sigmask(signal.SIG_BLOCK, [{int(signum)}])\n"
@@ -99,7 +103,7 @@ def read_until(fd: int, text: bytes) -> bytes:
     return got
 
 
-def on_terminal(surface, *argv: str):
+def on_terminal(surface: Any, *argv: str) -> tuple[int, Any]:
     """Start a run as the foreground job of a new terminal; the terminal's master and the process."""
     master, slave = pty.openpty()
     if not surface.privileged and os.geteuid() == 0:
@@ -114,7 +118,7 @@ def on_terminal(surface, *argv: str):
     return master, p
 
 
-def test_ctrl_c_reaches_the_client_once(surface):
+def test_ctrl_c_reaches_the_client_once(surface: Any) -> None:
     code = (
         "import signal\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [2]); print('ready', flush=True)\n"
@@ -128,7 +132,7 @@ def test_ctrl_c_reaches_the_client_once(surface):
     os.close(master)
 
 
-def test_a_shell_has_job_control(surface):
+def test_a_shell_has_job_control(surface: Any) -> None:
     """An interactive shell takes the terminal, runs a job, stops and continues it, and gives the terminal back."""
     master, p = on_terminal(surface, "bash", "--norc", "-i")
     os.write(master, b"PS1=; tty; sh -c 'cat /sys/devices/toy/value; echo run$((1+1)); exec sleep 1000'\n")
@@ -141,10 +145,12 @@ def test_a_shell_has_job_control(surface):
     os.close(master)
 
 
-def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface):
+def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface: Any) -> None:
     """A show that never returns: the traceback says where, and nothing is left."""
     code = "import signal; signal.signal(2, signal.SIG_IGN); print('ready', flush=True); open('/sys/devices/toy/hang').read()"
-    with surface.popen(PYTHON, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+    with surface.popen(
+        PYTHON, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as p:
         assert p.stdout.readline() == "ready\n"
         while p.poll() is None:
             p.send_signal(signal.SIGINT)
@@ -154,12 +160,12 @@ def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface):
     assert "KeyboardInterrupt: the kernel hangs in request" in errors
 
 
-def test_io_uring_cannot_pass_the_filter(surface):
+def test_io_uring_cannot_pass_the_filter(surface: Any) -> None:
     code = "import ctypes, errno; L = ctypes.CDLL(None, use_errno=True); print(L.syscall(425, 1, None), errno.errorcode[ctypes.get_errno()])"
     assert surface.run(PYTHON, "-c", code).stdout == "-1 ENOSYS\n"
 
 
-def test_devices_of_the_host_still_work(surface):
+def test_devices_of_the_host_still_work(surface: Any) -> None:
     """null, zero, urandom, full, a terminal of one's own, shared memory."""
     r = surface.sh(
         "echo x > /dev/null && busybox head -c 2 /dev/zero | busybox hexdump -ve '1/1 \"%d\"'; busybox head -c 3 /dev/urandom | wc -c;"
