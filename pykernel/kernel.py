@@ -77,6 +77,7 @@ class Kernel:
         self.arrival = threading.Event()
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
+        self._root: Inode | None = None
         self._exits: list[Callable[[], None]] = []
         self._leaks: list[Callable[[], list[str]]] = []
         self.sched.on_oops = self.oops
@@ -242,9 +243,11 @@ class Kernel:
     @property
     def root(self) -> Inode:
         """The inode of "/"."""
-        from pykernel.fs.rootfs import RootFs
+        if self._root is None:
+            from pykernel.fs.rootfs import RootFs
 
-        return self.sub(RootFs).root
+            self._root = self.sub(RootFs).root
+        return self._root
 
     def process(self, *, uid: int = 0, gid: int = 0, comm: str = "test", cred: Cred | None = None) -> Process:
         """A new client process on the direct surface: system calls as methods."""

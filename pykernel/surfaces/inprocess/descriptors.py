@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HostFdTable"]
 
+CALLS_ABOVE = 4  # install(), the system call, its wrapper: never the client's code
+
 
 class HostFdTable(FdTable):
     """
@@ -25,7 +27,7 @@ class HostFdTable(FdTable):
     The memfd's inode number tells ours from a file that took the number after somebody closed it behind our back.
     """
 
-    __slots__ = ("callers", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
+    __slots__ = ("callers", "alone", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
 
     def __init__(self) -> None:
         super().__init__(limit=1 << 30)
@@ -33,6 +35,7 @@ class HostFdTable(FdTable):
         self.dup, self.dup2_real, self.close_real = os.dup, os.dup2, os.close
         self.fstat, self.fcntl = os.fstat, fcntl.fcntl
         self.placeholder = os.memfd_create("pykernel")
+        self.alone = False  # all of the program's calls come by us: nobody else closes our numbers
         self.callers: dict[int, tuple[str, int]] = {}
         self.ino = os.fstat(self.placeholder).st_ino
 
@@ -89,13 +92,13 @@ class HostFdTable(FdTable):
 
     def _release(self, fd: int) -> None:
         with suppress(OSError):
-            if self.fstat(fd).st_ino == self.ino:
+            if self.alone or self.fstat(fd).st_ino == self.ino:
                 self.close_real(fd)
 
 
 def _caller() -> tuple[str, int]:
     """File and line of the innermost frame that is not this project's."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(CALLS_ABOVE)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pykernel"):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno

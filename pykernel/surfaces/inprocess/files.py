@@ -14,6 +14,7 @@ from termios import TCGETS
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
+from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.syscalls import PathArg
 
 if TYPE_CHECKING:
@@ -28,17 +29,16 @@ CHUNK = 65536
 class KernelRawIO(io.RawIOBase):
     """What ``io.FileIO`` is for real files: one system call a method."""
 
-    def __init__(self, process: Process, fd: int, name: Any, mode: str, *, closefd: bool = True) -> None:
+    _blksize = PAGE_SIZE
+    _finalizing = False  # IOBase sets it when it closes what was forgotten
+    closefd = True
+
+    def __init__(self, process: Process, fd: int, name: Any, mode: str) -> None:
         self._process = process
         self._fd = fd
+        self._file = process.fds.files[fd]
         self.name = name
         self.mode = mode
-        self.closefd = closefd
-        self._can_read = "r" in mode or "+" in mode
-        self._can_write = mode != "rb"
-        self._seekable: bool | None = None
-        self._finalizing = False
-        self._blksize = 4096
 
     def _check(self) -> None:
         if self.closed:
@@ -52,32 +52,27 @@ class KernelRawIO(io.RawIOBase):
     def readable(self) -> bool:
         """Whether the mode allows it."""
         self._check()
-        return self._can_read
+        return _can_read(self.mode)
 
     def writable(self) -> bool:
         """Whether the mode allows it."""
         self._check()
-        return self._can_write
+        return self.mode != "rb"
 
     def seekable(self) -> bool:
         """Whether lseek() works."""
         self._check()
-        if self._seekable is None:
-            try:
-                self._process.lseek(self._fd, 0, os.SEEK_CUR)
-                self._seekable = True
-            except OSError:
-                self._seekable = False
-        return self._seekable
+        return self._file.seekable
 
     def _want(self, allowed: bool, what: str) -> None:
-        self._check()
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
         if not allowed:
             raise io.UnsupportedOperation(f"File not open for {what}")
 
     def readinto(self, buffer: Any) -> int | None:
         """One read(). None: EAGAIN."""
-        self._want(self._can_read, "reading")
+        self._want(_can_read(self.mode), "reading")
         view = memoryview(buffer).cast("B")
         try:
             data = self._process.read(self._fd, len(view))
@@ -92,7 +87,7 @@ class KernelRawIO(io.RawIOBase):
         """One read(), or all."""
         if size is None or size < 0:
             return self.readall()
-        self._want(self._can_read, "reading")
+        self._want(_can_read(self.mode), "reading")
         try:
             return self._process.read(self._fd, size)
         except OSError as e:
@@ -102,7 +97,7 @@ class KernelRawIO(io.RawIOBase):
 
     def readall(self) -> bytes | None:  # type: ignore[override]
         """Reads to the end of the file. None: EAGAIN before the first byte."""
-        self._want(self._can_read, "reading")
+        self._want(_can_read(self.mode), "reading")
         read, fd, out = self._process.read, self._fd, b""
         while True:
             try:
@@ -117,7 +112,7 @@ class KernelRawIO(io.RawIOBase):
 
     def write(self, data: Any) -> int | None:
         """One write(). None: EAGAIN."""
-        self._want(self._can_write, "writing")
+        self._want(self.mode != "rb", "writing")
         try:
             return self._process.write(self._fd, bytes(data))
         except OSError as e:
@@ -133,11 +128,14 @@ class KernelRawIO(io.RawIOBase):
     def tell(self) -> int:
         """lseek() by nothing."""
         self._check()
+        file = self._file
+        if file.seekable and self._process.fds.files.get(self._fd) is file:
+            return file.pos
         return self._process.lseek(self._fd, 0, os.SEEK_CUR)
 
     def truncate(self, size: int | None = None) -> int:
         """ftruncate()."""
-        self._want(self._can_write, "writing")
+        self._want(self.mode != "rb", "writing")
         size = self.tell() if size is None else size
         self._process.ftruncate(self._fd, size)
         return size
@@ -167,6 +165,10 @@ class KernelRawIO(io.RawIOBase):
     def __repr__(self) -> str:
         where = "[closed]" if self.closed else f"name={self.name!r} mode={self.mode!r} closefd={self.closefd}"
         return f"<pykernel.KernelRawIO {where}>"
+
+
+def _can_read(mode: str) -> bool:
+    return mode[0] == "r" or mode[-1] == "+"
 
 
 def is_tty(process: Process, fd: int) -> bool:
@@ -243,7 +245,9 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
             if own and opener is None and not isinstance(where, int):
                 process.close(fd)
             raise err(EISDIR, filename=file)
-        raw = KernelRawIO(process, fd, file, raw_mode, closefd=own)
+        raw = KernelRawIO(process, fd, file, raw_mode)
+        if not own:
+            raw.closefd = False
         try:
             if stat.S_ISCHR(inode.mode) and buffering < 0 and raw.isatty():
                 buffering = 1

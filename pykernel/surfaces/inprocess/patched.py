@@ -69,6 +69,7 @@ class Patched:
         self.real_files = real_files
         self.modules = tuple(modules)
         self.fs: Any = None
+        self._patcher: Any = None
         self._uid, self._gid = uid, gid
         self._process: Process | None = None
         self._ids: Ids | None = None
@@ -91,6 +92,12 @@ class Patched:
         task = Task(self.kernel, pid, comm, mm=Mm(HostMemory()))
         return pids.add(Process(self.kernel, task, HostFdTable(), self.kernel.root))
 
+    @property
+    def _fds(self) -> HostFdTable:
+        fds = self.process.fds
+        assert isinstance(fds, HostFdTable)
+        return fds
+
     def as_user(self, uid: int, gid: int | None = None) -> AbstractContextManager[None]:
         """Run the body of a ``with`` with other emulated ids."""
         assert self.process is not None
@@ -105,11 +112,14 @@ class Patched:
     # ---- in and out
 
     def __enter__(self) -> Patched:
+        assert self.process is not None  # made with the real functions
         with ExitStack() as undo:
             if not self.real_files:
                 self._fake_files(undo)
             self._replace_all(undo)
             self._serve_threads(undo)
+            self._fds.alone = True
+            undo.callback(setattr, self._fds, "alone", False)
             self._undo = undo.pop_all()
         return self
 
@@ -117,19 +127,14 @@ class Patched:
         self._undo.close()
 
     def _replace_all(self, undo: ExitStack) -> None:
-        process = self.process
-        assert self._ids is not None
-        target_os: Any = os if self.fs is None else self._fake_module("os")
-        places = Places(self.kernel, process, target_os.getcwd)
+        places = Places(self.kernel, self.process, self._files_of("os").getcwd)
         waiter = Waiter(places)
-        ids, fork = self._ids, os.fork
-        target_io: Any = io if self.fs is None else self._fake_module("io")
-        open_ = opener_of(places, target_io.open)
-        mine = PathCalls(places, ids, target_os).table() | FdCalls(places, target_os).table()
-        mine |= {name: getattr(ids, name) for name in ids.names}
-        mine["fork"] = self._fork(fork)
-        rows: list[tuple[Any, str, Any]] = [(builtins, "open", open_), (target_io, "open", open_)]
-        rows += [(target_os, name, function) for name, function in mine.items()]
+        rows = self._file_rows(undo, places, os, io)
+        if self._patcher is not None:
+            from pykernel.surfaces.inprocess.fakefs import fake_rows
+
+            rows += fake_rows(places, self._patcher)
+            rows += self._file_rows(undo, places, self._files_of("os"), self._files_of("io"))
         rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
         epoll, poll = epoll_class(waiter), poll_class(waiter)
         rows += [
@@ -141,15 +146,21 @@ class Patched:
             (selectors.PollSelector, "_selector_cls", poll),
             (selectors.SelectSelector, "_select", staticmethod(select_function(waiter))),
         ]
-        if self.fs is not None:
-            from pykernel.surfaces.inprocess.fakefs import extra_rows
-
-            rows += extra_rows(self.fs, places, self._fake_module)
         table = [(owner, name, _current(owner, name), new) for owner, name, new in rows]
-        self._abilities(undo, target_os, mine)
         for owner, name, _, new in table:
             _replace(undo, owner, name, new)
         self._names_of_modules(undo, {id(old): new for _, _, old, new in table})
+
+    def _file_rows(self, undo: ExitStack, places: Places, os_: Any, io_: Any) -> list[tuple[Any, str, Any]]:
+        """Rows for one os and one io: the real ones, or those of pyfakefs."""
+        ids = self._ids
+        assert ids is not None
+        mine = PathCalls(places, ids, os_).table() | FdCalls(places, os_).table()
+        mine |= {name: getattr(ids, name) for name in ids.names}
+        mine["fork"] = self._fork(os_.fork)
+        self._abilities(undo, os_, mine)
+        open_ = opener_of(places, io_.open)
+        return [(builtins, "open", open_), (io_, "open", open_), *((os_, name, new) for name, new in mine.items())]
 
     def _names_of_modules(self, undo: ExitStack, by_id: dict[int, Any]) -> None:
         for module in self.modules:
@@ -213,19 +224,22 @@ class Patched:
     # ---- pyfakefs
 
     def _fake_files(self, undo: ExitStack) -> None:
-        from pyfakefs.fake_filesystem_unittest import Patcher
+        from pykernel.surfaces.inprocess.fakefs import fake_files
 
-        patcher = undo.enter_context(Patcher())
-        self.fs = patcher.fs
-        self._patcher = patcher
-        undo.callback(setattr, self, "fs", None)
+        self._patcher = undo.enter_context(fake_files())
+        self.fs = self._patcher.fs
+        undo.callback(self._no_fake_files)
 
-    def _fake_module(self, name: str) -> Any:
-        return self._patcher.fake_modules[name]
+    def _no_fake_files(self) -> None:
+        self._patcher = self.fs = None
+
+    def _files_of(self, name: str) -> Any:
+        """The module that ordinary paths go to."""
+        return {"os": os, "io": io}[name] if self._patcher is None else self._patcher.fake_modules[name]
 
 
 def _current(owner: Any, name: str) -> Any:
-    return vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
+    return vars(owner).get(name) if isinstance(owner, type) else getattr(owner, name)
 
 
 def _replace(undo: ExitStack, owner: Any, name: str, new: Any) -> None:
