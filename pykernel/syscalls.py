@@ -11,20 +11,20 @@ import errno
 import functools
 import os
 import stat
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from errno import EBADF, EEXIST, EFAULT, EINVAL, EIO, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, ENOTSOCK, EPERM, ESPIPE, EXDEV
+from errno import EBADF, EFAULT, EINVAL, EIO, EISDIR, EMFILE, ENOENT, ENOTDIR, ENOTSOCK, EOPNOTSUPP, EPERM, ESPIPE
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_WRITE
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pykernel.errors import ERESTARTSYS, err
-from pykernel.fs import anon, namei
+from pykernel.fs import anon, change, namei
 from pykernel.fs.fdtable import FdTable
 from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, PollTable, StatFs, may_open, permission, setattr_prepare
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
-from pykernel.task import CAP_SETGID, CAP_SETUID, Cred, Mm, Task
+from pykernel.task import CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID, Cred, Mm, Task
 from pykernel.uapi.linux.eventfd import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE
 from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP
 
@@ -38,7 +38,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 AT_SYMLINK_NOFOLLOW = 0x100
 POLLNVAL = 0x20
+ALWAYS = EPOLLERR | EPOLLHUP | POLLNVAL
 UMASK = 0o022
+MAX_RW_COUNT = 0x7FFFF000
+O_LARGEFILE = 0o100000
+O_AT_OPEN = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
+O_CREAT_TMPFILE = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY
+O_UNUSUAL = O_CREAT_TMPFILE | os.O_PATH
+O_PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class At(NamedTuple):
@@ -126,13 +133,13 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
     @functools.wraps(fn)
     def enter(self: Process, *args: P.args, **kw: P.kwargs) -> R:
         kernel = self.kernel
-        if kernel.owner != threading.get_ident():
+        if kernel.owner != get_ident():
             return kernel.call_from_thread(lambda: enter(self, *args, **kw))  # type: ignore[no-any-return]
         before, kernel.current = kernel.current, self.task
         kernel.depth += 1
         try:
             result = fn(self, *args, **kw)
-            if kernel.trace:
+            if kernel.trace.listeners:
                 kernel.trace("syscall", name=name, args=args[:3], result=result)
             return result
         except OSError as e:
@@ -147,9 +154,9 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
                     why="; ".join(getattr(e, "__notes__", ())),
                 )
             raise
-        except (TypeError, ValueError):
-            raise  # the caller's Python arguments
         except Exception as e:
+            if isinstance(e, (TypeError, ValueError)) and _raised_here(e):
+                raise  # the caller's Python arguments
             kernel.oops(e)
             raise err(EIO, f"oops: {e}") from e
         finally:
@@ -163,30 +170,30 @@ def syscall(fn: Callable[Concatenate[Process, P], R]) -> Callable[Concatenate[Pr
     return enter  # type: ignore[return-value]  # functools.wraps() forgets that self is positional
 
 
-def do_open(kernel: Kernel, inode: Inode, flags: int) -> File:
+def _raised_here(e: BaseException) -> bool:
+    """Whether *e* comes of this module's own lines and not of what they called."""
+    tb = e.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    return tb is not None and tb.tb_frame.f_code.co_filename == __file__
+
+
+def do_open(kernel: Kernel, inode: Inode, flags: int, *, created: bool = False) -> File:
     """
     Open an inode that was found, for ``kernel.current``: checks, O_TRUNC. fs/namei.c:do_open().
 
     Raises:
         What may_open() and the file system say.
     """
-    if flags & os.O_PATH:
-        return PathFile(inode, flags)
-    may_open(inode, flags, kernel.current.cred)
-    if flags & os.O_DIRECT and not stat.S_ISCHR(inode.mode):
-        return _no_odirect(inode, flags)
-    file = inode.open(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC))
-    if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
-        inode.setattr(size=0)
-    return file
-
-
-def _no_odirect(inode: Inode, flags: int) -> File:
+    if not created:  # who makes a file may have it, whatever its mode
+        may_open(inode, flags, kernel.current.cred)
+    file = inode.open(flags & ~O_AT_OPEN | O_LARGEFILE)
     # fs/open.c:do_dentry_open(): the file system's open comes first, then FMODE_CAN_ODIRECT is asked
-    file = inode.open(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC))
-    if not file.can_odirect:
+    if flags & os.O_DIRECT and not file.can_odirect and not stat.S_ISCHR(inode.mode):
         file.put()
         raise err(EINVAL, "no direct I/O here")
+    if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
+        inode.setattr(size=0)
     return file
 
 
@@ -194,11 +201,16 @@ class PathFile(File):
     """An O_PATH descriptor: a place and nothing else."""
 
     __slots__ = ()
+    can_read = can_write = False
 
     def _no(self, *_: Any) -> Any:
         raise err(EBADF)
 
-    pread = pwrite = read = write = llseek = ioctl = fsync = _no  # type: ignore[assignment]
+    llseek = ioctl = fsync = iterdir = _no  # type: ignore[assignment]
+
+    def poll(self, pt: PollTable) -> int:
+        """No file to poll."""
+        return POLLNVAL
 
 
 def stat_of(inode: Inode) -> os.stat_result:
@@ -227,12 +239,12 @@ def rdev_of(inode: Inode) -> int:
 
 
 def do_poll(kernel: Kernel, wanted: Sequence[tuple[File | None, int]], timeout_ns: int | None) -> list[int]:
-    """Wait until one of the files is ready: its events, 0 for none, POLLNVAL for no file. fs/select.c:do_poll()."""
+    """Wait until one of the files is ready: its events, POLLNVAL for no file. fs/select.c:do_poll()."""
     table = PollTable()
 
     def look() -> list[int]:
         table.queues.clear()
-        return [POLLNVAL if f is None else f.poll(table) & (ev | EPOLLERR | EPOLLHUP) for f, ev in wanted]
+        return [POLLNVAL if f is None else f.poll(table) & (ev | ALWAYS) for f, ev in wanted]
 
     ready = look()
     if any(ready) or timeout_ns == 0:
@@ -293,37 +305,36 @@ class Process:
         assert not isinstance(path, int)
         return os.fspath(path), self.cwd
 
-    def _parent(self, path: PathArg) -> tuple[Inode, str]:
-        return namei.parent(self.kernel, *self._start(path))
-
     # ---- open and close
 
     @syscall
     def open(self, path: PathArg, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
         """C: ``int open(const char *, int, mode_t)``."""
-        inode = self._create(path, flags, mode) if flags & os.O_CREAT else None
-        if inode is None:
-            inode = self._walk(path, follow=not flags & os.O_NOFOLLOW)
-        file = do_open(self.kernel, inode, flags)
-        return self.fds.install(file, cloexec=bool(flags & os.O_CLOEXEC))
+        fds = self.fds
+        if len(fds.files) >= fds.limit:
+            raise err(EMFILE)
+        if flags & O_UNUSUAL:
+            file = self._open_unusual(path, flags, mode)
+        else:
+            file = do_open(self.kernel, self._walk(path, follow=not flags & os.O_NOFOLLOW), flags)
+        return fds.install(file, cloexec=bool(flags & os.O_CLOEXEC))
 
-    def _create(self, path: PathArg, flags: int, mode: int) -> Inode | None:
-        # fs/namei.c:open_last_lookups(), lookup_open()
-        where, name = self._parent(path)
-        if self._start(path)[0].endswith("/") or name in ("", ".", ".."):
-            raise err(EISDIR)
-        try:
-            found = where.lookup(name)
-        except OSError as e:
-            if e.errno != ENOENT:
-                raise
-            permission(where, MAY_WRITE | MAY_EXEC, self.task.cred)
-            return where.create(name, mode & ~self.umask, flags)
-        if flags & os.O_EXCL:
-            raise err(EEXIST)
-        if found.is_dir:
-            raise err(EISDIR)
-        return None
+    def _open_unusual(self, path: PathArg, flags: int, mode: int) -> File:
+        """O_PATH, O_TMPFILE and O_CREAT. fs/open.c:build_open_flags()."""
+        if flags & os.O_PATH:
+            flags &= O_PATH_FLAGS
+            inode = self._walk(path, follow=not flags & os.O_NOFOLLOW)
+            if flags & os.O_DIRECTORY and not inode.is_dir:
+                raise err(ENOTDIR)
+            return PathFile(inode, flags & ~os.O_CLOEXEC)
+        if flags & O_CREAT_TMPFILE & ~os.O_CREAT:
+            if flags & os.O_TMPFILE != os.O_TMPFILE or flags & os.O_CREAT or not flags & (os.O_WRONLY | os.O_RDWR):
+                raise err(EINVAL)
+            raise err(EOPNOTSUPP if self._walk(path).is_dir else ENOTDIR)
+        if flags & os.O_DIRECTORY:
+            raise err(EINVAL)
+        inode, created = change.open_create(self.kernel, self._start(path), flags, mode & ~self.umask)
+        return do_open(self.kernel, inode, flags, created=created)
 
     @syscall
     def close(self, fd: int) -> None:
@@ -358,15 +369,28 @@ class Process:
             return 0
         if cmd == f.F_GETFL:
             return file.flags
-        if cmd == f.F_SETFL:
+        if cmd == f.F_SETFL and not file.flags & os.O_PATH:
             if arg & os.O_DIRECT and not file.can_odirect:
                 raise err(EINVAL)
+            if (arg ^ file.flags) & os.O_NOATIME and not self._owns(file.inode):
+                raise err(EPERM)
             changeable = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_NOATIME | os.O_DIRECT
             file.flags = file.flags & ~changeable | arg & changeable
             return 0
-        raise err(EINVAL)
+        raise err(EBADF if file.flags & os.O_PATH else EINVAL)
+
+    def _owns(self, inode: Inode) -> bool:
+        """C: ``bool inode_owner_or_capable(...)``."""
+        return self.task.cred.uid == inode.uid or self.task.cred.capable(CAP_FOWNER)
 
     # ---- data
+
+    def _fd(self, fd: int) -> File:
+        """C: ``struct fd fdget(unsigned int)``: O_PATH descriptors are no files. Raises EBADF."""
+        file = self.fds.get(fd)
+        if file.flags & os.O_PATH:
+            raise err(EBADF)
+        return file
 
     def _file(self, fd: int, *, write: bool) -> File:
         file = self.fds.get(fd)
@@ -379,7 +403,7 @@ class Process:
         """C: ``ssize_t read(int, void *, size_t)``."""
         if count < 0:
             raise err(EINVAL)
-        return self._file(fd, write=False).read(count)
+        return self._file(fd, write=False).read(count if count < MAX_RW_COUNT else MAX_RW_COUNT)
 
     @syscall
     def write(self, fd: int, data: bytes) -> int:
@@ -391,7 +415,7 @@ class Process:
         """C: ``ssize_t pread(int, void *, size_t, off_t)``."""
         if offset < 0:
             raise err(EINVAL)
-        return self._file(fd, write=False).pread(offset, count)
+        return self._file(fd, write=False).pread(offset, min(count, MAX_RW_COUNT))
 
     @syscall
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
@@ -453,6 +477,7 @@ class Process:
     def poll(self, fds: Sequence[tuple[int, int]], timeout_ms: float | None = 0) -> list[tuple[int, int]]:
         """C: ``int poll(struct pollfd *, nfds_t, int)``; None waits for ever. The ready ones."""
         timeout = None if timeout_ms is None or timeout_ms < 0 else int(timeout_ms * 1e6)
+        fds = [row for row in fds if row[0] >= 0]
         wanted = [(self.fds.files.get(fd), events) for fd, events in fds]
         return [(fd, ev) for (fd, _), ev in zip(fds, do_poll(self.kernel, wanted, timeout), strict=True) if ev]
 
@@ -465,7 +490,7 @@ class Process:
             raise err(EINVAL)
         if flags & MAP_ANONYMOUS:
             return int(self.mem.mmap(addr, length, prot, flags))
-        file = self.fds.get(fd)
+        file = self._fd(fd)
         if not file.can_read:
             raise err(errno.EACCES)
         shared = bool(flags & MAP_SHARED)
@@ -617,24 +642,32 @@ class Process:
             done = here
         return done or "/"
 
-    def _setattr(self, inode: Inode, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
-        setattr_prepare(inode, self.task.cred, mode=mode, uid=uid, gid=gid)
-        inode.setattr(mode=mode, uid=uid, gid=gid)
+    def _chmod(self, inode: Inode, mode: int) -> None:
+        cred = self.task.cred
+        setattr_prepare(inode, cred, mode=mode)
+        if not cred.in_group(inode.gid) and not cred.capable(CAP_FSETID):
+            mode &= ~stat.S_ISGID
+        inode.setattr(mode=mode)
 
     @syscall
     def chmod(self, path: PathArg, mode: int) -> None:
         """C: ``int chmod(const char *, mode_t)``."""
-        self._setattr(self._walk(path), mode=mode)
+        self._chmod(self._walk(path), mode)
 
     @syscall
     def fchmod(self, fd: int, mode: int) -> None:
         """C: ``int fchmod(int, mode_t)``."""
-        self._setattr(self.fds.get(fd).inode, mode=mode)
+        self._chmod(self._fd(fd).inode, mode)
 
     @syscall
     def chown(self, path: PathArg, uid: int, gid: int, *, follow: bool = True) -> None:
         """C: ``int chown(const char *, uid_t, gid_t)``; -1 leaves an id."""
-        self._setattr(self._walk(path, follow=follow), uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
+        inode = self._walk(path, follow=follow)
+        new_uid, new_gid = None if uid == -1 else uid, None if gid == -1 else gid
+        setattr_prepare(inode, self.task.cred, uid=new_uid, gid=new_gid)
+        # fs/open.c:chown_common(): the set-ID bits go, set-group-ID only where it does not mean locking
+        kill = 0 if inode.is_dir else stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0)
+        inode.setattr(mode=inode.mode & ~kill if inode.mode & kill else None, uid=new_uid, gid=new_gid)
 
     @syscall
     def utime(self, path: PathArg, times_ns: tuple[int, int] | None = None, *, follow: bool = True) -> None:
@@ -645,30 +678,26 @@ class Process:
         a, m = times_ns or (now, now)
         inode.setattr(atime_ns=a, mtime_ns=m)
 
-    def _truncate(self, inode: Inode, size: int) -> None:
+    @syscall
+    def truncate(self, path: PathArg, size: int) -> None:
+        """C: ``int truncate(const char *, off_t)``. Raises EISDIR; EINVAL: a device."""
         if size < 0:
             raise err(EINVAL)
+        inode = self._walk(path)
         if inode.is_dir:
             raise err(EISDIR)
         if not stat.S_ISREG(inode.mode):
             raise err(EINVAL)
+        permission(inode, MAY_WRITE, self.task.cred)
         inode.setattr(size=size)
-
-    @syscall
-    def truncate(self, path: PathArg, size: int) -> None:
-        """C: ``int truncate(const char *, off_t)``."""
-        inode = self._walk(path)
-        if not inode.is_dir and stat.S_ISREG(inode.mode):
-            permission(inode, MAY_WRITE, self.task.cred)
-        self._truncate(inode, size)
 
     @syscall
     def ftruncate(self, fd: int, size: int) -> None:
         """C: ``int ftruncate(int, off_t)``."""
-        file = self.fds.get(fd)
-        if not file.can_write:
+        file = self._fd(fd)
+        if size < 0 or not file.can_write or not stat.S_ISREG(file.inode.mode):
             raise err(EINVAL)
-        self._truncate(file.inode, size)
+        file.inode.setattr(size=size)
 
     @syscall
     def getxattr(self, path: PathArg, name: str, *, follow: bool = True) -> bytes:
@@ -692,86 +721,41 @@ class Process:
 
     # ---- changing directories
 
-    def _change(self, path: PathArg, *, exists: bool) -> tuple[Inode, str]:
-        """The parent, checked for writing; the name must (not) exist. Raises ENOENT, EEXIST, EACCES."""
-        where, name = self._parent(path)
-        if exists:
-            where.lookup(name)
-        else:
-            try:
-                where.lookup(name)
-            except OSError as e:
-                if e.errno != ENOENT:
-                    raise
-            else:
-                raise err(EEXIST)
-        permission(where, MAY_WRITE | MAY_EXEC, self.task.cred)
-        return where, name
-
     @syscall
     def mkdir(self, path: PathArg, mode: int = 0o777) -> None:
         """C: ``int mkdir(const char *, mode_t)``."""
-        where, name = self._parent(path)
-        if name in ("", ".", ".."):
-            raise err(EEXIST)
-        where, name = self._change(path, exists=False)
-        where.mkdir(name, mode & ~self.umask)
+        change.mkdir(self.kernel, self._start(path), mode & ~self.umask)
 
     @syscall
     def mknod(self, path: PathArg, mode: int = 0o600, rdev: int = 0) -> None:
         """C: ``int mknod(const char *, mode_t, dev_t)``; *rdev* as makedev() makes it."""
-        where, name = self._change(path, exists=False)
-        where.mknod(
-            name,
-            mode & ~self.umask if stat.S_IFMT(mode) else stat.S_IFREG | mode,
-            os.major(rdev) << 20 | os.minor(rdev),
-        )
+        dev = os.major(rdev) << 20 | os.minor(rdev)
+        change.mknod(self.kernel, self._start(path), mode & ~self.umask, dev)
 
     @syscall
     def symlink(self, target: str, path: PathArg) -> None:
         """C: ``int symlink(const char *, const char *)``."""
-        where, name = self._change(path, exists=False)
-        where.symlink(name, target)
+        change.symlink(self.kernel, target, self._start(path))
 
     @syscall
     def link(self, old: PathArg, new: PathArg) -> None:
         """C: ``int link(const char *, const char *)``."""
-        inode = self._walk(old, follow=False)
-        where, name = self._change(new, exists=False)
-        if inode.dev != where.dev:
-            raise err(EXDEV)
-        if inode.is_dir:
-            raise err(EPERM)
-        where.link(inode, name)
+        change.link(self.kernel, self._walk(old, follow=False), self._start(new))
 
     @syscall
     def unlink(self, path: PathArg) -> None:
         """C: ``int unlink(const char *)``."""
-        where, name = self._change(path, exists=True)
-        if where.lookup(name).is_dir:
-            raise err(EISDIR)
-        where.unlink(name)
+        change.unlink(self.kernel, self._start(path))
 
     @syscall
     def rmdir(self, path: PathArg) -> None:
         """C: ``int rmdir(const char *)``."""
-        name = self._start(path)[0].rstrip("/").rpartition("/")[2]
-        if name in (".", ".."):
-            raise err(EINVAL if name == "." else ENOTEMPTY)
-        where, name = self._change(path, exists=True)
-        if not where.lookup(name).is_dir:
-            raise err(ENOTDIR)
-        where.rmdir(name)
+        change.rmdir(self.kernel, self._start(path))
 
     @syscall
     def rename(self, old: PathArg, new: PathArg) -> None:
         """C: ``int rename(const char *, const char *)``."""
-        where, name = self._change(old, exists=True)
-        to, new_name = self._parent(new)
-        if where.dev != to.dev:
-            raise err(EXDEV)
-        permission(to, MAY_WRITE | MAY_EXEC, self.task.cred)
-        where.rename(name, to, new_name)
+        change.rename(self.kernel, self._start(old), self._start(new))
 
     @syscall
     def chdir(self, path: PathArg) -> None:
@@ -785,16 +769,10 @@ class Process:
     @syscall
     def getcwd(self) -> str:
         """C: ``char *getcwd(char *, size_t)``. Raises ENOENT: it was removed."""
-        parts, node = [], self.cwd
-        while node is not self.kernel.root:
-            parent = node.parent
-            if parent is None:
-                raise err(ENOENT)
-            parts.append(next((k for k, v in parent.iterdir() if v is node), ""))
-            if not parts[-1]:
-                raise err(ENOENT)
-            node = parent
-        return "/" + "/".join(reversed(parts))
+        path = namei.d_path(self.kernel, self.cwd)
+        if path.endswith(" (deleted)"):
+            raise err(ENOENT)
+        return path
 
     # ---- anonymous files
 
@@ -810,19 +788,25 @@ class Process:
         """C: ``int pipe2(int [2], int)``."""
         if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT):
             raise err(EINVAL)
-        r, w = anon.pipe(self.kernel, flags)
-        cloexec = bool(flags & os.O_CLOEXEC)
-        return self.fds.install(r, cloexec=cloexec), self.fds.install(w, cloexec=cloexec)
+        return self._install_two(anon.pipe(self.kernel, flags), cloexec=bool(flags & os.O_CLOEXEC))
+
+    def _install_two(self, files: tuple[File, File], *, cloexec: bool) -> tuple[int, int]:
+        """Both or none. Raises EMFILE."""
+        if len(self.fds.files) > self.fds.limit - 2:
+            for file in files:
+                file.put()
+            raise err(EMFILE)
+        return self.fds.install(files[0], cloexec=cloexec), self.fds.install(files[1], cloexec=cloexec)
 
     @syscall
     def socketpair(self, flags: int = 0) -> tuple[int, int]:
         """C: ``int socketpair(AF_UNIX, SOCK_STREAM | flags, 0, int [2])``."""
-        a, b = anon.socketpair(self.kernel, flags)
-        cloexec = bool(flags & os.O_CLOEXEC)
-        return self.fds.install(a, cloexec=cloexec), self.fds.install(b, cloexec=cloexec)
+        if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK):
+            raise err(EINVAL)
+        return self._install_two(anon.socketpair(self.kernel, flags), cloexec=bool(flags & os.O_CLOEXEC))
 
     def _socket(self, fd: int) -> anon.SocketEnd:
-        file = self.fds.get(fd)
+        file = self._fd(fd)
         if not isinstance(file, anon.SocketEnd):
             raise err(ENOTSOCK)
         return file
@@ -837,7 +821,13 @@ class Process:
     def recvmsg(self, fd: int, count: int, *, cloexec: bool = False) -> tuple[bytes, list[int]]:
         """C: ``ssize_t recvmsg(int, struct msghdr *, int)``: the data and new descriptors."""
         data, files = self._socket(fd).recvmsg(count)
-        return data, [self.fds.install(f, cloexec=cloexec) for f in files]
+        fds: list[int] = []
+        for file in files:  # net/core/scm.c:scm_detach_fds(): what finds no number is lost (MSG_CTRUNC)
+            if len(self.fds.files) < self.fds.limit:
+                fds.append(self.fds.install(file, cloexec=cloexec))
+            else:
+                file.put()
+        return data, fds
 
     # ---- processes
 
@@ -876,7 +866,7 @@ class Process:
         cred = self.task.cred
         if uid != cred.uid and not cred.capable(CAP_SETUID):
             raise err(EPERM)
-        self.task.cred = Cred(uid, cred.gid, cred.groups, -1 if uid else cred.caps)
+        self.task.cred = Cred(uid, cred.gid, cred.groups, 0 if uid and not cred.uid else cred.caps)
 
     @syscall
     def setgid(self, gid: int) -> None:

@@ -265,7 +265,7 @@ class SocketEnd(AnonFile):
         """
         The next bytes and the files that came with them; no data of a later message follows files.
 
-        Raises EAGAIN, and once ECONNRESET: the peer closed and had not read all. net/unix/af_unix.c:unix_release_sock().
+        Raises EAGAIN, and once ECONNRESET: the peer closed before it had read all. unix_release_sock().
         """
         if not self.inbox and not self.peer.closed:
             if self.nonblock:

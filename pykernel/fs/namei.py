@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pykernel.errors import err
 from pykernel.fs.vfs import MAY_EXEC, Inode, permission
@@ -11,11 +11,12 @@ from pykernel.fs.vfs import MAY_EXEC, Inode, permission
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["parent", "walk"]
+__all__ = ["MAXSYMLINKS", "Last", "d_path", "last", "walk"]
 
 NAME_MAX = 255
 PATH_MAX = 4096
 MAXSYMLINKS = 40
+DOTS = frozenset((".", ".."))
 
 
 def _check(path: str) -> None:
@@ -48,14 +49,10 @@ def walk(kernel: Kernel, path: str, cwd: Inode | None = None, *, follow: bool = 
             if not node.is_dir:
                 raise err(ENOTDIR)
             permission(node, MAY_EXEC, cred)
-        if name == ".":
+        if name in DOTS:
             if not node.is_dir:
                 raise err(ENOTDIR)
-            continue
-        if name == "..":
-            if not node.is_dir:
-                raise err(ENOTDIR)
-            node = node.parent or root
+            node = node if name == "." else node.parent or root
             continue
         if len(name) > NAME_MAX:
             raise err(ENAMETOOLONG)
@@ -71,6 +68,8 @@ def walk(kernel: Kernel, path: str, cwd: Inode | None = None, *, follow: bool = 
             text = node.readlink()
             if not text:
                 raise err(ENOENT)
+            if not todo and text[-1] == "/":
+                path = text  # a link to "file/" is as wrong as "file/"
             todo.extend(reversed(text.split("/")))
             node = root if text[0] == "/" else here
     if path[-1] == "/" and not node.is_dir:
@@ -78,20 +77,50 @@ def walk(kernel: Kernel, path: str, cwd: Inode | None = None, *, follow: bool = 
     return node
 
 
-def parent(kernel: Kernel, path: str, cwd: Inode | None = None) -> tuple[Inode, str]:
+class Last(NamedTuple):
+    """The last name of a path and its directory; *name* is "" for "/", and *slash* says that one follows the name."""
+
+    where: Inode
+    name: str
+    slash: bool
+
+    @property
+    def normal(self) -> bool:
+        """LAST_NORM: neither "/", "." nor ".."."""
+        return self.name not in ("", ".", "..")
+
+
+def last(kernel: Kernel, path: str, cwd: Inode | None = None) -> Last:
     """
-    The directory that holds *path*'s last name, and that name.
+    Split *path*. fs/namei.c:filename_parentat().
 
     Raises:
         ENOENT, ENOTDIR, EACCES: as :func:`walk`.
     """
     _check(path)
-    head, _, name = path.rstrip("/").rpartition("/")
-    where = walk(kernel, head + "/" if head or path.startswith("/") else ".", cwd)
+    stem = path.rstrip("/")
+    head, _, name = stem.rpartition("/")
+    where = walk(kernel, head + "/" if head or path[0] == "/" else ".", cwd)
     if not where.is_dir:
         raise err(ENOTDIR)
     if len(name) > NAME_MAX:
         raise err(ENAMETOOLONG)
-    if kernel.current.cred.uid:
-        permission(where, MAY_EXEC, kernel.current.cred)
-    return where, name
+    permission(where, MAY_EXEC, kernel.current.cred)
+    return Last(where, name, stem != path)
+
+
+def d_path(kernel: Kernel, inode: Inode) -> str:
+    """The path of *inode* from "/", with " (deleted)" behind it when it has no name. C: ``d_path()``."""
+    parts: list[str] = []
+    gone, node = "", inode
+    while node is not kernel.root:
+        above = node.parent
+        name = None if above is None else above.name_of(node)
+        if name is None:
+            gone = " (deleted)"
+            name = getattr(node, "name", "")
+        parts.append(name)
+        if above is None:
+            break
+        node = above
+    return "/" + "/".join(reversed(parts)) + gone

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
-from errno import EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, ENXIO
+from errno import EEXIST, EFBIG, EISDIR, ENOENT, ENOSPC, ENOTEMPTY, ENXIO
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.fs.vfs import File, FsNotify, Inode, StatFs
+from pykernel.fs.vfs import MAX_LFS_FILESIZE, File, FsNotify, Inode, StatFs
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
 __all__ = ["RamDir", "RamFile", "RamLink", "RamNode"]
 
-TMPFS_MAGIC = 0x01021994
+TMPFS = StatFs(0x01021994)
+ROOT_DEV = 2
+SIZE_MAX = 1 << 30  # bytes of one file: half of a machine's memory is what tmpfs takes
 
 
 class RamNode(Inode):
     """Any node; ``ino`` comes from the kernel's counter for memory file systems."""
 
-    __slots__ = ("links",)
-
-    statfs_row = StatFs(TMPFS_MAGIC)
-    dev = 5
+    __slots__ = ("dev", "links", "statfs_row")
 
     def __init__(self, kernel: Kernel, mode: int, parent: Inode | None = None) -> None:
         super().__init__(kernel, mode, kernel.sub(InoCounter).next(), parent)
         cred = kernel.current.cred
         self.uid, self.gid = cred.uid, cred.gid
         self.links = 1
+        self.dev = ROOT_DEV if parent is None else parent.dev
+        self.statfs_row = TMPFS if parent is None else parent.statfs_row
+
+    def modified(self) -> None:
+        """The content changed now. C: ``inode->i_mtime = inode->i_ctime = current_time(inode)``."""
+        if self._times is not None:
+            now = self.kernel.sched.realtime_ns()
+            self._times = (self._times[0], now, now)
 
     @property
     def nlink(self) -> int:
@@ -91,12 +99,22 @@ class RamFile(RamNode):
         """Attributes, and truncation."""
         super().setattr(mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns)
         if size is not None:
+            check_size(size)
             del self.data[size:]
             self.data.extend(bytes(size - len(self.data)))
+            self.modified()
 
     def open(self, flags: int) -> File:
         """Open the file."""
         return RamOpenFile(self, flags)
+
+
+def check_size(size: int) -> None:
+    """Raises EFBIG: more than a file can have; ENOSPC: more than the file system has."""
+    if size > MAX_LFS_FILESIZE:
+        raise err(EFBIG)
+    if size > SIZE_MAX:
+        raise err(ENOSPC)
 
 
 class RamOpenFile(File):
@@ -112,10 +130,17 @@ class RamOpenFile(File):
 
     def pwrite(self, pos: int, data: bytes) -> int:
         """Write; a hole before *pos* is filled with zeros."""
-        buf = self.inode.data
+        inode = self.inode
+        buf = inode.data
+        if not data:
+            return 0
+        if self.flags & os.O_APPEND:
+            pos = len(buf)
+        check_size(pos + len(data))
         if pos > len(buf):
             buf.extend(bytes(pos - len(buf)))
         buf[pos : pos + len(data)] = data
+        inode.modified()
         return len(data)
 
     def fsync(self) -> None:
@@ -144,16 +169,22 @@ class RamLink(RamNode):
 class RamDir(RamNode):
     """A directory that allows everything."""
 
-    __slots__ = ("children",)
+    __slots__ = ("children", "dead")
 
     def __init__(self, kernel: Kernel, mode: int = 0o755, parent: Inode | None = None) -> None:
         super().__init__(kernel, stat.S_IFDIR | mode, parent)
         self.children: dict[str, Inode] = {}
+        self.dead = False
 
     @property
     def nlink(self) -> int:
-        """Two and one a sub-directory."""
-        return 2 + sum(c.is_dir for c in self.children.values())
+        """Two and one a sub-directory; none once it was removed."""
+        return 0 if self.dead else 2 + sum(c.is_dir for c in self.children.values())
+
+    @property
+    def is_dead(self) -> bool:
+        """rmdir() was here."""
+        return self.dead
 
     def lookup(self, name: str) -> Inode:
         """Raises ENOENT."""
@@ -163,8 +194,12 @@ class RamDir(RamNode):
             raise err(ENOENT) from None
 
     def iterdir(self) -> Iterable[tuple[str, Inode]]:
-        """The children."""
+        """The children. After rmdir() there are none; the C library shows getdents()'s ENOENT as that, too."""
         return list(self.children.items())
+
+    def name_of(self, child: Inode) -> str | None:
+        """The name of *child*."""
+        return next((name for name, node in self.children.items() if node is child), None)
 
     def open(self, flags: int) -> File:
         """Open for getdents()."""
@@ -176,6 +211,7 @@ class RamDir(RamNode):
             raise err(EEXIST)
         self.children[name] = node
         node.parent = self
+        self.modified()
         self.kernel.sub(FsNotify)("add", self, name, node)
         return node
 
@@ -183,60 +219,62 @@ class RamDir(RamNode):
         """Take *name* out. Raises ENOENT."""
         node = self.lookup(name)
         del self.children[name]
+        self.modified()
         self.kernel.sub(FsNotify)("remove", self, name, node)
         return node
 
+    def _new(self, name: str, node: RamNode) -> Inode:
+        # fs/inode.c:inode_init_owner(): a set-group-ID directory gives its group
+        if self.mode & stat.S_ISGID:
+            node.gid = self.gid
+            node.mode |= stat.S_ISGID if node.is_dir else 0
+        return self.attach(name, node)
+
     def create(self, name: str, mode: int, flags: int) -> Inode:
         """A new regular file."""
-        return self.attach(name, RamFile(self.kernel, mode & 0o7777, self))
+        return self._new(name, RamFile(self.kernel, mode, self))
 
     def mkdir(self, name: str, mode: int) -> Inode:
         """A new directory."""
-        return self.attach(name, RamDir(self.kernel, mode & 0o7777, self))
+        return self._new(name, RamDir(self.kernel, mode, self))
 
     def mknod(self, name: str, mode: int, rdev: int) -> Inode:
         """A new node of any kind."""
-        node = RamFile(self.kernel, mode & 0o7777, self) if stat.S_ISREG(mode) else RamNode(self.kernel, mode, self)
+        regular = stat.S_ISREG(mode)
+        node = RamFile(self.kernel, mode & 0o7777, self) if regular else RamNode(self.kernel, mode, self)
         node.rdev = rdev
-        return self.attach(name, node)
+        return self._new(name, node)
 
     def symlink(self, name: str, target: str) -> Inode:
         """A new symbolic link."""
-        return self.attach(name, RamLink(self.kernel, target, self))
+        return self._new(name, RamLink(self.kernel, target, self))
 
     def link(self, old: Inode, name: str) -> None:
-        """Another name. Raises EEXIST."""
-        if name in self.children:
-            raise err(EEXIST)
-        self.children[name] = old
-        if isinstance(old, RamNode):
-            old.links += 1
+        """Another name."""
+        assert isinstance(old, RamNode)
+        self.attach(name, old)
+        old.links += 1
 
     def unlink(self, name: str) -> None:
-        """Raises EISDIR."""
-        if self.lookup(name).is_dir:
-            raise err(EISDIR)
-        self.detach(name)
+        """One name less."""
+        node = self.detach(name)
+        if isinstance(node, RamNode):
+            node.links -= 1
 
     def rmdir(self, name: str) -> None:
-        """Raises ENOTDIR, ENOTEMPTY."""
+        """Raises ENOTEMPTY."""
         node = self.lookup(name)
-        if not isinstance(node, RamDir):
-            raise err(ENOTDIR)
+        assert isinstance(node, RamDir)
         if node.children:
             raise err(ENOTEMPTY)
         self.detach(name)
+        node.dead = True
 
     def rename(self, name: str, new_dir: Inode, new_name: str) -> None:
-        """fs/libfs.c:simple_rename(). Raises ENOTEMPTY, EISDIR, ENOTDIR."""
+        """fs/libfs.c:simple_rename(). Raises ENOTEMPTY."""
         node = self.lookup(name)
         assert isinstance(new_dir, RamDir)
-        old = new_dir.children.get(new_name)
-        if old is node:
-            return
-        if old is not None:
-            if old.is_dir and not node.is_dir:
-                raise err(EISDIR)
+        if new_name in new_dir.children:
             new_dir.rmdir(new_name) if node.is_dir else new_dir.unlink(new_name)
         self.detach(name)
         new_dir.attach(new_name, node)
@@ -254,10 +292,6 @@ class RamDirFile(File):
     def pread(self, pos: int, count: int) -> bytes:
         """Raises EISDIR."""
         raise err(EISDIR)
-
-    def pwrite(self, pos: int, data: bytes) -> int:
-        """Raises EINVAL; a directory cannot be opened for writing anyway."""
-        raise err(EINVAL)
 
     def fsync(self) -> None:
         """Nothing to do."""

@@ -83,12 +83,8 @@ class RootFs:
     def __init__(self, kernel: Kernel) -> None:
         self.root = RamDir(kernel, 0o755)
         self.root.parent = self.root
-        mounts: tuple[tuple[str, Inode], ...] = (
-            ("sys", kernel.sub(SysFs).root),
-            ("dev", kernel.sub(DevTmpFs).root),
-            ("proc", kernel.sub(ProcFs).root),
-            ("tmp", RamDir(kernel, 0o1777)),
-        )
-        for name, node in mounts:
+        dev, proc, tmp = kernel.sub(DevTmpFs).root, kernel.sub(ProcFs).root, RamDir(kernel, 0o1777)
+        dev.dev, proc.dev, tmp.dev = 5, 21, 30
+        for name, node in (("sys", kernel.sub(SysFs).root), ("dev", dev), ("proc", proc), ("tmp", tmp)):
             self.root.attach(name, node)
         kernel.sub(ProcFs).create("devices", kernel.sub(Chrdevs).devices)

@@ -78,6 +78,8 @@ class Inode:
     dev = 1
     statfs_row = StatFs(0)
     blksize = PAGE_SIZE
+    negative = True
+    """lookup() of what is not there leaves a negative dentry, which a name can be made of."""
 
     def __init__(self, kernel: Kernel, mode: int, ino: int, parent: Inode | None = None) -> None:
         self.kernel = kernel
@@ -146,6 +148,15 @@ class Inode:
     def is_link(self) -> bool:
         """S_ISLNK."""
         return self.mode & 0o170000 == stat.S_IFLNK
+
+    @property
+    def is_dead(self) -> bool:
+        """IS_DEADDIR: a directory that was removed."""
+        return False
+
+    def name_of(self, child: Inode) -> str | None:
+        """The name of *child* in this directory; None without."""
+        return next((name for name, node in self.iterdir() if node is child), None)
 
     # ---- operations
 
@@ -404,23 +415,26 @@ def may_open(inode: Inode, flags: int, cred: Cred) -> None:
     The checks before a file is opened. fs/namei.c:may_open().
 
     Raises:
+        ENOTDIR: O_DIRECTORY of something else.
         ELOOP: a symbolic link with O_NOFOLLOW.
         EISDIR: a directory for writing.
-        ENOTDIR: O_DIRECTORY of something else.
         EACCES: permission.
+        EPERM: O_NOATIME of somebody else's.
     """
     kind = inode.mode & 0o170000
     acc = flags & O_ACCMODE
-    if kind == stat.S_IFLNK:
-        raise err(ELOOP)
     if flags & os.O_DIRECTORY and kind != stat.S_IFDIR:
         raise err(ENOTDIR)
+    if kind == stat.S_IFLNK:
+        raise err(ELOOP)
     if kind == stat.S_IFDIR and (acc or flags & os.O_TRUNC):
         raise err(EISDIR)
     mask = (MAY_READ, MAY_WRITE, MAY_READ | MAY_WRITE, MAY_READ | MAY_WRITE)[acc]
     if flags & os.O_TRUNC:
         mask |= MAY_WRITE
     permission(inode, mask, cred)
+    if flags & os.O_NOATIME and cred.uid != inode.uid and not cred.capable(CAP_FOWNER):
+        raise err(EPERM)
 
 
 def setattr_prepare(
