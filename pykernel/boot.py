@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
+from types import ModuleType
 
 from pykernel import machine as machines
 from pykernel import profile as profiles
@@ -12,7 +14,9 @@ from pykernel.base.module import Module, Modules
 from pykernel.base.platform import base_init
 from pykernel.iommu.sva import Iommu
 from pykernel.kernel import Kernel
+from pykernel.log import ERR
 from pykernel.pci.core import Pci
+from pykernel.pci.irq import Irqs
 
 __all__ = ["DRIVERS", "boot"]
 
@@ -54,6 +58,8 @@ def boot(
         (names.discard if name.startswith("-") else names.add)(name.removeprefix("-").removeprefix("CONFIG_"))
     kernel = Kernel(replace(row, config=frozenset(names)), _cpu_flags(spec), seed=seed, clock=clock)
     kernel.machine = spec
+    kernel.sub(Modules)  # these have files in /proc, which are there before the first look at a device
+    kernel.sub(Irqs)
     kernel.initcalls += [lambda: base_init(kernel), lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
     return kernel
 
@@ -82,7 +88,7 @@ def _modules_init(kernel: Kernel) -> None:
         try:
             modules.modprobe(name, args)
         except OSError as e:
-            kernel.log.printk(3, f"modprobe: {name}: {e.strerror}")
+            kernel.log.printk(ERR, f"modprobe: {name}: {e.strerror}")
 
 
 def _finder(where: str) -> Callable[[], type[Module]]:
@@ -92,3 +98,12 @@ def _finder(where: str) -> Callable[[], type[Module]]:
         return cls
 
     return find
+
+
+class _Boot(ModuleType):
+    """``pykernel.boot`` names the function; who imports this module first must not hide it behind the module."""
+
+    __call__ = staticmethod(boot)
+
+
+sys.modules[__name__].__class__ = _Boot

@@ -38,7 +38,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 AT_SYMLINK_NOFOLLOW = 0x100
 POLLNVAL = 0x20
-ALWAYS = EPOLLERR | EPOLLHUP | POLLNVAL
 UMASK = 0o022
 MAX_RW_COUNT = 0x7FFFF000
 O_LARGEFILE = 0o100000
@@ -208,10 +207,6 @@ class PathFile(File):
 
     llseek = ioctl = fsync = iterdir = _no  # type: ignore[assignment]
 
-    def poll(self, pt: PollTable) -> int:
-        """No file to poll."""
-        return POLLNVAL
-
 
 def stat_of(inode: Inode) -> os.stat_result:
     """``struct stat``."""
@@ -244,7 +239,7 @@ def do_poll(kernel: Kernel, wanted: Sequence[tuple[File | None, int]], timeout_n
 
     def look() -> list[int]:
         table.queues.clear()
-        return [POLLNVAL if f is None else f.poll(table) & (ev | ALWAYS) for f, ev in wanted]
+        return [POLLNVAL if f is None else f.poll(table) & (ev | EPOLLERR | EPOLLHUP) for f, ev in wanted]
 
     ready = look()
     if any(ready) or timeout_ns == 0:
@@ -478,7 +473,8 @@ class Process:
         """C: ``int poll(struct pollfd *, nfds_t, int)``; None waits for ever. The ready ones."""
         timeout = None if timeout_ms is None or timeout_ms < 0 else int(timeout_ms * 1e6)
         fds = [row for row in fds if row[0] >= 0]
-        wanted = [(self.fds.files.get(fd), events) for fd, events in fds]
+        found = [self.fds.files.get(fd) for fd, _ in fds]
+        wanted = [(None if f is None or f.flags & os.O_PATH else f, ev) for f, (_, ev) in zip(found, fds, strict=True)]
         return [(fd, ev) for (fd, _), ev in zip(fds, do_poll(self.kernel, wanted, timeout), strict=True) if ev]
 
     # ---- memory

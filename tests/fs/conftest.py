@@ -1,8 +1,8 @@
 """
 Twins: the same script of system calls on the host's kernel and on ours; the answers must be equal.
 
-A script is ``fn(w) -> value`` where ``w`` has the methods of :class:`pykernel.syscalls.Process` and ``w.base``, an empty
-directory in memory. The host's turn is a forked child with no descriptor open, so numbers agree too.
+A script is ``fn(w) -> value`` where ``w`` has the methods of :class:`pykernel.syscalls.Process` and ``w.base``, an
+empty directory in memory. The host's turn is a forked child with no descriptor open, so numbers agree too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-import pykernel
+from pykernel.boot import boot
 from pykernel.kernel import Kernel
 from pykernel.syscalls import Process
 
@@ -221,7 +221,7 @@ def short_stat(st: os.stat_result) -> tuple[Any, ...]:
 
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
-    k = pykernel.boot("dsa")
+    k = boot("dsa")
     yield k
     k.shutdown()
 
@@ -239,7 +239,7 @@ def twins(kernel: Kernel) -> Iterator[Twins]:
 @pytest.fixture(scope="module")
 def twins_any() -> Iterator[Twins]:
     """As ``twins``, for hypothesis, whose examples share their fixtures: one for a module."""
-    k = pykernel.boot("dsa")
+    k = boot("dsa")
     shm = Path("/dev/shm")
     where = tempfile.mkdtemp(prefix="pykernel-twins-", dir=shm if os.access(shm, os.W_OK) else None)
     os.chmod(where, 0o755)

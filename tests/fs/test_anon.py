@@ -1,4 +1,4 @@
-"""eventfd, pipes and socket pairs: every answer is the host kernel's own (fs/eventfd.c, fs/pipe.c, net/unix/af_unix.c)."""
+"""eventfd, pipes and socket pairs: every answer is the host kernel's (fs/eventfd.c, fs/pipe.c, net/unix/af_unix.c)."""
 
 from __future__ import annotations
 

@@ -45,10 +45,11 @@ def tree(w: Any) -> None:
 
 
 PATHS = [
-    "", "/", ".", "..", "//", "./", "f", "f/", "f/.", "f/..", "f/x", "d", "d/", "d/.", "d/..", "d//e", "d/e/../f", "none",
-    "none/", "none/x", "none/..", "lf", "lf/", "ld", "ld/", "ld/f", "ld/..", "lds", "lfs", "dangling", "dangling/", "loop",
-    "loop/x", "a", "abs", "abs/f", "up", "d/back", "d/back/", "x" * 255, "x" * 256, "d/" + "y" * 256 + "/z", "./" * 2047,
-    "./" * 2047 + "f", "./" * 2048,
+    "", "/", ".", "..", "//", "./", "f", "f/", "f/.", "f/..", "f/x", "d", "d/", "d/.", "d/..", "d//e", "d/e/../f",
+    "none", "none/", "none/x", "none/..", "lf", "lf/", "ld", "ld/", "ld/f", "ld/..", "lds", "lfs",
+    "dangling", "dangling/",
+    "loop", "loop/x", "a", "abs", "abs/f", "up", "d/back", "d/back/", "x" * 255, "x" * 256, "d/" + "y" * 256 + "/z",
+    "./" * 2047, "./" * 2047 + "f", "./" * 2048,
 ]  # fmt: skip
 
 CALLS: dict[str, Callable[[Any, str], Any]] = {
