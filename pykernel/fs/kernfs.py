@@ -254,9 +254,10 @@ class KernfsLink(KernfsNode):
 
     def readlink(self) -> str:
         """The relative path. fs/kernfs/symlink.c:kernfs_get_target_path(). Raises ENOENT when the target is gone."""
+        # a link to a directory above names it: the two paths meet at its parent at most
         here = self.parent.path().strip("/").split("/") if self.parent is not self.root else []  # type: ignore[union-attr]
         there = self.target.path().strip("/").split("/")
-        common = len(list(itertools.takewhile(lambda ab: ab[0] == ab[1], zip(here, there, strict=False))))
+        common = len(list(itertools.takewhile(lambda ab: ab[0] == ab[1], zip(here, there[:-1], strict=False))))
         return "../" * (len(here) - common) + "/".join(there[common:])
 
     def follow(self) -> Inode | None:
