@@ -7,6 +7,8 @@ Python code see its /sys and /dev, and ``pykernel run -- COMMAND`` (the command 
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,3 +31,14 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"pykernel.{_WHERE[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """``pykernel.boot`` is the function, also after somebody imported the module of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name == "boot" and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
