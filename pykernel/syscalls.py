@@ -14,17 +14,30 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EBADF, EFAULT, EINVAL, EIO, EISDIR, EMFILE, ENOENT, ENOTDIR, ENOTSOCK, EOPNOTSUPP, EPERM, ESPIPE
-from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_WRITE
+from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_WRITE
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pykernel.errors import ERESTARTSYS, err
 from pykernel.fs import anon, change, namei
 from pykernel.fs.fdtable import FdTable
-from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, PollTable, StatFs, may_open, permission, setattr_prepare
+from pykernel.fs.ioctl import VFS_IOCTLS, do_vfs_ioctl
+from pykernel.fs.vfs import (
+    MAY_EXEC,
+    MAY_READ,
+    MAY_WRITE,
+    File,
+    Inode,
+    PollTable,
+    StatFs,
+    may_open,
+    permission,
+    setattr_prepare,
+    xattr_permission,
+)
 from pykernel.mm.sim import SimMemory
-from pykernel.mm.vma import VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
-from pykernel.task import CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID, Cred, Mm, Task
+from pykernel.mm.vma import VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
+from pykernel.task import CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, Cred, Mm, Task
 from pykernel.uapi.linux.eventfd import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE
 from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP
 
@@ -369,7 +382,7 @@ class Process:
                 raise err(EINVAL)
             if (arg ^ file.flags) & os.O_NOATIME and not self._owns(file.inode):
                 raise err(EPERM)
-            changeable = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_NOATIME | os.O_DIRECT
+            changeable = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | os.O_DIRECT | (file.has_fasync and os.O_ASYNC)
             file.flags = file.flags & ~changeable | arg & changeable
             return 0
         raise err(EBADF if file.flags & os.O_PATH else EINVAL)
@@ -453,20 +466,23 @@ class Process:
 
         A bytearray or Struct is put into this process's memory, its address is passed, and it is read back.
         """
-        file = self.fds.get(fd)
+        file = self._fd(fd)
         cmd &= 0xFFFFFFFF
         if isinstance(arg, int):
-            return file.ioctl(cmd, arg)
+            return self._ioctl(fd, file, cmd, arg)
         data = bytes(arg)
         addr = self.mem.alloc(len(data))
         self.mem.write(addr, data)
-        result = file.ioctl(cmd, addr)
+        result = self._ioctl(fd, file, cmd, addr)
         back = self.mem.read(addr, len(data))
         if isinstance(arg, bytearray):
             arg[:] = back
         else:
             memoryview(arg)[:] = back  # type: ignore[arg-type]
         return result
+
+    def _ioctl(self, fd: int, file: File, cmd: int, arg: int) -> int:
+        return do_vfs_ioctl(self.fds, fd, file, cmd, arg) if cmd in VFS_IOCTLS else file.ioctl(cmd, arg)
 
     @syscall
     def poll(self, fds: Sequence[tuple[int, int]], timeout_ms: float | None = 0) -> list[tuple[int, int]]:
@@ -492,8 +508,12 @@ class Process:
         shared = bool(flags & MAP_SHARED)
         if shared and prot & PROT_WRITE and not file.can_write:
             raise err(errno.EACCES)
+        if file.inode.noexec and prot & PROT_EXEC:
+            raise err(EPERM)
 
         def setup(vma: Vma) -> None:
+            if file.inode.noexec:
+                vma.vm_flags &= ~VM_MAYEXEC
             if shared and not file.can_write:
                 vma.vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
             file.mmap(vma)
@@ -589,6 +609,8 @@ class Process:
     def access(self, path: PathArg, mode: int = os.F_OK) -> None:
         """C: ``int access(const char *, int)``. Raises EACCES, ENOENT."""
         inode = self._walk(path)
+        if mode & os.X_OK and inode.noexec and stat.S_ISREG(inode.mode):
+            raise err(errno.EACCES)
         if mode:
             permission(inode, mode & 7, self.task.cred)
 
@@ -698,22 +720,29 @@ class Process:
     @syscall
     def getxattr(self, path: PathArg, name: str, *, follow: bool = True) -> bytes:
         """C: ``ssize_t getxattr(...)``."""
-        return self._walk(path, follow=follow).getxattr(name)
+        inode = self._walk(path, follow=follow)
+        xattr_permission(inode, name, MAY_READ, self.task.cred)
+        return inode.getxattr(name)
 
     @syscall
     def setxattr(self, path: PathArg, name: str, value: bytes, flags: int = 0, *, follow: bool = True) -> None:
         """C: ``int setxattr(...)``."""
-        self._walk(path, follow=follow).setxattr(name, value, flags)
+        inode = self._walk(path, follow=follow)
+        xattr_permission(inode, name, MAY_WRITE, self.task.cred)
+        inode.setxattr(name, value, flags)
 
     @syscall
     def removexattr(self, path: PathArg, name: str, *, follow: bool = True) -> None:
         """C: ``int removexattr(...)``."""
-        self._walk(path, follow=follow).removexattr(name)
+        inode = self._walk(path, follow=follow)
+        xattr_permission(inode, name, MAY_WRITE, self.task.cred)
+        inode.removexattr(name)
 
     @syscall
     def listxattr(self, path: PathArg, *, follow: bool = True) -> list[str]:
         """C: ``ssize_t listxattr(...)``."""
-        return self._walk(path, follow=follow).listxattr()
+        names = self._walk(path, follow=follow).listxattr()
+        return names if self.task.cred.capable(CAP_SYS_ADMIN) else [n for n in names if not n.startswith("trusted.")]
 
     # ---- changing directories
 

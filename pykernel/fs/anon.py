@@ -40,6 +40,7 @@ class AnonFile(File):
 
     __slots__ = ()
     seekable = False
+    has_fasync = True
 
     def llseek(self, offset: int, whence: int) -> int:
         """Raises ESPIPE."""
@@ -63,6 +64,7 @@ class EventFd(AnonFile):
     """``struct eventfd_ctx`` as a file."""
 
     __slots__ = ("count", "queue", "semaphore")
+    has_fasync = False
 
     def __init__(self, kernel: Kernel, count: int, flags: int) -> None:
         super().__init__(AnonInode(kernel, 0), os.O_RDWR | flags & os.O_NONBLOCK)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.namei import MAXSYMLINKS, Last, last, walk
-from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, Inode, permission
+from pykernel.fs.vfs import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, permission
 from pykernel.task import CAP_FOWNER, CAP_MKNOD
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def mknod(kernel: Kernel, path: Start, mode: int, rdev: int) -> None:
     _may_create(kernel, at.where)
     if device and not kernel.current.cred.capable(CAP_MKNOD):
         raise err(EPERM)
-    at.where.mknod(at.name, kind | mode & 0o7777, rdev)
+    if kind == stat.S_IFREG:
+        at.where.create(at.name, mode & 0o7777, 0)
+    else:
+        at.where.mknod(at.name, kind | mode & 0o7777, rdev)
 
 
 def symlink(kernel: Kernel, target: str, path: Start) -> None:
@@ -90,11 +93,25 @@ def symlink(kernel: Kernel, target: str, path: Start) -> None:
     at.where.symlink(at.name, target)
 
 
+def _may_link(kernel: Kernel, old: Inode) -> None:
+    """fs/namei.c:may_linkat(), as fs.protected_hardlinks=1 has it. Raises EPERM."""
+    cred = kernel.current.cred
+    if cred.uid == old.uid or cred.capable(CAP_FOWNER):
+        return
+    if not stat.S_ISREG(old.mode) or old.mode & stat.S_ISUID or old.mode & 0o2010 == 0o2010:
+        raise err(EPERM)
+    try:
+        permission(old, MAY_READ | MAY_WRITE, cred)
+    except OSError as e:
+        raise err(EPERM) from e
+
+
 def link(kernel: Kernel, old: Inode, path: Start) -> None:
     """C: ``int do_linkat(...)``. Raises EXDEV, EPERM (a directory)."""
     at = _create(kernel, path)
     if old.dev != at.where.dev:
         raise err(EXDEV)
+    _may_link(kernel, old)
     _may_create(kernel, at.where)
     if old.is_dir:
         raise err(EPERM)

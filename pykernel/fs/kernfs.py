@@ -46,6 +46,7 @@ class KernfsNode(Inode):
 
     statfs_row = StatFs(SYSFS_MAGIC)
     dev = 22
+    noexec = True
 
     def __init__(self, root: KernfsRoot, parent: KernfsDir | None, name: str, mode: int) -> None:
         super().__init__(root.kernel, mode, next(root.inos), parent)
@@ -61,7 +62,6 @@ class KernfsNode(Inode):
             self.hash = name_hash(self.name)
         return self.hash, self.name
 
-    # ---- extended attributes: trusted and security are kept, user only where the file system says so
     # ---- extended attributes: trusted and security are kept, user only where the file system says so
 
     def getxattr(self, name: str) -> bytes:
@@ -209,7 +209,8 @@ class KernfsDir(KernfsNode):
     def _deactivate(self) -> None:
         self.removed = True
         self._lazy.clear()
-        for name, child in self.children.items():
+        gone, self.children = self.children, {}
+        for name, child in gone.items():
             child._deactivate()
             self.kernel.sub(FsNotify)("remove", self, name, child)
 
@@ -224,9 +225,7 @@ class KernfsDirFile(File):
     __slots__ = ()
 
     def iterdir(self) -> Iterable[tuple[str, Inode]]:
-        """The directory's entries now. Raises ENOENT after removal."""
-        if self.inode.removed:  # type: ignore[attr-defined]
-            return []
+        """The directory's entries now; none after removal."""
         return self.inode.iterdir()
 
     def pread(self, pos: int, count: int) -> bytes:

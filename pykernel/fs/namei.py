@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MAXSYMLINKS", "Last", "d_path", "last", "walk"]
 
-NAME_MAX = 255
 PATH_MAX = 4096
 MAXSYMLINKS = 40
 DOTS = frozenset((".", ".."))
@@ -54,8 +53,6 @@ def walk(kernel: Kernel, path: str, cwd: Inode | None = None, *, follow: bool = 
                 raise err(ENOTDIR)
             node = node if name == "." else node.parent or root
             continue
-        if len(name) > NAME_MAX:
-            raise err(ENAMETOOLONG)
         here, node = node, node.lookup(name)
         if node.mode & 0o170000 == 0o120000 and (follow or todo):
             links += 1
@@ -103,8 +100,6 @@ def last(kernel: Kernel, path: str, cwd: Inode | None = None) -> Last:
     where = walk(kernel, head + "/" if head or path[0] == "/" else ".", cwd)
     if not where.is_dir:
         raise err(ENOTDIR)
-    if len(name) > NAME_MAX:
-        raise err(ENAMETOOLONG)
     permission(where, MAY_EXEC, kernel.current.cred)
     return Last(where, name, stem != path)
 

@@ -24,6 +24,7 @@ class ProcFile(RamNode):
     """A read-only file whose text is made when it is read. C: ``proc_create_single()``."""
 
     __slots__ = ("show",)
+    noexec = True
 
     def __init__(self, kernel: Kernel, show: Callable[[], str], parent: Inode | None = None, mode: int = 0o444) -> None:
         super().__init__(kernel, stat.S_IFREG | mode, parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from errno import EEXIST, EFBIG, EISDIR, ENOENT, ENOSPC, ENOTEMPTY, ENXIO
+from errno import EEXIST, EFBIG, EISDIR, ENAMETOOLONG, ENOENT, ENOSPC, ENOTEMPTY, ENXIO
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
@@ -18,6 +18,7 @@ __all__ = ["RamDir", "RamFile", "RamLink", "RamNode"]
 
 TMPFS = StatFs(0x01021994)
 ROOT_DEV = 2
+NAME_MAX = 255
 SIZE_MAX = 1 << 30  # bytes of one file: half of a machine's memory is what tmpfs takes
 
 
@@ -187,11 +188,11 @@ class RamDir(RamNode):
         return self.dead
 
     def lookup(self, name: str) -> Inode:
-        """Raises ENOENT."""
+        """Raises ENOENT, ENAMETOOLONG. fs/libfs.c:simple_lookup()."""
         try:
             return self.children[name]
         except KeyError:
-            raise err(ENOENT) from None
+            raise err(ENAMETOOLONG if len(name) > NAME_MAX else ENOENT) from None
 
     def iterdir(self) -> Iterable[tuple[str, Inode]]:
         """The children. After rmdir() there are none; the C library shows getdents()'s ENOENT as that, too."""
@@ -239,9 +240,8 @@ class RamDir(RamNode):
         return self._new(name, RamDir(self.kernel, mode, self))
 
     def mknod(self, name: str, mode: int, rdev: int) -> Inode:
-        """A new node of any kind."""
-        regular = stat.S_ISREG(mode)
-        node = RamFile(self.kernel, mode & 0o7777, self) if regular else RamNode(self.kernel, mode, self)
+        """A device, FIFO or socket."""
+        node = RamNode(self.kernel, mode, self)
         node.rdev = rdev
         return self._new(name, node)
 

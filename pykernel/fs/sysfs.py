@@ -310,13 +310,17 @@ class AttrFile(KernfsOpenFile):
 
         Raises ENODEV, and what show raises.
         """
+        node = self.inode
+        if not count:
+            return b""
         if pos == 0 or pos != self.read_pos:
-            node = self.inode
             if node.removed:
                 raise err(ENODEV)
             self.event = node.event
             self.buf = node.show()
         data = self.buf[pos : pos + count]
+        if not data and node.removed:
+            raise err(ENODEV)  # kernfs_seq_start() looks before it finds the end
         self.read_pos = pos + len(data)
         return data
 
@@ -372,6 +376,8 @@ class BinOpenFile(KernfsOpenFile):
         node = self.inode
         node.check_active()
         count = min(count, PAGE_SIZE)
+        if not count:
+            return b""
         if node.limit:
             if pos >= node.limit:
                 return b""

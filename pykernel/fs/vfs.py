@@ -29,7 +29,7 @@ from errno import (
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
-from pykernel.task import CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, Cred
+from pykernel.task import CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_ADMIN, Cred
 from pykernel.uapi.linux.eventpoll import EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLWRNORM
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ __all__ = [
     "no_llseek",
     "permission",
     "setattr_prepare",
+    "xattr_permission",
 ]
 
 PAGE_SIZE = 4096
@@ -78,6 +79,8 @@ class Inode:
     dev = 1
     statfs_row = StatFs(0)
     blksize = PAGE_SIZE
+    noexec = False
+    """Mounted noexec: nothing of it is mapped or run as a program."""
     negative = True
     """lookup() of what is not there leaves a negative dentry, which a name can be made of."""
 
@@ -257,13 +260,14 @@ class File:
     ``struct file``: an open file description.
 
     ``refs`` counts descriptors and mappings, the last one releases; ``cred`` is who opened it; ``can_odirect`` is
-    FMODE_CAN_ODIRECT.
+    FMODE_CAN_ODIRECT; ``has_fasync`` tells whether O_ASYNC can be set.
     """
 
     __slots__ = ("__weakref__", "cred", "flags", "inode", "pos", "refs")
 
     seekable = True
     can_odirect = False
+    has_fasync = False
 
     def __init__(self, inode: Inode, flags: int) -> None:
         self.inode = inode
@@ -464,6 +468,33 @@ def setattr_prepare(
         if times == "set":
             raise err(EPERM)
         permission(inode, MAY_WRITE, cred)
+
+
+def xattr_permission(inode: Inode, name: str, mask: int, cred: Cred) -> None:
+    """
+    May *cred* read or write (*mask*) the extended attribute? fs/xattr.c:xattr_permission(), cap_inode_setxattr().
+
+    Raises:
+        EPERM, ENODATA: trusted and security are for the administrator; user is for files and directories.
+        EACCES: as for the file.
+    """
+    write = bool(mask & MAY_WRITE)
+    if name.startswith(("security.", "system.")):
+        if write and not cred.capable(CAP_SYS_ADMIN):
+            raise err(EPERM)
+        return
+    if name.startswith("trusted."):
+        if not cred.capable(CAP_SYS_ADMIN):
+            raise err(EPERM if write else ENODATA)
+        return
+    if name.startswith("user."):
+        kind = stat.S_IFMT(inode.mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise err(EPERM if write else ENODATA)
+        mine = cred.uid == inode.uid or cred.capable(CAP_FOWNER)
+        if write and kind == stat.S_IFDIR and inode.mode & stat.S_ISVTX and not mine:
+            raise err(EPERM)
+    permission(inode, mask, cred)
 
 
 class FsNotify:
