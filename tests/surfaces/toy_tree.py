@@ -1,8 +1,9 @@
-"""A small machine for the surface's tests: a kobject with every kind of attribute, a device, children that come and go."""
+"""A small machine for the surface's tests: a kobject with all kinds of attributes, a device, removable children."""
 
 from __future__ import annotations
 
-from errno import EINVAL, EPERM
+import os
+from errno import EAGAIN, EINVAL, EPERM
 from typing import ClassVar
 
 from pykernel.errors import err
@@ -125,6 +126,9 @@ class ToyFile(File):
         inode.kernel.sub(ToyFiles).live.append(self)
 
     def pread(self, pos: int, count: int) -> bytes:
+        if not self.data and self.flags & os.O_NONBLOCK:
+            raise err(EAGAIN)
+        self.inode.kernel.sub(ToyFiles).queue.wait_event(lambda: bool(self.data))
         data, self.data = self.data[:count], self.data[count:]
         return data
 
@@ -140,7 +144,9 @@ class ToyFile(File):
     def ioctl(self, cmd: int, arg: int) -> int:
         if cmd != 0x5500:
             return super().ioctl(cmd, arg)
-        mem = self.inode.kernel.current.mm.mem
+        mm = self.inode.kernel.current.mm
+        assert mm is not None
+        mem = mm.mem
         mem.write(arg, (int.from_bytes(mem.read(arg, 4), "little") + 1).to_bytes(4, "little"))
         return 7
 

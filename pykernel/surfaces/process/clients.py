@@ -28,7 +28,7 @@ class ClientTask(Task):
     __slots__ = ()
 
     @property
-    def comm(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  (a view of the host's own)
+    def comm(self) -> str:
         """``task_struct.comm``."""
         try:
             with open(f"/proc/{self.pid}/comm", encoding="latin-1") as f:
@@ -37,7 +37,7 @@ class ClientTask(Task):
             return "?"
 
     @comm.setter
-    def comm(self, value: str) -> None:
+    def comm(self, value: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  (the host's own)
         """The host's kernel owns the name."""
 
 

@@ -12,9 +12,9 @@ outlives a removed node. FLUSH is not asked for unless the file has one.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
-from contextlib import suppress
-from errno import EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPROTO
+from errno import EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPERM, EPROTO
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err
@@ -23,6 +23,7 @@ from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.fuse_abi import INIT, Notify, Op
 from pykernel.surfaces.process.fuse_dirs import DirOps
 from pykernel.surfaces.process.nodes import NodeTable
+from pykernel.surfaces.process.sleep import Sleepers
 from pykernel.syscalls import do_open
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = ["FuseServer"]
 MAX_PAGES = 256
 MAX_WRITE = MAX_PAGES * 4096
 HEADER = abi.IN_HEADER.size
+_IFMT = 0o170000
 _WRITE_DATA = HEADER + abi.WRITE_IN.size
 _BASE_FLAGS = abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES
 _ERRNO_MAX = 512  # fs/fuse/dev.c:fuse_dev_do_write() refuses more
@@ -75,6 +77,7 @@ class FuseServer:
         self.buf = bytearray(MAX_WRITE + 4096)
         self.view = memoryview(self.buf)
         self._iov = [self.buf]
+        self.sleepers = Sleepers(self)
         self._last_fh = 0
         self._polls: dict[int, list[tuple[WaitQueue, Callable[[], None]]]] = {}
         self.ops: dict[int, Row] = {
@@ -93,7 +96,7 @@ class FuseServer:
             Op.INIT: self.init,
             Op.DESTROY: lambda *_: b"",
             Op.BATCH_FORGET: self.batch_forget,
-            Op.INTERRUPT: lambda *_: None,  # a call here never outlives its request
+            Op.INTERRUPT: self.interrupt,
             **DirOps(self, extras or {}).ops,
         }
         kernel.sub(FsNotify).subscribe(self.fs_event)
@@ -133,24 +136,33 @@ class FuseServer:
             kernel.current = kernel.idle_task
 
     def reply(self, unique: int, payload: bytes) -> None:
-        """Answer; a request that was withdrawn meanwhile is no error."""
-        with suppress(FileNotFoundError):
-            os.write(self.fd, abi.OUT_HEADER.pack(16 + len(payload), 0, unique) + payload)
+        """Answer."""
+        self._send(16 + len(payload), 0, unique, payload)
 
     def fail(self, unique: int, e: OSError) -> None:
         """Answer with an errno."""
         code = _ERRNO_OUT.get(e.errno or EIO, e.errno or EIO)
-        with suppress(FileNotFoundError):
-            os.write(self.fd, abi.OUT_HEADER.pack(16, -(code if code < _ERRNO_MAX else EINVAL), unique))
+        self._send(16, -(code if code < _ERRNO_MAX else EINVAL), unique)
 
     def notify(self, code: Notify, payload: bytes) -> None:
-        """Tell the host something; what it does not know any more is no error."""
-        with suppress(FileNotFoundError):
-            os.write(self.fd, abi.OUT_HEADER.pack(16 + len(payload), code, 0) + payload)
+        """Tell the host something."""
+        self._send(16 + len(payload), code, 0, payload)
+
+    def _send(self, length: int, error: int, unique: int, payload: bytes = b"") -> None:
+        """A request that was withdrawn, a node that is not known any more and a mount that ended are no errors."""
+        try:
+            os.write(self.fd, abi.OUT_HEADER.pack(length, error, unique) + payload)
+        except OSError as e:
+            if e.errno not in (ENOENT, ENODEV, EPERM):
+                raise
+            self.connected = self.connected and e.errno == ENOENT
 
     def close(self) -> None:
         """End the connection: the host aborts it, and what clients had open is released."""
         self.kernel.sub(FsNotify).hooks.remove(self.fs_event)
+        self.connected = False
+        for unique in tuple(self.sleepers.threads):
+            self.sleepers.interrupt(unique)
         os.close(self.fd)
         for fh in tuple(self.files):
             self._put(fh)
@@ -193,6 +205,10 @@ class FuseServer:
         for one in abi.FORGET_ONE.iter_unpack(self.buf[HEADER + 8 : n]):
             self.nodes.forget(*one)
 
+    def interrupt(self, nodeid: int, n: int, unique: int) -> None:
+        """FUSE_INTERRUPT: a signal for the caller of a request."""
+        self.sleepers.interrupt(abi.INTERRUPT_IN.unpack_from(self.buf, HEADER)[0])
+
     # ---- attributes
 
     def getattr(self, nodeid: int, n: int, unique: int) -> bytes:
@@ -220,7 +236,7 @@ class FuseServer:
             flags |= abi.FOPEN_NONSEEKABLE | abi.FOPEN_STREAM
         return abi.OPEN_OUT.pack(fh, flags, 0)
 
-    def read(self, nodeid: int, n: int, unique: int) -> bytes:
+    def read(self, nodeid: int, n: int, unique: int) -> bytes | None:
         """
         FUSE_READ.
 
@@ -233,22 +249,19 @@ class FuseServer:
             raise err(EINVAL)
         file = self.files[fh]
         file.flags = flags
-        data = file.pread(off, size)
-        file.pos = off + len(data)
-        return data
+        if file.inode.mode & _IFMT == stat.S_IFCHR:
+            return self.sleepers.call(unique, lambda: _read(file, off, size))
+        return _read(file, off, size)
 
-    def write(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_WRITE. The host's idea of the end of a file is not ours: an appending write finds it itself."""
+    def write(self, nodeid: int, n: int, unique: int) -> bytes | None:
+        """FUSE_WRITE."""
         fh, off, size, _, _, flags, _ = abi.WRITE_IN.unpack_from(self.buf, HEADER)
         file = self.files[fh]
         file.flags = flags
         data = bytes(self.view[_WRITE_DATA : _WRITE_DATA + size])
-        if flags & os.O_APPEND:
-            done = file.write(data)
-        else:
-            done = file.pwrite(off, data)
-            file.pos = off + done
-        return abi.WRITE_OUT.pack(done, 0)
+        if file.inode.mode & _IFMT == stat.S_IFCHR:
+            return self.sleepers.call(unique, lambda: _write(file, off, data))
+        return _write(file, off, data)
 
     def release(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_RELEASE: the last descriptor and mapping went."""
@@ -283,10 +296,11 @@ class FuseServer:
         self.files[fh].fallocate(mode, off, length)
         return b""
 
-    def ioctl(self, nodeid: int, n: int, unique: int) -> bytes:
+    def ioctl(self, nodeid: int, n: int, unique: int) -> bytes | None:
         """FUSE_IOCTL: no data travels, the driver reaches into the client's memory (``kernel.current.mm``) itself."""
         fh, _, cmd, arg, _, _ = abi.IOCTL_IN.unpack_from(self.buf, HEADER)
-        return abi.IOCTL_OUT.pack(self.files[fh].ioctl(cmd, arg), 0, 0, 0)
+        file = self.files[fh]
+        return self.sleepers.call(unique, lambda: abi.IOCTL_OUT.pack(file.ioctl(cmd, arg), 0, 0, 0))
 
     def poll(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_POLL. Wake-ups of the file's wait queues are passed on until it is released."""
@@ -302,3 +316,18 @@ class FuseServer:
 
     def _file(self) -> Any:
         return self.files[int.from_bytes(self.buf[HEADER : HEADER + 8], "little")]
+
+
+def _read(file: File, off: int, size: int) -> bytes:
+    data = file.pread(off, size)
+    file.pos = off + len(data)
+    return data
+
+
+def _write(file: File, off: int, data: bytes) -> bytes:
+    """``fuse_write_out``. The host's idea of a file's end is not ours: an appending write finds it itself."""
+    if file.flags & os.O_APPEND:
+        return abi.WRITE_OUT.pack(file.write(data), 0)
+    done = file.pwrite(off, data)
+    file.pos = off + done
+    return abi.WRITE_OUT.pack(done, 0)

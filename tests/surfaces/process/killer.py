@@ -1,4 +1,4 @@
-"""``killer.py RUNS SEED``: start runs of a busy client, kill one process of each at a random moment, look for what is left."""
+"""``killer.py RUNS SEED``: start runs of a busy client, kill one process of each at some moment, look what is left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from toy_tree import toy_kernel
+from toy_tree import toy_kernel  # type: ignore[import-not-found]  # beside us on sys.path only
 
 from pykernel.surfaces.process import run
 

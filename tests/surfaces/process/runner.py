@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from toy_tree import ToyFiles, toy_kernel
+from toy_tree import ToyFiles, toy_kernel  # type: ignore[import-not-found]  # beside us on sys.path only
 
 from pykernel.surfaces.process import RunError, run
 
@@ -23,6 +23,8 @@ def main(args: list[str]) -> int:
         print(f"pykernel run: {e}", file=sys.stderr)
         return e.status
     print("".join(f"store {s!r}\n" for s in toy.stores), end="", file=sys.stderr)
+    for oops in kernel.oopses:
+        print(f"oops {oops!r}", file=sys.stderr)
     left = kernel.sub(ToyFiles).live
     if left:
         print(f"still open: {left}", file=sys.stderr)

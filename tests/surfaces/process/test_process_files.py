@@ -10,9 +10,9 @@ PYTHON = "/usr/bin/python3"
 
 
 def lines(result: Any) -> list[str]:
-    return (
-        result.stdout + "".join(x for x in result.stderr.splitlines(True) if not x.startswith("store "))
-    ).splitlines()
+    """Both streams, without what the runner itself reports."""
+    text: str = result.stdout + result.stderr
+    return [line for line in text.splitlines() if not line.startswith(("store ", "oops "))]
 
 
 def test_a_store_is_what_the_next_read_shows(surface: Any) -> None:
@@ -96,7 +96,8 @@ def test_the_driver_sees_who_calls(surface: Any) -> None:
 
 def test_stat(surface: Any) -> None:
     r = surface.sh(
-        "stat -c '%n %s %a %F %h' value only secret add config group .; stat -L -c %F /sys/class/toy; stat -c %F /dev/toy/0"
+        "stat -c '%n %s %a %F %h' value only secret add config group .;"
+        " stat -L -c %F /sys/class/toy; stat -c %F /dev/toy/0"
     )
     assert r.stdout.splitlines() == [
         "value 4096 644 regular file 1",
@@ -136,7 +137,8 @@ def test_a_show_that_crashes_is_eio_and_fails_the_run(surface: Any) -> None:
 def test_names_are_complete(surface: Any) -> None:
     r = surface.run(PYTHON, "-c", "import os; print(*os.listdir('/sys/devices/toy'))")
     assert sorted(r.stdout.split()) == [
-        "add", "big", "broken", "caller", "config", "fail", "group", "hang", "notify", "only", "remove", "secret", "value",
+        "add", "big", "broken", "caller", "config", "fail", "group",
+        "hang", "notify", "only", "remove", "secret", "value",
     ]  # fmt: skip
 
 
@@ -156,57 +158,150 @@ def test_a_removed_node_is_gone_for_paths_and_enodev_for_descriptors(surface: An
     ]  # fmt: skip
 
 
+FILES = """
+import ctypes, errno, fcntl, mmap, os, pathlib, shutil
+p = pathlib.Path("/sys/devices/toy/value")
+print(p.read_text(), p.write_text("8"), p.read_bytes(), p.stat().st_size, sorted(os.listdir(p.parent))[:2])
+try:
+    p.write_text("bad")
+except OSError as e:
+    print(e)
+fd = os.open(p.parent / "config", os.O_RDWR)
+print(os.pread(fd, 3, 5), os.pwrite(fd, b"ab", 6), os.pread(fd, 3, 5))
+print(os.lseek(fd, 0, os.SEEK_END), os.read(fd, 9), os.path.realpath("/sys/class/toy/value"))
+m = os.memfd_create("m")
+shutil.copyfile(p, f"/proc/self/fd/{m}")
+print(os.pread(m, 9, 0))
+
+def no(f, *a):
+    try:
+        print(f(*a))
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+
+no(os.open, p, os.O_DIRECTORY)
+no(os.open, "/sys/class/toy", os.O_NOFOLLOW)
+no(os.open, p, os.O_CREAT | os.O_EXCL)
+no(os.open, p.parent, os.O_WRONLY)
+no(os.getxattr, p, "user.x")
+no(os.listxattr, p)
+no(os.fsync, fd)
+path = os.open(p, os.O_PATH)
+no(os.read, path, 1)
+print(os.fstat(path).st_size)
+no(fcntl.ioctl, fd, 0x5500)
+no(mmap.mmap, os.open(p, os.O_RDWR), 4096)
+"""
+
+
 def test_python_reads_and_writes(surface: Any) -> None:
-    code = (
-        "import os, pathlib, errno\n"
-        "p = pathlib.Path('/sys/devices/toy/value')\n"
-        "print(p.read_text(), p.write_text('8'), p.read_bytes(), p.stat().st_size, sorted(os.listdir(p.parent))[:2])\n"
-        "try: p.write_text('bad')\n"
-        "except OSError as e: print(e)\n"
-        "fd = os.open(p.parent / 'config', os.O_RDWR); print(os.pread(fd, 3, 5), os.pwrite(fd, b'ab', 6), os.pread(fd, 3, 5))\n"
-        "print(os.lseek(fd, 0, os.SEEK_END), os.read(fd, 9), os.path.realpath('/sys/class/toy/value'))\n"
-        "import shutil; m = os.memfd_create('m'); shutil.copyfile(p, f'/proc/self/fd/{m}'); print(os.pread(m, 9, 0))\n"
-        "def no(f, *a):\n"
-        "    try: print(f(*a))\n"
-        "    except OSError as e: print(errno.errorcode[e.errno])\n"
-        "no(os.open, p, os.O_DIRECTORY); no(os.open, '/sys/class/toy', os.O_NOFOLLOW); no(os.open, p, os.O_CREAT | os.O_EXCL)\n"
-        "no(os.open, p.parent, os.O_WRONLY); no(os.getxattr, p, 'user.x'); no(os.listxattr, p); no(os.fsync, fd)\n"
-        "path = os.open(p, os.O_PATH); no(os.read, path, 1); print(os.fstat(path).st_size)\n"
-        "import fcntl; no(fcntl.ioctl, fd, 0x5500)\n"
-        "import mmap; no(mmap.mmap, os.open(p, os.O_RDWR), 4096)\n"
-    )
-    r = surface.run(PYTHON, "-c", code)
+    """Flags of open(), extended attributes, copying, mapping: the errnos of sysfs."""
+    r = surface.run(PYTHON, "-c", FILES)
     assert r.stdout.splitlines() == [
-        "1", " 1 b'8\\n' 4096 ['add', 'big']", "[Errno 22] Invalid argument",
-        "b'\\x05\\x06\\x07' 2 b'\\x05ab'", "256 b'' /sys/devices/toy/value", "b'8\\n'",
-        "ENOTDIR", "ELOOP", "EEXIST", "EISDIR", "ENODATA", "[]", "None", "EBADF", "4096", "ENOTTY", "ENODEV",
-    ]  # fmt: skip
+        "1",
+        " 1 b'8\\n' 4096 ['add', 'big']",
+        "[Errno 22] Invalid argument",
+        "b'\\x05\\x06\\x07' 2 b'\\x05ab'",
+        "256 b'' /sys/devices/toy/value",
+        "b'8\\n'",
+        *("ENOTDIR", "ELOOP", "EEXIST", "EISDIR", "ENODATA", "[]", "None", "EBADF", "4096", "ENOTTY", "ENODEV"),
+    ]
     assert r.returncode == 0
 
 
+DEVICE = """
+import ctypes, errno, os, select, threading
+fd = os.open("/dev/toy/0", os.O_RDWR)
+libc = ctypes.CDLL(None, use_errno=True)
+v = ctypes.c_int(41)
+print(libc.ioctl(fd, ctypes.c_ulong(0x5500), ctypes.byref(v)), v.value)
+print(libc.ioctl(fd, ctypes.c_ulong(0x5500), ctypes.c_void_p(8)), errno.errorcode[ctypes.get_errno()])
+p = select.poll()
+p.register(fd, select.POLLIN)
+print(p.poll(0))
+t = threading.Timer(0.05, os.write, (fd, b"late"))
+t.start()
+print([e for _, e in p.poll(5000)], os.read(fd, 9))
+t.join()
+try:
+    os.lseek(fd, 0, 0)
+except OSError as e:
+    print(e)
+"""
+
+
 def test_device_ioctl_and_poll(surface: Any) -> None:
-    """An ioctl without size reaches into the caller's memory; poll() wakes up; a device that cannot seek says ESPIPE."""
-    code = (
-        "import os, fcntl, select, ctypes, threading, errno\n"
-        "fd = os.open('/dev/toy/0', os.O_RDWR)\n"
-        "v = ctypes.c_int(41); r = ctypes.CDLL(None).ioctl(fd, ctypes.c_ulong(0x5500), ctypes.byref(v)); print(r, v.value)\n"
-        "L = ctypes.CDLL(None, use_errno=True); print(L.ioctl(fd, ctypes.c_ulong(0x5500), ctypes.c_void_p(8)), errno.errorcode[ctypes.get_errno()])\n"
-        "p = select.poll(); p.register(fd, select.POLLIN); print(p.poll(0))\n"
-        "t = threading.Timer(0.05, os.write, (fd, b'late')); t.start(); print([e for _, e in p.poll(5000)], os.read(fd, 9)); t.join()\n"
-        "try: os.lseek(fd, 0, 0)\n"
-        "except OSError as e: print(e)\n"
-    )
-    r = surface.run(PYTHON, "-c", code)
+    """An ioctl without size reaches the caller's memory; poll() wakes up; a device that cannot seek says ESPIPE."""
+    r = surface.run(PYTHON, "-c", DEVICE)
     assert r.stdout.splitlines() == ["7 42", "-1 EFAULT", "[]", "[1] b'late'", "[Errno 29] Illegal seek"]
+
+
+ATTRIBUTE_POLL = """
+import os, select, threading
+os.chdir("/sys/devices/toy")
+fd = os.open("value", os.O_RDONLY)
+os.read(fd, 9)
+p = select.poll()
+p.register(fd, select.POLLPRI | select.POLLERR)
+print(p.poll(0))
+t = threading.Timer(0.05, lambda: open("notify", "w").write("77"))
+t.start()
+print([e for _, e in p.poll(5000)], os.pread(fd, 9, 0), p.poll(0))
+t.join()
+"""
 
 
 def test_poll_of_an_attribute(surface: Any) -> None:
     """POLLPRI|POLLERR after sysfs_notify() until it is read again (Documentation/filesystems/sysfs.rst)."""
-    code = (
-        "import os, select, threading\n"
-        "os.chdir('/sys/devices/toy'); fd = os.open('value', os.O_RDONLY); os.read(fd, 9)\n"
-        "p = select.poll(); p.register(fd, select.POLLPRI | select.POLLERR); print(p.poll(0))\n"
-        "t = threading.Timer(0.05, lambda: open('notify', 'w').write('77')); t.start()\n"
-        "print([e for _, e in p.poll(5000)], os.pread(fd, 9, 0), p.poll(0)); t.join()\n"
-    )
-    assert surface.run(PYTHON, "-c", code).stdout.splitlines() == ["[]", "[10] b'77\\n' []"]
+    assert surface.run(PYTHON, "-c", ATTRIBUTE_POLL).stdout.splitlines() == ["[]", "[10] b'77\\n' []"]
+
+
+BLOCKING = """
+import os, signal, threading, time
+fd = os.open("/dev/toy/0", os.O_RDWR)
+if os.fork() == 0:
+    print("child", os.read(fd, 9), flush=True)
+    os._exit(0)
+os.write(fd, b"first")
+os.wait()
+os.set_blocking(fd, False)
+try:
+    os.read(fd, 9)
+except OSError as e:
+    print(e)
+os.set_blocking(fd, True)
+
+class Alarm(Exception):
+    pass
+
+def on_alarm(*_):
+    raise Alarm
+
+signal.signal(signal.SIGALRM, on_alarm)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    os.read(fd, 9)
+except Alarm:
+    print("interrupted")
+if (pid := os.fork()) == 0:
+    os.read(fd, 9)
+time.sleep(0.05)
+os.kill(pid, signal.SIGKILL)
+print(os.wait()[1])
+os.write(fd, b"second")
+print(os.read(fd, 9), open("/sys/devices/toy/value").read())
+"""
+
+
+def test_a_read_that_sleeps_lets_others_go_on(surface: Any) -> None:
+    """It ends with data of another process, with EAGAIN when asked not to block, with EINTR, and with SIGKILL."""
+    r = surface.run(PYTHON, "-c", BLOCKING)
+    assert r.stdout.splitlines() == [
+        "child b'first'",
+        "[Errno 11] Resource temporarily unavailable",
+        "interrupted",
+        "9",
+        "b'second' 1",
+        "",
+    ]
+    assert r.returncode == 0

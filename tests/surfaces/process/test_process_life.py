@@ -1,4 +1,4 @@
-"""Exit status, signals, terminals, what is not runnable; and that nothing outlives a run (conftest looks after each)."""
+"""Exit status, signals, terminals, what cannot be run; and that nothing outlives a run (conftest looks after each)."""
 
 from __future__ import annotations
 
@@ -147,7 +147,10 @@ def test_a_shell_has_job_control(surface: Any) -> None:
 
 def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface: Any) -> None:
     """A show that never returns: the traceback says where, and nothing is left."""
-    code = "import signal; signal.signal(2, signal.SIG_IGN); print('ready', flush=True); open('/sys/devices/toy/hang').read()"
+    code = (
+        "import signal; signal.signal(2, signal.SIG_IGN)\n"
+        "print('ready', flush=True); open('/sys/devices/toy/hang').read()"
+    )
     with surface.popen(
         PYTHON, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as p:
@@ -161,17 +164,21 @@ def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface: Any) -> None:
 
 
 def test_io_uring_cannot_pass_the_filter(surface: Any) -> None:
-    code = "import ctypes, errno; L = ctypes.CDLL(None, use_errno=True); print(L.syscall(425, 1, None), errno.errorcode[ctypes.get_errno()])"
+    code = (
+        "import ctypes, errno; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(libc.syscall(425, 1, None), errno.errorcode[ctypes.get_errno()])"
+    )
     assert surface.run(PYTHON, "-c", code).stdout == "-1 ENOSYS\n"
 
 
 def test_devices_of_the_host_still_work(surface: Any) -> None:
     """null, zero, urandom, full, a terminal of one's own, shared memory."""
     r = surface.sh(
-        "echo x > /dev/null && busybox head -c 2 /dev/zero | busybox hexdump -ve '1/1 \"%d\"'; busybox head -c 3 /dev/urandom | wc -c;"
-        " echo x > /dev/full; echo x | cat /dev/stdin /dev/fd/0; test -w /dev/shm && echo shm; ls /sys/devices/system/cpu/online"
+        "echo x > /dev/null && busybox head -c 2 /dev/zero | busybox hexdump -ve '1/1 \"%d\"';"
+        " busybox head -c 3 /dev/urandom | wc -c; echo x > /dev/full; echo x | cat /dev/stdin /dev/fd/0;"
+        " test -w /dev/shm && echo shm; ls /sys/devices/system/cpu/online"
     )
     assert r.stdout.splitlines() == ["003", "x", "shm", "/sys/devices/system/cpu/online"]
     assert "No space left on device" in r.stderr
-    code = "import os, pty; m, s = os.openpty(); print(os.isatty(s) and os.ttyname(s).startswith('/dev/')); print(len(os.sched_getaffinity(0)) > 0)"
-    assert surface.run(PYTHON, "-c", code).stdout == "True\nTrue\n"
+    code = "import os; m, s = os.openpty(); print(os.isatty(s) and os.ttyname(s).startswith('/dev/'))"
+    assert surface.run(PYTHON, "-c", code).stdout == "True\n"
