@@ -277,11 +277,9 @@ def _layers(
             RuntimeWarning,
             stacklevel=3,
         )
-    size = raw._blksize if buffering in (-1, 1) else buffering
+    size = raw._blksize if buffering < 0 or buffering == 1 else buffering
     if size == 0:
         return raw
-    if size < 0:
-        raise ValueError("invalid buffering size")
     buffer: Any
     if "+" in raw.mode:
         buffer = io.BufferedRandom(raw, size)

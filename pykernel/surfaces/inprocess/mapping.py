@@ -274,7 +274,7 @@ def mmap_class(places: Places) -> type:
     real = mmap.mmap
     files = places.files
 
-    class Meta(type):
+    class Meta(type(real)):  # type: ignore[misc]
         def __instancecheck__(cls, obj: object) -> bool:
             return isinstance(obj, KernelMap) or (
                 isinstance(obj, real) if cls is made else super().__instancecheck__(obj)
