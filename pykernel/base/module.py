@@ -8,7 +8,7 @@ kernel.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from errno import EBUSY, EEXIST, ENOENT, EPERM, EWOULDBLOCK
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,15 +32,12 @@ STATES = {"live": "Live", "coming": "Loading", "going": "Unloading"}  # kernel/m
 class Module(Kobject):
     """
     ``struct module``. Subclasses name themselves, their parameters and what they need, and give init() and exit().
-
-    ``builtin`` modules are part of the kernel image: they cannot be removed and have no refcnt.
     """
 
     name_: ClassVar[str]
     params: ClassVar[tuple[Param, ...]] = ()
     depends: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[tuple[str, ...]] = ()
-    builtin: ClassVar[bool] = False
     size: ClassVar[int] = 16384
 
     version: ClassVar[str] = ""
@@ -104,10 +101,8 @@ class Module(Kobject):
     # ---- files
 
     def attr_is_visible(self, name: str) -> bool:
-        """A built-in module has only ``uevent``; versions are there with MODULE_VERSION."""
-        if name.endswith("version"):
-            return bool(self.version)
-        return name == "uevent" or not self.builtin
+        """Versions are there with MODULE_VERSION."""
+        return bool(self.version) or not name.endswith("version")
 
     def version_show(self) -> str:
         """MODULE_VERSION."""
@@ -190,8 +185,7 @@ class Modules:
         module = cls(self.kernel, args)
         module.add()
         module.holders.add()
-        if not module.builtin:
-            module.add_sections()
+        module.add_sections()
         if any(p.mode for p in module.params):
             parameters = Parameters(module)
             parameters.add()
@@ -220,13 +214,13 @@ class Modules:
 
         Raises:
             EPERM: the caller has no CAP_SYS_MODULE.
-            ENOENT: not loaded, or built in.
+            ENOENT: not loaded.
             EWOULDBLOCK: others depend on it, or it is in use.
             EBUSY: it is coming or going.
         """
         self._may()
         module = self.loaded.get(name.replace("-", "_"))
-        if module is None or module.builtin:
+        if module is None:
             raise err(ENOENT)
         if module.users:
             raise err(EWOULDBLOCK, f"{', '.join(m.name for m in module.users)} need module {name}")
@@ -249,14 +243,9 @@ class Modules:
 
     def proc_modules(self) -> str:
         """kernel/module/procfs.c:m_show(): last loaded first, addresses hidden."""
+        self.kernel.up()
         rows = []
         for m in reversed(self.loaded.values()):
-            if not m.builtin:
-                users = "".join(f"{user.name}," for user in m.users) or "-"
-                rows.append(f"{m.name} {m.size} {m.refcnt} {users} {STATES[m.state]} 0x0000000000000000\n")
+            users = "".join(f"{user.name}," for user in m.users) or "-"
+            rows.append(f"{m.name} {m.size} {m.refcnt} {users} {STATES[m.state]} 0x0000000000000000\n")
         return "".join(rows)
-
-    def register_all(self, names: Iterable[tuple[str, Callable[[], type[Module]]]]) -> None:
-        """Make many known."""
-        for name, find in names:
-            self.add(name, find)
