@@ -41,7 +41,9 @@ pytest: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 coverage: $(READY)
+	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 from pykernel.tools.bench import inside, process, startup
-from pykernel.tools.bench.__main__ import human
 from pykernel.tools.bench.measure import Row, per_call
+
+bench = importlib.import_module("pykernel.tools.bench.__main__")
 
 TARGETS = {
     "import pykernel": 0.150,
@@ -62,4 +66,44 @@ def test_per_call_is_the_median_of_means(monkeypatch):
     ("seconds", "text"), [(8.34e-6, "8.3 us"), (271.9e-6, "272 us"), (0.0018, "1.8 ms"), (0.283, "283 ms")]
 )
 def test_figures_have_three_digits(seconds, text):
-    assert human(seconds) == text
+    assert bench.human(seconds) == text
+
+
+ROWS = [
+    Row("floor", 1e-6),
+    Row("slow", 50e-6, 10e-6, "floor"),
+    Row("fast", 2e-6, 10e-6, "floor"),
+    Row("odd", 1.0, None, "x"),
+]
+
+
+@pytest.mark.parametrize(("rows", "status"), [(ROWS, 1), (ROWS[:1] + ROWS[2:], 0)], ids=["missed", "met"])
+def test_a_missed_target_is_the_exit_status(monkeypatch, rows, status):
+    monkeypatch.setattr(bench, "measured", lambda only: iter(rows))
+
+    done = CliRunner().invoke(bench.command)
+
+    assert done.exit_code == status
+    assert len(done.output.splitlines()) == 1 + len(rows)
+
+
+def test_the_table_has_target_and_ratio(monkeypatch):
+    monkeypatch.setattr(bench, "measured", lambda only: iter(ROWS))
+
+    lines = CliRunner().invoke(bench.command).output.splitlines()
+
+    assert [line.split() for line in lines] == [
+        ["what", "(median)", "measured", "target", "ratio", "to"],
+        ["floor", "1.0", "us"],
+        ["slow", "50.0", "us", "10.0", "us", "50.0", "floor"],
+        ["fast", "2.0", "us", "10.0", "us", "2.0", "floor"],
+        ["odd", "1000", "ms"],
+    ]
+
+
+def test_json_has_a_row_a_line(monkeypatch):
+    monkeypatch.setattr(bench, "measured", lambda only: iter(ROWS))
+
+    rows = [json.loads(line) for line in CliRunner().invoke(bench.command, ["--json"]).output.splitlines()]
+
+    assert [Row(**row) for row in rows] == ROWS

@@ -72,3 +72,25 @@ def test_a_setting_that_the_driver_refuses_is_its_errno():
 
     with pytest.raises(OSError, match="Invalid argument"):
         enable_wq(proc, "wq0.0", size=100_000)
+
+
+def test_a_record_that_never_comes_is_a_timeout():
+    """No virtual hour is spent, and nothing hangs: the client gives up after a second of the machine's time."""
+    kernel = pykernel.boot("dsa")
+    proc = kernel.process()
+    enable_wq(proc, "wq0.0")
+    with Portal(proc, "/dev/dsa/wq0.0") as portal:
+        before = kernel.sched.clock_ns()
+        with pytest.raises(TimeoutError, match="no completion record"):
+            portal.wait(portal.place(32))
+
+    assert kernel.sched.clock_ns() - before == 10**9
+
+
+def test_an_iax_queue_is_enabled_by_the_same_stores():
+    proc = pykernel.boot("dsa").process()
+
+    enable_wq(proc, "wq1.0")
+
+    assert proc.read_text("/sys/bus/dsa/devices/wq1.0/state") == "enabled\n"
+    assert proc.listdir("/dev/iax") == ["wq1.0"]
