@@ -7,6 +7,7 @@ instance and makes it at first use. Boot is lazy: devices come up when somebody 
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
 from collections import deque
@@ -14,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from errno import EDEADLK
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from pykernel.errors import Oops, err
 from pykernel.lib.fault_inject import FaultInjector
@@ -24,7 +26,7 @@ from pykernel.trace import Trace
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from types import ModuleType
+    from types import FrameType, ModuleType
 
     from pykernel.base.module import Modules
     from pykernel.fs.vfs import Inode
@@ -76,6 +78,8 @@ class Kernel:
         self.depth = 0  # calls into the kernel that the owner is in
         self.doorbells: list[Callable[[], None]] = []
         self.arrival = threading.Event()
+        self.track_origins = False
+        self._origins: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
         self._root: Inode | None = None
@@ -119,9 +123,24 @@ class Kernel:
         """Ask *fn* at shutdown for what is still taken: one sentence an object."""
         self._leaks.append(fn)
 
+    def took(self, thing: Any) -> None:
+        """Remember which line of the client's code took *thing*; called while ``track_origins`` is on."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__", "").startswith("pykernel."):
+            frame = frame.f_back
+        if frame is not None:
+            code = frame.f_code
+            self._origins[thing] = f", taken at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}()"
+
+    def origin(self, thing: Any) -> str:
+        """Where *thing* was taken, for a leak report; empty when nobody noted it."""
+        return self._origins.get(thing, "")
+
     def shutdown(self) -> None:
         """
         Stop the machine.
+
+        What is still taken is told with its path; set ``track_origins`` before, and with the line that took it.
 
         Raises:
             Leak: something that a client or a driver took was not given back.
@@ -131,7 +150,10 @@ class Kernel:
         self.sched.run_ready()
         leaks = [line for fn in self._leaks for line in fn()]
         for fn in reversed(self._exits):
-            fn()
+            try:
+                fn()
+            except Exception as e:
+                self.oops(e)
         self.dead = True
         if leaks:
             raise Leak("still there at shutdown:\n  " + "\n  ".join(leaks))

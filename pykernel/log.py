@@ -29,6 +29,7 @@ class Record:
     text: str
     subsystem: str = ""
     device: str = ""
+    facility: int = 0  # LOG_KERN; who writes to /dev/kmsg is LOG_USER or what they say
 
 
 class Dmesg:
@@ -41,13 +42,17 @@ class Dmesg:
         self.cleared = 0
         self.listeners: list[Callable[[Record], None]] = []
 
-    def printk(self, level: int, text: str, subsystem: str = "", device: str = "") -> None:
+    def printk(self, level: int, text: str, subsystem: str = "", device: str = "", facility: int = 0) -> None:
         """Append one message. C: ``int printk(const char *fmt, ...)``, ``dev_printk_emit()``."""
-        record = Record(self.seq, self.clock_ns(), level, text.removesuffix("\n"), subsystem, device)
+        record = Record(self.seq, self.clock_ns(), level, text.removesuffix("\n"), subsystem, device, facility)
         self.seq += 1
         self.records.append(record)
-        for listener in self.listeners:
+        for listener in tuple(self.listeners):
             listener(record)
+
+    def clear(self) -> None:
+        """Mark what there is as seen. C: ``syslog(SYSLOG_ACTION_CLEAR)``."""
+        self.cleared = self.seq
 
     def since(self, seq: int) -> list[Record]:
         """The records from *seq* on that the ring still holds."""

@@ -42,7 +42,7 @@ class Timer:
 class Thread:
     """A kernel task that may sleep; ``result`` after it ended."""
 
-    __slots__ = ("context", "error", "greenlet", "name", "result")
+    __slots__ = ("context", "error", "greenlet", "name", "parked", "result")
 
     def __init__(self, name: str, greenlet: Any) -> None:
         self.name = name
@@ -50,6 +50,7 @@ class Thread:
         self.result: Any = None
         self.error: BaseException | None = None
         self.context: Any = None
+        self.parked = True
 
     @property
     def done(self) -> bool:
@@ -161,6 +162,7 @@ class Scheduler:
         """Park the running task until something queues it again."""
         if self.thread is None:
             raise Oops("block() outside a task")
+        self.thread.parked = True
         self.thread.greenlet.parent.switch()
 
     def point(self) -> None:
@@ -182,8 +184,9 @@ class Scheduler:
     def _switch(self, thread: Thread) -> None:
         from greenlet import getcurrent
 
-        if thread.done:
-            return
+        if thread.done or not thread.parked:
+            return  # it runs, or waits for a call of its own: it will look at its condition by itself
+        thread.parked = False
         before, self.thread = self.thread, thread
         context = self.get_context()
         self.set_context(thread.context or self.idle_context)
@@ -235,14 +238,18 @@ class WaitQueue:
             return sched.idle_until(cond, timeout_ns)
         timer = None if timeout_ns is None else sched.call_later(timeout_ns, lambda: self._wake(thread))
         deadline = None if timeout_ns is None else sched.clock_ns() + timeout_ns
-        while not cond():
-            if deadline is not None and sched.clock_ns() >= deadline:
-                return False
-            if thread not in self.waiters:
-                self.waiters.append(thread)
-            sched.block()
-        if timer:
-            timer.cancel()
+        try:
+            while not cond():
+                if deadline is not None and sched.clock_ns() >= deadline:
+                    return False
+                if thread not in self.waiters:
+                    self.waiters.append(thread)
+                sched.block()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if thread in self.waiters:
+                self.waiters.remove(thread)
         return True
 
     def wake_up(self) -> None:

@@ -956,16 +956,35 @@ class Pids:
         for process in list(self.processes.values()):
             process.exit()
 
+    def of_mm(self, mm: Mm) -> str:
+        """Whose address space *mm* is, for messages."""
+        return next((_who(p) for p in self.processes.values() if p.task.mm is mm), "a process that ended")
+
     def _leaks(self) -> list[str]:
-        return [
-            f"descriptor {fd} of {p.task.comm} (pid {p.pid}): {_describe(f)}{p.fds.taken_at(fd)}"
-            for p in self.processes.values()
-            for fd, f in p.fds.files.items()
-        ]
+        return [line for p in self.processes.values() for line in (*_open_files(p), *_mappings(p))]
 
 
-def _describe(file: File) -> str:
-    try:
-        return file.inode.path()
-    except NotImplementedError:
-        return type(file).__name__
+def _who(p: Process) -> str:
+    return f"{p.task.comm} (pid {p.pid})"
+
+
+def _describe(kernel: Kernel, inode: Inode) -> str:
+    return inode.describe() or namei.d_path(kernel, inode)
+
+
+def _open_files(p: Process) -> list[str]:
+    kernel = p.kernel
+    return [
+        f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{p.fds.taken_at(fd) or kernel.origin(f)}"
+        for fd, f in p.fds.files.items()
+    ]
+
+
+def _mappings(p: Process) -> list[str]:
+    areas = getattr(p.mem, "vmas", ()) if p.task.mm is not None else ()
+    return [
+        f"mapping {v.vm_start:#x}-{v.vm_end:#x} of {_who(p)}: {_describe(p.kernel, v.vm_file.inode)}"
+        f"{p.kernel.origin(v.vm_file)}"
+        for v in areas
+        if v.vm_file is not None
+    ]

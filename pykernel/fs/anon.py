@@ -9,6 +9,7 @@ from errno import EAGAIN, ECONNRESET, EINVAL, ENOTTY, EPIPE, ESPIPE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
+from pykernel.fs.ramfs import InoCounter
 from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable
 from pykernel.mm.uaccess import copy_to_user
 from pykernel.uapi.linux.eventfd import EFD_SEMAPHORE
@@ -25,14 +26,19 @@ FIONREAD = 0x541B
 
 
 class AnonInode(Inode):
-    """An inode of anon_inodefs, pipefs or sockfs."""
+    """An inode of anon_inodefs, pipefs or sockfs; *what* is its kind in words."""
 
-    __slots__ = ()
+    __slots__ = ("what",)
 
-    def __init__(self, kernel: Kernel, kind: int, mode: int = 0o600) -> None:
-        super().__init__(kernel, kind | mode, 1)
+    def __init__(self, kernel: Kernel, kind: int, what: str, mode: int = 0o600) -> None:
+        super().__init__(kernel, kind | mode, kernel.sub(InoCounter).next())
+        self.what = what
         cred = kernel.current.cred
         self.uid, self.gid = cred.uid, cred.gid
+
+    def describe(self) -> str:
+        """As fs/pipe.c:pipefs_dname() and its like."""
+        return f"{self.what}:[{self.ino}]" if stat.S_IFMT(self.mode) else f"anon_inode:[{self.what}]"
 
 
 class AnonFile(File):
@@ -67,7 +73,7 @@ class EventFd(AnonFile):
     has_fasync = False
 
     def __init__(self, kernel: Kernel, count: int, flags: int) -> None:
-        super().__init__(AnonInode(kernel, 0), os.O_RDWR | flags & os.O_NONBLOCK)
+        super().__init__(AnonInode(kernel, 0, "eventfd"), os.O_RDWR | flags & os.O_NONBLOCK)
         self.count = count
         self.semaphore = bool(flags & EFD_SEMAPHORE)
         self.queue = kernel.waitqueue()
@@ -121,7 +127,7 @@ class PipeBuffer:
     """``struct pipe_inode_info``: a ring of sixteen pages; ``packet`` pages take no second write (O_DIRECT)."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self.inode = AnonInode(kernel, stat.S_IFIFO)
+        self.inode = AnonInode(kernel, stat.S_IFIFO, "pipe")
         self.slots: deque[bytearray] = deque()
         self.packets: deque[bool] = deque()
         self.queue = kernel.waitqueue()
@@ -248,7 +254,7 @@ class SocketEnd(AnonFile):
     peer: SocketEnd
 
     def __init__(self, kernel: Kernel, flags: int) -> None:
-        super().__init__(AnonInode(kernel, stat.S_IFSOCK, 0o777), os.O_RDWR | flags & os.O_NONBLOCK)
+        super().__init__(AnonInode(kernel, stat.S_IFSOCK, "socket", 0o777), os.O_RDWR | flags & os.O_NONBLOCK)
         self.inbox: deque[tuple[bytes, list[File]]] = deque()
         self.queue = kernel.waitqueue()
         self.closed = False

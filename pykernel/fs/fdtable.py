@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from errno import EBADF, EMFILE
 from typing import TYPE_CHECKING
 
@@ -64,10 +65,15 @@ class FdTable:
         if not 0 <= new < self.limit:
             raise err(EBADF)
         if new in self.files:
-            self.close(new)
+            self._close_silently(new)
         self.files[new] = file.get()
         (self.cloexec.add if cloexec else self.cloexec.discard)(new)
         return new
+
+    def _close_silently(self, fd: int) -> None:
+        # C: filp_close() tells what flush() said, and these callers drop it
+        with suppress(OSError):
+            self.close(fd)
 
     def taken_at(self, fd: int) -> str:
         """Where in the client's code *fd* was opened, for the leak report; empty when nobody noted it."""
@@ -83,9 +89,9 @@ class FdTable:
     def exec(self) -> None:
         """C: ``void do_close_on_exec(struct files_struct *)``."""
         for fd in sorted(self.cloexec):
-            self.close(fd)
+            self._close_silently(fd)
 
     def exit(self) -> None:
         """C: ``void exit_files(struct task_struct *)``."""
         for fd in sorted(self.files):
-            self.close(fd)
+            self._close_silently(fd)

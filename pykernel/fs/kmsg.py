@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EINVAL, EPIPE, ESPIPE
+import re
+from errno import EAGAIN, EINVAL, EPERM, EPIPE, ESPIPE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.vfs import File, Inode, PollTable
-from pykernel.log import INFO, Record
+from pykernel.log import WARNING, Record
+from pykernel.task import CAP_SYS_ADMIN, CAP_SYSLOG
 from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLIN, EPOLLPRI, EPOLLRDNORM
 
 if TYPE_CHECKING:
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["KmsgFile", "kmsg_record"]
 
-LOG_KERN = 0
+LOG_USER = 1
+MESSAGE_LOGLEVEL_DEFAULT = WARNING
+LOG_LINE_MAX = 1024 - 48
+LEVEL = re.compile(r"<(\d*)>")
 
 
 def kmsg_record(r: Record) -> bytes:
     """One record: ``prio,seq,usec,-;text`` and the device's lines. kernel/printk/printk.c:info_print_ext_header()."""
     text = "".join(c if " " <= c <= "~" and c != "\\" else f"\\x{ord(c):02x}" for c in r.text)
-    head = f"{LOG_KERN << 3 | r.level},{r.seq},{r.time_ns // 1000},-;{text}\n"
+    head = f"{r.facility << 3 | r.level},{r.seq},{r.time_ns // 1000},-;{text}\n"
     extra = f" SUBSYSTEM={r.subsystem}\n" if r.subsystem else ""
     extra += f" DEVICE={r.device}\n" if r.device else ""
     return (head + extra).encode("latin-1", "replace")
@@ -36,6 +41,9 @@ class KmsgFile(File):
     def __init__(self, inode: Inode, flags: int) -> None:
         super().__init__(inode, flags)
         log = inode.kernel.log
+        cred = inode.kernel.current.cred
+        if flags & os.O_ACCMODE != os.O_WRONLY and not (cred.capable(CAP_SYSLOG) or cred.capable(CAP_SYS_ADMIN)):
+            raise err(EPERM, "kernel.dmesg_restrict is 1")
         self.seq = log.records[0].seq if log.records else log.seq
         self.queue: WaitQueue = inode.kernel.waitqueue()
         log.listeners.append(self._arrived)
@@ -53,10 +61,10 @@ class KmsgFile(File):
         if log.records and self.seq < log.records[0].seq:
             self.seq = log.records[0].seq
             raise err(EPIPE)
-        data = kmsg_record(next(r for r in log.records if r.seq == self.seq))
+        data = kmsg_record(log.records[self.seq - log.records[0].seq])
+        self.seq += 1
         if len(data) > count:
             raise err(EINVAL)
-        self.seq += 1
         return data
 
     def pread(self, pos: int, count: int) -> bytes:
@@ -64,12 +72,14 @@ class KmsgFile(File):
         return self.read(count)
 
     def pwrite(self, pos: int, data: bytes) -> int:
-        """``<N>text`` with level N, else INFO. kernel/printk/printk.c:devkmsg_write()."""
-        level, text = INFO, data.decode("latin-1").rstrip("\n")
-        head, sep, rest = text.partition(">")
-        if sep and head.startswith("<") and head[1:].isdigit():
-            level, text = int(head[1:]) & 7, rest
-        self.inode.kernel.log.printk(level, text)
+        """``<N>text`` with facility N >> 3 and level N & 7. kernel/printk/printk.c:devkmsg_write(). Raises EINVAL."""
+        if len(data) > LOG_LINE_MAX:
+            raise err(EINVAL)
+        level, facility, text = MESSAGE_LOGLEVEL_DEFAULT, LOG_USER, data.decode("latin-1").partition("\0")[0]
+        if m := LEVEL.match(text):
+            n, text = int(m[1] or 0), text[m.end() :]
+            level, facility = n & 7, n >> 3 & 0xFF or LOG_USER
+        self.inode.kernel.log.printk(level, text, facility=facility)
         return len(data)
 
     def llseek(self, offset: int, whence: int) -> int:

@@ -237,9 +237,9 @@ class Inode:
         """The file system's own numbers."""
         return self.statfs_row
 
-    def path(self) -> str:
-        """The path from this file system's root, for messages."""
-        raise NotImplementedError
+    def describe(self) -> str:
+        """What /proc/PID/fd shows of what has no path; empty for what has one."""
+        return ""
 
 
 class PollTable:
@@ -275,6 +275,8 @@ class File:
         self.flags = flags
         self.pos = 0
         self.refs = 1
+        if inode.kernel.track_origins:
+            inode.kernel.took(self)
 
     @property
     def can_read(self) -> bool:

@@ -18,6 +18,7 @@ from pykernel.lib.notifier import NOTIFY_DONE, NotifierBlock
 from pykernel.mm.sim import SimMemory
 from pykernel.pci.core import Pci, PciDev, PhysMem
 from pykernel.pci.function import DmaFault
+from pykernel.syscalls import Pids
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ FIRST_PASID = 1
 class SvaHandle:
     """``struct iommu_sva``: *dev* may use *mm* through ``pasid``."""
 
-    __slots__ = ("dev", "mm", "pasid", "users")
+    __slots__ = ("__weakref__", "dev", "mm", "pasid", "users")
 
     def __init__(self, dev: PciDev, mm: Mm, pasid: int) -> None:
         self.dev = dev
         self.mm = mm
         self.pasid = pasid
         self.users = 1
+        if dev.kernel.track_origins:
+            dev.kernel.took(self)
 
 
 class IommuGroup(Kset):
@@ -96,7 +99,7 @@ class Iommu:
 
     def _leaks(self) -> list[str]:
         return [
-            f"PASID {p} of {h.mm.mem!r} bound to {dev}"
+            f"PASID {p} of {self.kernel.sub(Pids).of_mm(h.mm)} bound to {dev}{self.kernel.origin(h)}"
             for dev, t in self.tables.items()
             for p, h in t.items()
             if p not in self.system_pasids
