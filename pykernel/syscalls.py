@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import operator
 import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from errno import EBADF, EFAULT, EINVAL, EIO, EISDIR, EMFILE, ENOENT, ENOTDIR, ENOTSOCK, EOPNOTSUPP, EPERM, ESPIPE
+from errno import EBADF, EFAULT, EINVAL, EIO, EISDIR, EMFILE, ENODEV, ENOENT, ENOTDIR, ENOTSOCK, EOPNOTSUPP, EPERM, ESPIPE
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_WRITE
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -435,7 +436,10 @@ class Process:
     @syscall
     def lseek(self, fd: int, offset: int, whence: int = os.SEEK_SET) -> int:
         """C: ``off_t lseek(int, off_t, int)``."""
-        return self.fds.get(fd).llseek(offset, whence)
+        file = self.fds.get(fd)
+        if not 0 <= whence <= os.SEEK_HOLE:
+            raise err(EINVAL)
+        return file.llseek(operator.index(offset), whence)
 
     @syscall
     def sendfile(self, out: int, in_: int, offset: int | None, count: int) -> int:
@@ -452,11 +456,16 @@ class Process:
     @syscall
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         """C: ``int fallocate(int, int, off_t, off_t)``."""
-        file = self._file(fd, write=True)
+        file = self._fd(fd)
         if offset < 0 or length <= 0:
             raise err(EINVAL)
-        if not file.seekable:
+        if not file.can_write:
+            raise err(EBADF)
+        kind = stat.S_IFMT(file.inode.mode)
+        if kind == stat.S_IFIFO:
             raise err(ESPIPE)
+        if kind != stat.S_IFREG:
+            raise err(ENODEV)
         file.fallocate(mode, offset, length)
 
     @syscall

@@ -118,6 +118,7 @@ def unregister_chrdev_region(kernel: Kernel, dev: int, count: int) -> None:
 
 def chrdev_open(inode: Inode, flags: int) -> File:
     """fs/char_dev.c:chrdev_open(). Raises ENXIO: no driver has the number; and what the driver's open raises."""
+    inode.kernel.up()
     open = inode.kernel.sub(Chrdevs).cdevs.get(inode.rdev) if stat.S_ISCHR(inode.mode) else None
     if open is None:
         raise err(ENXIO, f"no driver for {MAJOR(inode.rdev)}:{MINOR(inode.rdev)}")

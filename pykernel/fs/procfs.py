@@ -89,6 +89,7 @@ class ProcFs:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.root = ProcDir(kernel, 0o555)
+        self.root.dev = 21
         self.root.statfs_row = StatFs(PROC_SUPER_MAGIC)
         self.create("version", lambda: f"Linux version {kernel.profile.release} (pykernel)\n")
         self.create("cmdline", lambda: f"{getattr(kernel.machine, 'cmdline', '')}\n".lstrip(" "))

@@ -84,7 +84,7 @@ class RootFs:
         self.root = RamDir(kernel, 0o755)
         self.root.parent = self.root
         dev, proc, tmp = kernel.sub(DevTmpFs).root, kernel.sub(ProcFs).root, RamDir(kernel, 0o1777)
-        dev.dev, proc.dev, tmp.dev = 5, 21, 30
+        dev.dev, tmp.dev = 5, 30
         for name, node in (("sys", kernel.sub(SysFs).root), ("dev", dev), ("proc", proc), ("tmp", tmp)):
             self.root.attach(name, node)
         kernel.sub(ProcFs).create("devices", kernel.sub(Chrdevs).devices)
