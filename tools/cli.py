@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _say(sentence: str) -> None:
-    print(" ".join(sentence.split()), file=sys.stderr)
+    print(sentence.replace("\n", " "), file=sys.stderr)
 
 
 if __name__ == "__main__":

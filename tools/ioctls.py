@@ -15,7 +15,7 @@ __all__ = ["NOT_BUILT", "Row", "command", "table"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: kind ("call", "ioctl", "not built"), name, number of an ioctl, what is not as in Linux."""
+    """One line: kind ("call", "ioctl", "header", "not built"), name, number of an ioctl, what is not as in Linux."""
 
     kind: str
     name: str
@@ -45,8 +45,17 @@ def calls() -> Iterator[Row]:
         yield Row("call", row.name, note=row.note)
 
 
-def known_ioctls() -> Iterator[Row]:
-    """The ioctls of every header module in uapi/."""
+def vfs_ioctls() -> Iterator[Row]:
+    """The ioctls that the VFS answers for every file."""
+    from pykernel.fs import ioctl
+
+    known = {n: name for name, n in vars(ioctl).items() if isinstance(n, int) and n in ioctl.VFS_IOCTLS}
+    for number, name in sorted(known.items()):
+        yield Row("ioctl", name, f"{number:#010x}", "any file")
+
+
+def header_ioctls() -> Iterator[Row]:
+    """The ioctls of the header modules in uapi/: number and struct are known; it takes a device to answer."""
     import pykernel.uapi.linux as headers
     from pykernel.uapi.ioctl import ioctls
 
@@ -54,12 +63,12 @@ def known_ioctls() -> Iterator[Row]:
         module = import_module(found.name)
         header = found.name.rpartition(".")[2]
         for number, name in sorted(ioctls(module).items()):
-            yield Row("ioctl", name, f"{number:#010x}", f"linux/{header}.h")
+            yield Row("header", name, f"{number:#010x}", f"linux/{header}.h; ENOTTY where no file answers it")
 
 
 def table() -> list[Row]:
     """All rows: calls, ioctls, and what is not built."""
-    return [*calls(), *known_ioctls(), *NOT_BUILT]
+    return [*calls(), *vfs_ioctls(), *header_ioctls(), *NOT_BUILT]
 
 
 @click.command()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
+import termios
 
 import pytest
 from rich.console import Console
 
 import pykernel as package
+from pykernel.fs.ioctl import VFS_IOCTLS
 from pykernel.syscalls import SYSCALLS
 from pykernel.tools.dsa import enable_wq
 from pykernel.tools.ioctls import NOT_BUILT, table
@@ -174,6 +176,15 @@ def test_the_support_table_has_the_ioctls_of_the_headers():
     row = next(row for row in table() if row.name == "EPIOCSPARAMS")
 
     assert int(row.number, 16) == EPIOCSPARAMS.nr == 0x40088A01
+
+
+def test_the_support_table_has_the_ioctls_that_every_file_answers():
+    """The numbers are asm-generic/ioctls.h's."""
+    rows = {row.name: int(row.number, 16) for row in table() if row.kind == "ioctl"}
+
+    assert rows["FIONREAD"] == termios.FIONREAD
+    assert rows["FIOCLEX"] == termios.FIOCLEX
+    assert set(rows.values()) == VFS_IOCTLS
 
 
 @pytest.mark.parametrize("row", [r for r in NOT_BUILT if r.note.startswith("ENOENT")], ids=lambda r: r.name)
