@@ -69,7 +69,7 @@ def _options(node: pytest.Item) -> dict[str, Any]:
     return dict(marker.kwargs)
 
 
-class _fail_on:  # noqa: N801
+class _fail_on:
     """An exception of that kind is the test's failure, without a traceback of ours."""
 
     def __init__(self, kind: type[BaseException]) -> None:

@@ -27,7 +27,7 @@ class HostFdTable(FdTable):
     The memfd's inode number tells ours from a file that took the number after somebody closed it behind our back.
     """
 
-    __slots__ = ("callers", "alone", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
+    __slots__ = ("alone", "callers", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
 
     def __init__(self) -> None:
         super().__init__(limit=1 << 30)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pykernel.surfaces.inprocess.places import Places
 
-__all__ = ["fake_rows", "fake_files"]
+__all__ = ["fake_files", "fake_rows"]
 
 TESTS = ("exists", "lexists", "isdir", "isfile", "islink", "ismount", "getsize", "getmtime", "getatime", "getctime")
 METHODS = (

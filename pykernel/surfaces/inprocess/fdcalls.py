@@ -295,7 +295,7 @@ class FcntlCalls:
         return self.process.fcntl(fd, cmd, arg)
 
     def ioctl(self, fd: int, request: int, arg: Any = 0, mutate_flag: bool = True, /) -> Any:
-        """Modules/fcntlmodule.c:fcntl_ioctl_impl(): a number, a writable buffer in place, or bytes of which a copy comes back."""
+        """Modules/fcntlmodule.c: a number, a writable buffer in place, or bytes of which a changed copy comes back."""
         if hasattr(arg, "__index__") and not isinstance(arg, bytes | bytearray):
             number = arg.__index__()
             if not -(1 << 31) <= number < 1 << 31:

@@ -1,4 +1,4 @@
-"""open(): live file objects. The text and buffer layers are Python's own; the raw layer reads and writes the emulated kernel."""
+"""open(): live files. The text and buffer layers are Python's own; the raw layer reads and writes the emulated kernel."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
         closefd: bool = True,
         opener: Callable[[Any, int], int] | None = None,
     ) -> Any:
-        where: PathArg | None
+        where: PathArg | None = None
         if opener is None:
             where = claim(file)
             if where is None:
@@ -235,6 +235,7 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
         else:
             if not closefd:
                 raise ValueError("Cannot use closefd=False with file name")
+            assert where is not None
             try:
                 fd, own = process.open(where, flags), True
             except OSError as e:
@@ -284,7 +285,8 @@ def _layers(
     if "+" in raw.mode:
         buffer = io.BufferedRandom(raw, size)
     elif raw.mode == "rb":
-        buffer = io.BufferedReader(raw, size)
+        reader: Any = raw  # None for EAGAIN is right of a raw file, and unknown to the stubs
+        buffer = io.BufferedReader(reader, size)
     else:
         buffer = io.BufferedWriter(raw, size)
     if binary:

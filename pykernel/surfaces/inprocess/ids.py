@@ -1,8 +1,8 @@
 """
 The emulated credentials of the patched program.
 
-They start as root's, whoever runs the program, and os.set*id() changes them and not the real ones. os.get*id() tell the real
-ids until the program changed the emulated ones or asked for some with ``patched(uid=...)``.
+They start as root's, whoever runs the program, and os.set*id() changes them and not the real ones. os.get*id() tell the
+real ids until the program changed the emulated ones or asked for some with ``patched(uid=...)``.
 """
 
 from __future__ import annotations

@@ -131,9 +131,10 @@ class PathCalls:
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
-        made = {name: self._dispatch(name) for name in self.names}
+        made: dict[str, Callable[..., Any]] = {name: self._dispatch(name) for name in self.names}
         made["remove"] = made["unlink"]
-        made |= {"rename": self.rename, "replace": self.rename, "link": self.link, "symlink": self.symlink}
+        made["rename"] = made["replace"] = self.rename
+        made["link"], made["symlink"] = self.link, self.symlink
         made |= {"listdir": self.listdir, "scandir": self.scandir, "fchdir": self.fchdir, "umask": self.umask}
         return made | {"getcwd": self.getcwd, "getcwdb": lambda: os.fsencode(self.getcwd())}
 

@@ -191,7 +191,7 @@ def poll_class(waiter: Waiter) -> type:
 
 def select_function(waiter: Waiter) -> Callable[..., Any]:
     """The function that stands for select.select."""
-    real = select.select
+    real: Callable[..., Any] = select.select
 
     def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
         lists = [list(rlist), list(wlist), list(xlist)]
@@ -339,7 +339,8 @@ def epoll_class(waiter: Waiter) -> type:
             ready, found = waiter.wait(
                 self._ready, [i.file for i in self._live().values()], self._wait_real, milliseconds, alone=False
             )
-            return (found + ready)[: maxevents if maxevents > 0 else None]
+            both: Ready = [*found, *ready]
+            return both[: maxevents if maxevents > 0 else None]
 
         def _ready(self) -> Ready:
             return [(fd, ev) for fd, item in list(self._live().items()) if (ev := item.ready())]

@@ -6,6 +6,7 @@ import glob
 import io
 import os
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,7 @@ def test_the_wrong_direction_is_unsupported(kernel, wq):
 
 
 def test_what_a_file_says_of_itself(kernel, wq):
+    f: Any
     with open(f"{wq}/type") as f:
         assert (f.name, f.mode, f.buffer.raw.mode, f.closed) == (f"{wq}/type", "r", "rb", False)
         assert os.fstat(f.fileno()).st_ino == os.stat(f"{wq}/type").st_ino

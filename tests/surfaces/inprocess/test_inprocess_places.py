@@ -14,6 +14,7 @@ import selectors
 import subprocess
 import sys
 import types
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,7 +69,9 @@ def test_any_spelling(places, parts, slash):
     """Dots and slashes do not matter."""
     path = "/" + "/".join(parts) + "/" * slash
     names = [p for p in posixpath.normpath(path).split("/") if p]
-    if names and not all(os.path.isdir("/" + "/".join(names[:n])) or names[0] == "sys" for n in range(1, len(names) + 1)):
+    if names and not all(
+        os.path.isdir("/" + "/".join(names[:n])) or names[0] == "sys" for n in range(1, len(names) + 1)
+    ):
         return  # only names that exist: the model does not walk
     if any(n in ("sys", "tmp", "proc", "dev") for n in names[1:]):
         return
@@ -137,7 +140,7 @@ def test_the_rest_of_python_works_inside(kernel, tmp_path):
 
 def test_names_taken_before(kernel):
     """Only in modules that are named."""
-    module = types.ModuleType("early")
+    module: Any = types.ModuleType("early")
     other = pykernel.boot("dsa")
     module.open, module.listdir = os.open, os.listdir
     taken = module.open
@@ -146,3 +149,16 @@ def test_names_taken_before(kernel):
         assert module.open is not taken
     assert module.open is taken
     other.shutdown()
+
+
+def test_hypothesis_works_inside(kernel):
+    """Its database and its clock are the real ones."""
+
+    @given(st.integers(0, 15))
+    def check(priority):
+        with open("/sys/bus/dsa/devices/wq0.0/priority", "w") as f:
+            f.write(str(priority))
+        with open("/sys/bus/dsa/devices/wq0.0/priority") as f:
+            assert int(f.read()) == priority
+
+    check()

@@ -129,10 +129,14 @@ def test_asyncio(kernel, kmsg, wq):
     async def main() -> tuple[bytes, list[str]]:
         loop = asyncio.get_running_loop()
         came: asyncio.Future[bytes] = loop.create_future()
-        loop.add_reader(kmsg, lambda: came.done() or came.set_result(os.read(kmsg, 999)))
+
+        def heard() -> None:
+            loop.remove_reader(kmsg)
+            came.set_result(os.read(kmsg, 999))
+
+        loop.add_reader(kmsg, heard)
         loop.call_later(0.001, kernel.log.printk, INFO, "from the loop")
         record = await asyncio.wait_for(came, 10)
-        loop.remove_reader(kmsg)
         return record, await asyncio.gather(*(asyncio.to_thread(_read, f"{wq}/type") for _ in range(4)))
 
     record, texts = asyncio.run(main())
