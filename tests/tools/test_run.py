@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +76,34 @@ def test_shell_is_run_with_the_users_shell(pykernel, require_program):
     done = pykernel("shell", SHELL="/bin/sh", input=f"{busybox} cat {STATE}; exit 3\n")
 
     assert (done.returncode, done.stdout) == (3, "disabled\n")
+
+
+NO_FUSE = 'mount --bind /dev/null /dev/fuse && exec "$@"'
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "sentence"),
+    [
+        (
+            ["unshare", "-m", "sh", "-c", NO_FUSE, "sh"],
+            "pykernel: this host does not allow a FUSE mount (Invalid argument)",
+        ),
+        (
+            ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-U"],
+            "pykernel: this host does not allow user namespaces (Operation not permitted)",
+        ),
+    ],
+    ids=["no FUSE", "no namespaces"],
+)  # fmt: skip
+def test_a_host_that_does_not_allow_it_is_one_sentence(wrapper, sentence):
+    if os.geteuid() != 0:
+        pytest.skip("making such a host needs root")
+    # the system's Python: ours may lie in a home directory that is closed to others
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *(p for p in sys.path if p.endswith("site-packages"))])
+
+    done = subprocess.run(
+        [*wrapper, "/usr/bin/python3", "-B", "-m", "pykernel.tools.cli", "run", "--", "true"],
+        env=dict(os.environ, PYTHONPATH=path), cwd="/", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", sentence + "\n")
