@@ -34,7 +34,7 @@ class Upper(Module):
         Param("name", "charp", "x", 0o644),
         Param("small", "byte", 0, 0o644),
     )
-    log = ()
+    log: tuple[str, ...] = ()
 
     def init(self):
         self.log = ("init",)
@@ -55,11 +55,15 @@ class Broken(Module):
         raise err(EIO)
 
 
+def finder(cls):
+    return lambda: cls
+
+
 def prepared(profile="linux-6.1"):
     kernel = boot(Machine("bare"), profile)
     kernel.up()
     for cls in (Lower, Upper, Second, Broken):
-        kernel.modules.add(cls.name_, lambda cls=cls: cls)
+        kernel.modules.add(cls.name_, finder(cls))
     return kernel
 
 
@@ -283,7 +287,7 @@ def test_stores_answer_as_recorded(version, file, parameter):
         except OSError as e:
             import errno
 
-            got = repr(errno.errorcode[e.errno])
+            got = repr(errno.errorcode[e.errno or 0])
         else:
             shown = p.read_text(path)
             got = f"({count}, {shown!r})" if answer.startswith("(") else repr(count)

@@ -31,7 +31,11 @@ def test_functions_are_found_in_address_order_and_added_before_any_is_probed(pci
     log = []
     from pykernel.base.uevent import Uevents
 
-    kernel.sub(Uevents).subscribe(lambda a, path, env: env["SUBSYSTEM"] == "pci" and log.append((a, path[-7:])))
+    def hear(action, path, env):
+        if env["SUBSYSTEM"] == "pci":
+            log.append((action, path[-7:]))
+
+    kernel.sub(Uevents).subscribe(hear)
     card_driver(kernel).register()
     pci = kernel.sub(Pci)
     for address in ("0000:6a:02.0", "0000:00:1f.0", "0000:6a:01.1"):
@@ -395,7 +399,12 @@ def test_reset_without_a_method_is_enotty_and_pm_goes_through_d3(pci_kernel, car
     assert dev.reset_methods == ["pm"]
     writes = []
     real = dev.function.config_write
-    monkeypatch.setattr(dev.function, "config_write", lambda o, n, v: (writes.append((o, v)), real(o, n, v)))
+
+    def write(off, size, value):
+        writes.append((off, value))
+        real(off, size, value)
+
+    monkeypatch.setattr(dev.function, "config_write", write)
     dev.reset_function()
     assert [v & 3 for o, v in writes if o == 0x94] == [3, 0]
     assert dev.function.resets == 1

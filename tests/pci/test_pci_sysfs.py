@@ -41,7 +41,7 @@ def test_store_answers_as_recorded(pci_kernel, recorded):
         try:
             count = p.write(fd, eval(data).encode("latin-1"))
         except OSError as e:
-            got = repr(errno.errorcode[e.errno])
+            got = repr(errno.errorcode[e.errno or 0])
         else:
             got = f"({count}, {p.read_text(f'{HERE}/{file}')!r})" if answer.startswith("(") else repr(count)
         p.close(fd)
