@@ -92,7 +92,11 @@ def test_os_profile_fails_on_6_1(pykernel_run: Run) -> None:
 
 
 WRONG_ORDERS = [
-    ("enable-device before anything", "accel-config enable-device dsa0", "Error[0x800d0000] dsa0: wq error - no wqs configured"),
+    (
+        "enable-device before anything",
+        "accel-config enable-device dsa0",
+        "Error[0x800d0000] dsa0: wq error - no wqs configured",
+    ),
     (
         "sizes beyond the device",
         "accel-config config-engine dsa0/engine0.0 -g 0; accel-config config-wq dsa0/wq0.0 -g 0 -s 999",

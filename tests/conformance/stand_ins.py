@@ -7,6 +7,7 @@ parameters and dependencies do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pykernel.base.module import Module, Param
@@ -60,10 +61,14 @@ class VfioPci(Module):
         self.driver.unregister()
 
 
+def _finder(cls: type[Module]) -> Callable[[], type[Module]]:
+    return lambda: cls
+
+
 def load(kernel: Kernel) -> None:
     """Load them, as the recorded kernels had."""
     for cls in (Vfio, VfioIommuType1, VfioPciCore, VfioPci):
-        kernel.modules.add(cls.name_, lambda cls=cls: cls)
+        kernel.modules.add(cls.name_, _finder(cls))
     for name in ("vfio_iommu_type1", "vfio_pci"):
         kernel.modules.modprobe(name)
 
