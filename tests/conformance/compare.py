@@ -224,7 +224,7 @@ def compare(real: list[Answer], ours: list[Answer]) -> Result:
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag == "equal":
             for a, b in zip(real[i1:i2], ours[j1:j2], strict=True):
-                if normal(a.text) == normal(b.text):
+                if normal(a.text) == normal(b.text) or both_descriptors(a, b):
                     result.agree += 1
                 else:
                     result.differ.append((a, b))
@@ -233,10 +233,15 @@ def compare(real: list[Answer], ours: list[Answer]) -> Result:
     return result
 
 
+def both_descriptors(a: Answer, b: Answer) -> bool:
+    """Both are what open() returned: the lowest free number of different processes."""
+    return a.what == "open" and a.text.isdigit() and b.text.isdigit()
+
+
 def normal(text: str) -> str:
-    """An answer without what differs from boot to boot: a dynamic major, a descriptor's number, an IOMMU group's."""
+    """An answer without what differs from boot to boot: a dynamic major, an IOMMU group's number."""
     text = re.sub(r"iommu group \d+", "iommu group N", text)
-    return re.sub(r"MAJ(OR)?=\d+|^'2[345]\d\\n'$", "MAJOR", "a descriptor" if re.fullmatch(r"[3-9]", text) else text)
+    return re.sub(r"MAJ(OR)?=\d+|^'2[345]\d\\n'$", "MAJOR", text)
 
 
 def report(recorded: RecordedSet, result: Result, *, verbose: bool) -> Iterator[str]:
