@@ -14,7 +14,21 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from errno import EBADF, EFAULT, EINVAL, EIO, EISDIR, EMFILE, ENODEV, ENOENT, ENOTDIR, ENOTSOCK, EOPNOTSUPP, EPERM, ESPIPE
+from errno import (
+    EBADF,
+    EFAULT,
+    EINVAL,
+    EIO,
+    EISDIR,
+    EMFILE,
+    ENODEV,
+    ENOENT,
+    ENOTDIR,
+    ENOTSOCK,
+    EOPNOTSUPP,
+    EPERM,
+    ESPIPE,
+)
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_WRITE
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar

@@ -299,7 +299,8 @@ def times(w: Any) -> Any:
 
 
 SCRIPTS = [
-    seek, read_write, append, truncate, descriptors, flags, async_flag, path_descriptors, ioctls, poll, devices, proc, times,
+    seek, read_write, append, truncate, descriptors, flags, async_flag, path_descriptors, ioctls, poll, devices, proc,
+    times,
 ]  # fmt: skip
 
 

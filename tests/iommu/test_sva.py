@@ -1,0 +1,247 @@
+"""SVA: features, PASIDs, DMA with and without them, page requests, groups (drivers/iommu)."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+
+import pytest
+
+import pykernel
+from pykernel.iommu.dma import (
+    dma_alloc_coherent,
+    dma_free_coherent,
+    iommu_alloc_system_pasid,
+    iommu_free_system_pasid,
+)
+from pykernel.iommu.sva import (
+    Iommu,
+    iommu_dev_disable_feature,
+    iommu_dev_enable_feature,
+    iommu_sva_bind_device,
+    iommu_sva_unbind_device,
+)
+from pykernel.machine import parse
+from pykernel.pci.core import Pci, PhysMem
+from pykernel.pci.function import DmaFault
+
+DSA = "[[pci]]\nmodel='dsa'\naddress='0000:6a:01.0'\n"
+EDU = "[[pci]]\nmodel='edu'\naddress='0000:00:05.0'\n"
+
+
+class World:
+    def __init__(self, text: str) -> None:
+        self.kernel = pykernel.boot(parse(text))
+        self.kernel.up()
+        self.devs = self.kernel.sub(Pci).bus.devices
+        self.dsa = self.devs["0000:6a:01.0"]
+        self.iommu = self.kernel.sub(Iommu)
+        self.p = self.kernel.process()
+
+    def read(self, addr, n, pasid):
+        return self.iommu.dma_read(self.dsa, addr, n, pasid, priv=False)
+
+    def write(self, addr, data, pasid):
+        self.iommu.dma_write(self.dsa, addr, data, pasid, priv=False)
+
+    def ask(self, addr, pasid, *, write):
+        return self.iommu.page_request(self.dsa, addr, write, pasid)
+
+    def end(self) -> None:
+        self.p.exit()
+        self.kernel.shutdown()
+
+
+@pytest.fixture
+def w():
+    world = World(DSA + EDU)
+    yield world
+    world.end()
+
+
+def fails(fn, *args) -> int:
+    try:
+        fn(*args)
+    except OSError as e:
+        return e.errno or 0
+    return 0
+
+
+def test_features(w):
+    assert iommu_dev_enable_feature(w.dsa, "sva") is None
+    assert fails(iommu_dev_enable_feature, w.dsa, "sva") == errno.EBUSY
+    assert fails(iommu_dev_enable_feature, w.dsa, "aux") == errno.EINVAL
+    iommu_dev_disable_feature(w.dsa, "sva")
+    assert fails(iommu_dev_disable_feature, w.dsa, "sva") == errno.EINVAL
+    assert fails(iommu_dev_enable_feature, w.devs["0000:00:05.0"], "sva") == errno.ENODEV
+
+
+@pytest.mark.parametrize("text", ["[iommu]\nenabled = false\n", "[iommu]\nsva = false\n"])
+def test_without_scalable_mode(text):
+    w = World(text + DSA)
+    assert fails(iommu_dev_enable_feature, w.dsa, "sva") == errno.ENODEV
+    assert fails(iommu_sva_bind_device, w.dsa, w.p.task.mm) == errno.ENODEV
+    assert fails(iommu_alloc_system_pasid, w.dsa) == errno.ENODEV
+    w.end()
+
+
+def test_an_mm_has_one_pasid_for_all_and_keeps_it_while_bound(w):
+    """drivers/iommu/iommu-sva.c: the PASID is the mm's; a second bind gives the same handle."""
+    mm, other = w.p.task.mm, w.kernel.process().task.mm
+    a = iommu_sva_bind_device(w.dsa, mm)
+    assert iommu_sva_bind_device(w.dsa, mm) is a
+    b = iommu_sva_bind_device(w.dsa, other)
+    assert (a.pasid, b.pasid) == (1, 2)
+    assert w.kernel.mm_pasid(mm) == 1
+    iommu_sva_unbind_device(a)
+    assert w.kernel.mm_pasid(mm) == 1
+    iommu_sva_unbind_device(a)
+    assert w.kernel.mm_pasid(mm) == 0
+    iommu_sva_unbind_device(b)
+
+
+def test_two_devices_share_the_mms_pasid():
+    w = World(DSA + DSA.replace("6a:01", "6f:01"))
+    second = w.devs["0000:6f:01.0"]
+    events = w.kernel.trace.record()
+    a, b = iommu_sva_bind_device(w.dsa, w.p.task.mm), iommu_sva_bind_device(second, w.p.task.mm)
+    assert a is not b
+    assert a.pasid == b.pasid == 1
+    iommu_sva_unbind_device(a)
+    assert w.kernel.mm_pasid(w.p.task.mm) == 1
+    iommu_sva_unbind_device(b)
+    assert w.kernel.mm_pasid(w.p.task.mm) == 0
+    assert [e.name for e in events] == ["sva_bind", "sva_bind", "sva_unbind", "sva_unbind"]
+    w.end()
+
+
+def test_pasids_run_out():
+    w = World("[iommu]\npasid_bits = 1\n" + DSA)
+    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    assert fails(iommu_sva_bind_device, w.dsa, w.kernel.process().task.mm) == errno.ENOSPC
+    assert fails(iommu_alloc_system_pasid, w.dsa) == errno.ENOSPC
+    iommu_sva_unbind_device(h)
+    pasid = iommu_alloc_system_pasid(w.dsa)
+    assert pasid == 1
+    iommu_free_system_pasid(w.dsa, pasid)
+    w.end()
+
+
+def test_dma_goes_to_the_address_space_of_its_pasid(w):
+    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    addr = w.p.mem.alloc(100)
+    w.write(addr, b"by device", h.pasid)
+    assert w.p.mem.read(addr, 9) == b"by device"
+    assert w.read(addr, 2, h.pasid) == b"by"
+    for pasid in (h.pasid + 1, 99):
+        with pytest.raises(DmaFault):
+            w.read(addr, 1, pasid)
+    iommu_sva_unbind_device(h)
+    with pytest.raises(DmaFault):
+        w.read(addr, 1, h.pasid)
+
+
+def test_a_fault_tells_the_first_page_that_is_not_there_and_writes_nothing(w):
+    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    rw, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    addr = w.p.mmap(0, 3 * 4096, rw, kind)
+    w.p.mem.write(addr, b"there")
+    w.p.mem.write(addr + 8192, b"there, too")
+    with pytest.raises(DmaFault) as e:
+        w.write(addr + 4000, b"x" * 4200, h.pasid)
+    assert (e.value.addr, e.value.write) == (addr + 4096, True)
+    assert w.p.mem.read(addr + 4000, 96) == bytes(96)
+    assert w.ask(addr + 4096, h.pasid, write=True)
+    w.write(addr + 4000, b"x" * 4200, h.pasid)
+    assert w.p.mem.read(addr + 4000, 4200) == b"x" * 4200
+    w.p.mprotect(addr, 4096, mmap.PROT_READ)
+    assert not w.ask(addr, h.pasid, write=True)
+    with pytest.raises(DmaFault):
+        w.write(addr, b"x", h.pasid)
+    assert w.read(addr, 5, h.pasid) == b"there"
+    w.p.munmap(addr, 3 * 4096)
+    assert not w.ask(addr, h.pasid, write=False)
+    assert not w.ask(addr, 77, write=False)
+    assert not w.ask(addr, None, write=False)
+    iommu_sva_unbind_device(h)
+
+
+class Host:
+    """An address space that is no simulated one: one readable page, one of them not writable."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(4096)
+
+    def read(self, addr, n):
+        if not 0x1000 <= addr <= addr + n <= 0x2000:
+            raise OSError(errno.EFAULT, "")
+        return bytes(self.data[addr - 0x1000 : addr - 0x1000 + n])
+
+    def write(self, addr, data):
+        if not 0x1000 <= addr <= addr + len(data) <= 0x1800:
+            raise OSError(errno.EFAULT, "")
+        self.data[addr - 0x1000 : addr - 0x1000 + len(data)] = data
+
+
+def test_real_memory_is_tried_and_a_fault_tells_the_first_bad_page(w):
+    w.p.task.mm.mem, old = Host(), w.p.task.mm.mem
+    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    w.write(0x1000, b"ab", h.pasid)
+    assert w.read(0x1000, 2, h.pasid) == b"ab"
+    with pytest.raises(DmaFault) as e:
+        w.read(0x1FFE, 4, h.pasid)
+    assert e.value.addr == 0x2000
+    with pytest.raises(DmaFault) as e:
+        w.write(0x1FFE, b"xy", h.pasid)
+    assert e.value.addr == 0x1FFE
+    assert w.ask(0x1000, h.pasid, write=False)
+    assert w.ask(0x1000, h.pasid, write=True)
+    assert not w.ask(0x1900, h.pasid, write=True)
+    iommu_sva_unbind_device(h)
+    w.p.task.mm.mem = old
+
+
+def test_dma_without_pasid_is_the_machines_memory(w):
+    buf = dma_alloc_coherent(w.dsa, 5000)
+    buf.write(4990, b"end")
+    assert w.read(buf.addr + 4990, 3, None) == b"end"
+    assert buf.read(0, 4) == bytes(4)
+    assert buf.addr % 4096 == 0
+    dma_free_coherent(buf)
+    with pytest.raises(DmaFault):
+        w.read(buf.addr, 1, None)
+    with w.kernel.faults.fail("alloc"):
+        assert fails(dma_alloc_coherent, w.dsa, 10) == errno.ENOMEM
+
+
+def test_the_system_pasid_is_the_kernels_memory_and_no_leak(w):
+    pasid = iommu_alloc_system_pasid(w.dsa)
+    mem = w.kernel.sub(PhysMem).mem
+    buf = dma_alloc_coherent(w.dsa, 10)
+    w.write(buf.addr, b"k", pasid)
+    assert mem.read(buf.addr, 1) == b"k"
+    dma_free_coherent(buf)
+    assert w.iommu._leaks() == []
+    iommu_free_system_pasid(w.dsa, pasid)
+
+
+def test_groups_in_sysfs(w):
+    """/sys/kernel/iommu_groups: a group a function, with links both ways; gone with the function."""
+    p = w.p
+    n = p.readlink("/sys/bus/pci/devices/0000:6a:01.0/iommu_group").rpartition("/")[2]
+    base = f"/sys/kernel/iommu_groups/{n}"
+    assert sorted(p.listdir(base)) == ["devices", "reserved_regions", "type"]
+    assert p.listdir(f"{base}/devices") == ["0000:6a:01.0"]
+    assert p.read_text(f"{base}/type") == "DMA-FQ\n"
+    assert p.read_text(f"{base}/reserved_regions") == "0x00000000fee00000 0x00000000feefffff msi\n"
+    p.write_text("/sys/bus/pci/devices/0000:6a:01.0/remove", "1")
+    assert n not in p.listdir("/sys/kernel/iommu_groups")
+    assert f"Removing from iommu group {n}" in w.kernel.log.human()
+
+
+def test_a_device_that_goes_takes_its_table_and_the_pasid_stays_the_mms(w):
+    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    w.p.write_text("/sys/bus/pci/devices/0000:6a:01.0/remove", "1")
+    assert w.kernel.mm_pasid(w.p.task.mm) == h.pasid
+    iommu_sva_unbind_device(h)
+    assert w.kernel.mm_pasid(w.p.task.mm) == 0
