@@ -6,8 +6,9 @@ The pytest plugin: a fixture ``kernel`` with a booted machine that the test, unm
         assert open("/sys/bus/dsa/devices/wq0.0/state").read() == "disabled\\n"
 
 The marker's arguments are those of ``pykernel.boot`` (machine, profile, seed, clock, config) and of ``kernel.patched``
-(real_files, uid, gid, modules). The test fails when the kernel had an oops or when something that the test took was not given
-back; a failing test's report has the kernel's log. Nothing of the kernel is imported before a test asks for the fixture.
+(real_files, uid, gid, modules). The test fails when the kernel had an oops or when something that the test took was not
+given back; a failing test's report has the kernel's log. Nothing of the kernel is imported before a test asks for the
+fixture.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ __all__ = ["kernel"]
 BOOT = ("machine", "profile", "seed", "clock", "config")
 PATCHED = ("real_files", "uid", "gid", "modules")
 MARKER = (
-    "kernel(machine='full', profile='linux-6.1', seed=0, clock='virtual', config=(), real_files=True, uid=None, gid=None, "
-    "modules=()): what the fixture 'kernel' boots and how the test sees it"
+    "kernel(machine='full', profile='linux-6.1', seed=0, clock='virtual', config=(), real_files=True, uid=None, "
+    "gid=None, modules=()): what the fixture 'kernel' boots and how the test sees it"
 )
 _KERNEL = pytest.StashKey[Any]()
 _FAILED = pytest.StashKey[bool]()
@@ -64,7 +65,8 @@ def _options(node: pytest.Item) -> dict[str, Any]:
     unknown = set(marker.kwargs) - {*BOOT, *PATCHED}
     if unknown or marker.args:
         raise pytest.UsageError(
-            f"pytest.mark.kernel takes the keywords {', '.join((*BOOT, *PATCHED))}, not {marker.args or sorted(unknown)}"
+            f"pytest.mark.kernel takes the keywords {', '.join((*BOOT, *PATCHED))}, "
+            f"not {marker.args or sorted(unknown)}"
         )
     return dict(marker.kwargs)
 

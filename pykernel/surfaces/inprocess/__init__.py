@@ -16,8 +16,8 @@ What cannot be seen from here:
 * An emulated mapping has no buffer: ``ctypes.from_buffer(m)`` and ``memoryview(m)`` raise TypeError, slices work.
 
 A fork copies the kernel with the process: the child has the same open files and a new address space, but what it stores
-is not seen by the parent. os.set*id() changes the emulated ids only. Calls of other threads are served by the thread that
-booted the kernel: at once if that is the main thread, else when it next enters the kernel.
+is not seen by the parent. os.set*id() changes the emulated ids only. Calls of other threads are served by the thread
+that booted the kernel: at once if that is the main thread, else when it next enters the kernel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 real_files=False: pyfakefs below the dispatcher.
 
-pyfakefs puts its own objects in place of os, io and pathlib in every module; those get the dispatcher, too. This project's
-own modules keep the real ones, and stay loaded.
+pyfakefs puts its own objects in place of os, io and pathlib in every module; those get the dispatcher, too. This
+project's own modules keep the real ones, and stay loaded.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["fake_files", "fake_rows"]
 
 TESTS = ("exists", "lexists", "isdir", "isfile", "islink", "ismount", "getsize", "getmtime", "getatime", "getctime")
 METHODS = (
-    "stat", "lstat", "exists", "is_dir", "is_file", "is_symlink", "is_mount", "is_socket", "is_fifo", "is_block_device",
-    "is_char_device", "open", "read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob", "rglob", "walk",
-    "resolve", "readlink", "chmod", "lchmod", "mkdir", "rmdir", "unlink", "touch", "rename", "replace", "symlink_to",
-    "hardlink_to", "owner", "group", "samefile",
+    "stat", "lstat", "exists", "is_dir", "is_file", "is_symlink", "is_mount", "is_socket", "is_fifo",
+    "is_block_device", "is_char_device", "open", "read_text", "read_bytes", "write_text", "write_bytes", "iterdir",
+    "glob", "rglob", "walk", "resolve", "readlink", "chmod", "lchmod", "mkdir", "rmdir", "unlink", "touch", "rename",
+    "replace", "symlink_to", "hardlink_to", "owner", "group", "samefile",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""open(): live files. The text and buffer layers are Python's own; the raw layer reads and writes the emulated kernel."""
+"""open(): live files. The text and buffer layers are Python's own; the raw layer makes system calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from errno import EAGAIN, EISDIR
-from functools import lru_cache
+from functools import lru_cache, wraps
 from termios import TCGETS
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +204,7 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
     claim = places.claim
     files = places.files
 
+    @wraps(real_open)  # its name and module are what pyfakefs knows open() by
     def open(
         file: Any,
         mode: str = "r",

@@ -46,8 +46,8 @@ class KernelMap:
     """
     A mapping of an emulated file.
 
-    A slice write of exactly 64 bytes at a multiple of 64 is one MOVDIR64B; other accesses of registers are split into aligned
-    ones of at most 8 bytes. ``address`` is where it is in this process, for descriptors that name it.
+    A slice write of exactly 64 bytes at a multiple of 64 is one MOVDIR64B; other accesses of registers are split into
+    aligned ones of at most 8 bytes. ``address`` is where it is in this process, for descriptors that name it.
     """
 
     def __init__(

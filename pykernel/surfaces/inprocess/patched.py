@@ -118,8 +118,8 @@ class Patched:
                 self._fake_files(undo)
             self._replace_all(undo)
             self._serve_threads(undo)
+            undo.callback(setattr, self._fds, "alone", self._fds.alone)
             self._fds.alone = True
-            undo.callback(setattr, self._fds, "alone", False)
             self._undo = undo.pop_all()
         return self
 
@@ -179,7 +179,7 @@ class Patched:
     # ---- threads and forks
 
     def _serve_threads(self, undo: ExitStack) -> None:
-        """Calls of other threads interrupt the owner wherever it waits, if it is the main thread (others get no signals)."""
+        """Calls of other threads interrupt the owner where it waits, if that is the main thread: no other has signals."""
         kernel = self.kernel
         owner = kernel.owner
         if threading.current_thread() is not threading.main_thread() or owner != threading.get_ident():

@@ -1,4 +1,4 @@
-"""os functions that take a path. Each method is the os function of its name for paths (or descriptors) of the emulated kernel."""
+"""os functions that take a path: each method is the one of its name for paths and descriptors of the kernel."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ class PathCalls:
 
     names = (
         "open", "stat", "lstat", "readlink", "access", "mkdir", "rmdir", "unlink", "mknod", "mkfifo", "chmod", "chown",
-        "lchown", "truncate", "utime", "statvfs", "pathconf", "getxattr", "setxattr", "listxattr", "removexattr", "chdir",
+        "lchown", "truncate", "utime", "statvfs", "pathconf", "getxattr", "setxattr", "listxattr", "removexattr",
+        "chdir",
     )  # fmt: skip
 
     def __init__(self, places: Places, ids: Ids, module: Any) -> None:
@@ -381,7 +382,7 @@ class PathCalls:
             raise
 
     def _must_be(self, path: Any, where: PathArg | None, dir_fd: int | None, *, there: bool) -> None:
-        """fs/namei.c:do_linkat(): the source is looked up first, then the target must be free. Raises ENOENT, EEXIST."""
+        """fs/namei.c:do_linkat(): the source is looked up, then the target must be free. Raises ENOENT, EEXIST."""
         try:
             if where is None:
                 self.real["lstat"](path, dir_fd=dir_fd)

@@ -1,8 +1,8 @@
 """
 Which paths the emulated kernel answers. One table for /dev; /proc by name; all of /sys.
 
-A path that leaves them by ".." is real, one that enters them by ".." is emulated. A symbolic link of the host that points
-into /sys or /dev is followed by the host: it is not seen here.
+A path that leaves them by ".." is real, one that enters them by ".." is emulated. A symbolic link of the host that
+points into /sys or /dev is followed by the host: it is not seen here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HOST_NODES", "Places", "kernel_text"]
 
-# /dev of the host shows through here: the nodes that are the same on every Linux, which programs hand to their children, and
-# what belongs to the host's terminals and shared memory. Every other name of /dev is the emulated kernel's, if it has it.
+# The host's /dev shows through here: the nodes that are the same on every Linux and that programs hand to children,
+# and what belongs to the host's terminals and shared memory. Every other name is the emulated kernel's, if it has it.
 HOST_NODES = frozenset((
     "null", "zero", "full", "random", "urandom",
     "tty", "console", "ptmx", "pts", "shm", "mqueue",

@@ -1,8 +1,9 @@
 """
 select, poll and epoll over real and emulated descriptors together.
 
-Only emulated ones, no other thread: the kernel waits, and on the virtual clock a time-out passes at once. Otherwise the virtual
-clock runs from timer to timer until one is ready, then the wait is a real one, which other threads and real descriptors end.
+Only emulated ones, no other thread: the kernel waits, and on the virtual clock a time-out passes at once. Otherwise the
+virtual clock runs from timer to timer until one is ready, then the wait is a real one, which other threads and real
+descriptors end.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Waiter:
         Args:
             emulated: which emulated ones are ready now.
             files: the emulated files.
-            real: ``real(milliseconds, bell)`` waits for real ones and the descriptor *bell*: (one of them rang, what is ready).
+            real: ``real(milliseconds, bell)`` waits for real ones and the descriptor *bell*: (it rang, what is ready).
             timeout_ms: None waits for ever.
             alone: nothing real is waited for.
         """
@@ -96,7 +97,7 @@ class Waiter:
 
     @contextmanager
     def _bell(self, files: Iterable[File]) -> Generator[int, None, None]:
-        """A real descriptor that becomes readable when one of *files* may be ready, or another thread calls the kernel."""
+        """A real descriptor, readable when one of *files* may be ready or another thread calls the kernel."""
         bell = self.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         table = PollTable()
         for file in files:

@@ -49,7 +49,8 @@ def wq() -> str:
 def enabled_wq(kernel: Kernel, wq: str) -> str:
     """A dedicated user queue, enabled: its node."""
     for name, text in {
-        f"{wq}/group_id": "0", f"{wq}/mode": "dedicated", f"{wq}/size": "16", f"{wq}/priority": "10", f"{wq}/type": "user",
+        f"{wq}/group_id": "0", f"{wq}/mode": "dedicated", f"{wq}/size": "16", f"{wq}/priority": "10",
+        f"{wq}/type": "user",
         f"{wq}/name": "app", f"{wq}/driver_name": "user", f"{DSA}/engine0.0/group_id": "0",
     }.items():  # fmt: skip
         if os.path.exists(name):
@@ -66,7 +67,7 @@ def raises_errno() -> Callable[[int, Callable[..., object]], OSError]:
     """``raises_errno(ENOENT, f, *args)``: the OSError."""
 
     def check(code: int, f: Callable[..., object], *args: object, **kw: object) -> OSError:
-        with pytest.raises(OSError, match=".") as e:
+        with pytest.raises(OSError, match=r"\w") as e:
             f(*args, **kw)
         assert e.value.errno == code
         return e.value

@@ -21,7 +21,7 @@ def in_child(f):
         try:
             text = repr(f())
         except OSError as e:
-            text = errno.errorcode[e.errno]
+            text = errno.errorcode[e.errno or 0]
         os.write(w, text.encode())
         os._exit(0)
     os.waitpid(pid, 0)

@@ -37,7 +37,8 @@ def places():
 
 @pytest.mark.parametrize("path", [
     "/sys", "/sys/", "/sys/bus", "//sys/bus", "/./sys/bus", "/../sys/bus", "/tmp/../sys/bus", "/sys/bus/../bus",
-    "/dev", "/dev/dsa/wq0.0", "/dev/nothing", "/dev/kmsg", "/proc/devices", "/proc/cmdline", b"/sys/bus", "/sys/../sys/bus",
+    "/dev", "/dev/dsa/wq0.0", "/dev/nothing", "/dev/kmsg", "/proc/devices", "/proc/cmdline", b"/sys/bus",
+    "/sys/../sys/bus",
 ])  # fmt: skip
 def test_emulated(places, path):
     assert places.claim(path) is not None
@@ -89,8 +90,7 @@ def test_all_is_undone(kernel):
     """Also after an exception, and for kernels inside each other."""
     before = _state()
     with pytest.raises(ZeroDivisionError), kernel.patched():
-        assert os.stat is not before[0]["os", "stat"]
-        raise ZeroDivisionError
+        os.stat(str(1 // 0))
     assert _state() == before
     other = pykernel.boot("dsa")
     with kernel.patched():
