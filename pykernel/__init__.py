@@ -7,19 +7,17 @@ Python code see its /sys and /dev, and ``pykernel run -- COMMAND`` (the command 
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pykernel.boot import boot
     from pykernel.kernel import Kernel
     from pykernel.machine import Machine, MachineError
+    from pykernel.start import boot
 
 __all__ = ["Kernel", "Machine", "MachineError", "boot"]
 __version__ = "0.1.0"
 
-_WHERE = {"boot": "boot", "Kernel": "kernel", "Machine": "machine", "MachineError": "machine"}
+_WHERE = {"boot": "start", "Kernel": "kernel", "Machine": "machine", "MachineError": "machine"}
 
 
 def __getattr__(name: str) -> Any:
@@ -31,14 +29,3 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"pykernel.{_WHERE[name]}"), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """``pykernel.boot`` is the function, also after somebody imported the module of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "boot" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def kernel(request: pytest.FixtureRequest) -> Generator[Kernel, None, None]:
     """A kernel whose /sys, /dev and /proc files the test sees as its own."""
-    from pykernel.boot import boot
     from pykernel.kernel import Leak
+    from pykernel.start import boot
 
     options = _options(request.node)
     made = boot(**{k: v for k, v in options.items() if k in BOOT})

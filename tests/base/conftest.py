@@ -10,10 +10,10 @@ import pytest
 from pykernel.base.bus import Bus, Driver
 from pykernel.base.core import Device
 from pykernel.base.uevent import Uevents
-from pykernel.boot import boot
 from pykernel.errors import err
 from pykernel.kernel import Kernel
 from pykernel.machine import Machine
+from pykernel.start import boot
 
 
 @pytest.fixture(params=["linux-6.1", "linux-6.12"])

@@ -10,11 +10,11 @@ from pykernel.base import notify
 from pykernel.base.bus import Bus, Driver
 from pykernel.base.core import Device
 from pykernel.base.dd import DeferredProbe, device_attach, device_release_driver
-from pykernel.boot import boot
 from pykernel.errors import EPROBE_DEFER, err
 from pykernel.fs.sysfs import Attribute
 from pykernel.lib.notifier import NotifierBlock
 from pykernel.machine import Machine
+from pykernel.start import boot
 
 
 def errno_of(fn, *args):

@@ -10,9 +10,9 @@ import pytest
 
 from pykernel.base.module import Module, Param
 from pykernel.base.params import next_arg
-from pykernel.boot import boot
 from pykernel.errors import err
 from pykernel.machine import Machine
+from pykernel.start import boot
 
 RECORDED = Path(__file__).parents[1] / "conformance/data"
 

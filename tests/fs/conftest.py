@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from pykernel.boot import boot
 from pykernel.kernel import Kernel
+from pykernel.start import boot
 from pykernel.syscalls import Process
 
 REPORT = 1000  # the child's way to tell its answer: a descriptor that no script reaches

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from pykernel.boot import boot
 from pykernel.machine import MachineError, parse
 from pykernel.profile import PROFILES
+from pykernel.start import boot
 
 
 def booted(*args, **kw):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pykernel.boot import boot
 from pykernel.kernel import Kernel
 from pykernel.machine import IommuSpec, Machine
 from pykernel.pci.config import ConfigSpace
 from pykernel.pci.core import Pci, PciDev
 from pykernel.pci.driver import PciDriver, PciId
 from pykernel.pci.function import PciFunction
+from pykernel.start import boot
 
 
 class Card(PciFunction):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pykernel.boot import boot
 from pykernel.kernel import Kernel
 from pykernel.machine import Cpu, IommuSpec, Machine, PciSpec
 from pykernel.pci.core import Pci
+from pykernel.start import boot
 from pykernel.syscalls import Process
 
 BUS = "/sys/bus/dsa"

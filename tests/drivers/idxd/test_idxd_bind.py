@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pykernel.base.module import Modules
-from pykernel.boot import boot
+from pykernel.start import boot
 
 if TYPE_CHECKING:
     from conftest import Accel

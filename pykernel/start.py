@@ -1,12 +1,10 @@
-"""Boot: put a machine and a kernel together."""
+"""Boot: put a machine and a kernel together (init/main.c:start_kernel())."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
 
 from pykernel import machine as machines
 from pykernel import profile as profiles
@@ -98,12 +96,3 @@ def _finder(where: str) -> Callable[[], type[Module]]:
         return cls
 
     return find
-
-
-class _Boot(ModuleType):
-    """``pykernel.boot`` names the function; who imports this module first must not hide it behind the module."""
-
-    __call__ = staticmethod(boot)
-
-
-sys.modules[__name__].__class__ = _Boot
