@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from pykernel.machine import MachineError, parse
@@ -55,10 +52,3 @@ def test_unknown_names():
         boot("dsa", "linux-2.4")
     with pytest.raises(ValueError, match="clock must be"):
         boot("dsa", clock="cuckoo")
-
-
-def test_the_module_and_the_function_have_one_name():
-    """Who imports the module first does not hide ``pykernel.boot()`` behind it."""
-    code = "import pykernel.boot as m; import pykernel; print(pykernel.boot('dsa').profile.name)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout == "linux-6.1\n"
