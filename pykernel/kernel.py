@@ -83,6 +83,8 @@ class Kernel:
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
         self._root: Inode | None = None
+        # what root found where in sysfs; whatever comes or goes empties it (FsNotify)
+        self.dcache: dict[str, Inode] = {}
         self._exits: list[Callable[[], None]] = []
         self._leaks: list[Callable[[], list[str]]] = []
         self.sched.on_oops = self.oops

@@ -998,7 +998,7 @@ def _describe(kernel: Kernel, inode: Inode) -> str:
 def _open_files(p: Process) -> list[str]:
     kernel = p.kernel
     return [
-        f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{p.fds.taken_at(fd) or kernel.origin(f)}"
+        f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{kernel.origin(f)}"
         for fd, f in p.fds.files.items()
     ]
 

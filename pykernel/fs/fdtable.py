@@ -75,10 +75,6 @@ class FdTable:
         with suppress(OSError):
             self.close(fd)
 
-    def taken_at(self, fd: int) -> str:
-        """Where in the client's code *fd* was opened, for the leak report; empty when nobody noted it."""
-        return ""
-
     def fork(self) -> FdTable:
         """C: ``struct files_struct *dup_fd(...)``: the files are shared, the table is not."""
         child = FdTable(self.limit)

@@ -16,6 +16,7 @@ __all__ = ["MAXSYMLINKS", "Last", "d_path", "last", "walk"]
 PATH_MAX = 4096
 MAXSYMLINKS = 40
 DOTS = frozenset((".", ".."))
+DCACHE_SIZE = 4096
 
 
 def _check(path: str) -> None:
@@ -32,12 +33,16 @@ def walk(kernel: Kernel, path: str, cwd: Inode | None = None, *, follow: bool = 
     Raises:
         ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EACCES.
     """
+    cred = kernel.current.cred
+    superuser = cred.uid == 0
+    if superuser and follow:
+        found = kernel.dcache.get(path)
+        if found is not None:
+            return found
     _check(path)
     root = kernel.root
     node = root if path[0] == "/" else cwd or root
-    cred = kernel.current.cred
-    superuser = cred.uid == 0
-    todo = path.split("/")
+    asked, todo = path, path.split("/")
     todo.reverse()
     links = 0
     while todo:
@@ -71,6 +76,10 @@ def walk(kernel: Kernel, path: str, cwd: Inode | None = None, *, follow: bool = 
             node = root if text[0] == "/" else here
     if path[-1] == "/" and not node.is_dir:
         raise err(ENOTDIR)
+    if superuser and follow and asked.startswith("/sys/"):
+        if len(kernel.dcache) >= DCACHE_SIZE:
+            kernel.dcache.clear()
+        kernel.dcache[asked] = node
     return node
 
 

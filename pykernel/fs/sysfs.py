@@ -296,6 +296,7 @@ class AttrFile(KernfsOpenFile):
     """An open text attribute: seq_file's buffer rules (fs/seq_file.c:seq_read_iter(), traverse())."""
 
     __slots__ = ("buf", "read_pos")
+    short_is_end = True
 
     inode: SysfsAttr
 

@@ -268,6 +268,7 @@ class File:
     seekable = True
     can_odirect = False
     has_fasync = False
+    short_is_end = False  # a read that gives less than was asked for has reached the end
 
     def __init__(self, inode: Inode, flags: int) -> None:
         self.inode = inode
@@ -503,6 +504,7 @@ class FsNotify:
     """Who is told when a node comes, goes or changes: surfaces that cache, inotify."""
 
     def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
         self.hooks: list[Callable[[str, Inode, str, Inode], None]] = []
 
     def subscribe(self, fn: Callable[[str, Inode, str, Inode], None]) -> None:
@@ -511,5 +513,7 @@ class FsNotify:
 
     def __call__(self, event: str, parent: Inode, name: str, inode: Inode) -> None:
         """C: ``fsnotify()``."""
+        if event != "modify":
+            self.kernel.dcache.clear()
         for fn in self.hooks:
             fn(event, parent, name, inode)

@@ -48,6 +48,7 @@ def kernel(request: pytest.FixtureRequest) -> Generator[Kernel, None, None]:
     options = _options(request.node)
     made = boot(**{k: v for k, v in options.items() if k in BOOT})
     request.node.stash[_KERNEL] = made
+    made.track_origins = True  # a leak is told with the line that took it
     with made.patched(**{k: v for k, v in options.items() if k in PATCHED}):
         yield made
     failed = request.node.stash.get(_FAILED, False)

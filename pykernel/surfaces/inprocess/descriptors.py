@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from contextlib import suppress
 from errno import EBADF
 from typing import TYPE_CHECKING
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HostFdTable"]
 
-CALLS_ABOVE = 4  # install(), the system call, its wrapper: never the client's code
-
 
 class HostFdTable(FdTable):
     """
@@ -27,7 +24,7 @@ class HostFdTable(FdTable):
     The memfd's inode number tells ours from a file that took the number after somebody closed it behind our back.
     """
 
-    __slots__ = ("alone", "callers", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
+    __slots__ = ("alone", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
 
     def __init__(self) -> None:
         super().__init__(limit=1 << 30)
@@ -36,7 +33,6 @@ class HostFdTable(FdTable):
         self.fstat, self.fcntl = os.fstat, fcntl.fcntl
         self.placeholder = os.memfd_create("pykernel")
         self.alone = False  # all of the program's calls come by us: nobody else closes our numbers
-        self.callers: dict[int, tuple[str, int]] = {}
         self.ino = os.fstat(self.placeholder).st_ino
 
     def install(self, file: File, *, cloexec: bool = False, start: int = 0) -> int:
@@ -50,15 +46,9 @@ class HostFdTable(FdTable):
             file.put()
             raise
         self.files[fd] = file
-        self.callers[fd] = _caller()
         if cloexec:
             self.cloexec.add(fd)
         return fd
-
-    def taken_at(self, fd: int) -> str:
-        """The line that opened *fd*."""
-        file, line = self.callers.get(fd, ("", 0))
-        return f", opened at {file}:{line}" if file else ""
 
     def close(self, fd: int) -> None:
         """Give the number back, here and there. Raises EBADF, and what flush() says."""
@@ -94,11 +84,3 @@ class HostFdTable(FdTable):
         with suppress(OSError):
             if self.alone or self.fstat(fd).st_ino == self.ino:
                 self.close_real(fd)
-
-
-def _caller() -> tuple[str, int]:
-    """File and line of the innermost frame that is not this project's."""
-    frame = sys._getframe(CALLS_ABOVE)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pykernel"):
-        frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno

@@ -29,6 +29,7 @@ CHUNK = 65536
 class KernelRawIO(io.RawIOBase):
     """What ``io.FileIO`` is for real files: one system call a method."""
 
+    closed = False  # a plain attribute: the layers above look at it many times a call
     _blksize = PAGE_SIZE
     _finalizing = False  # IOBase sets it when it closes what was forgotten
     closefd = True
@@ -51,7 +52,8 @@ class KernelRawIO(io.RawIOBase):
 
     def readable(self) -> bool:
         """Whether the mode allows it."""
-        self._check()
+        if self.closed:
+            self._check()
         return _can_read(self.mode)
 
     def writable(self) -> bool:
@@ -61,7 +63,8 @@ class KernelRawIO(io.RawIOBase):
 
     def seekable(self) -> bool:
         """Whether lseek() works."""
-        self._check()
+        if self.closed:
+            self._check()
         return self._file.seekable
 
     def _want(self, allowed: bool, what: str) -> None:
@@ -99,6 +102,7 @@ class KernelRawIO(io.RawIOBase):
         """Reads to the end of the file. None: EAGAIN before the first byte."""
         self._want(_can_read(self.mode), "reading")
         read, fd, out = self._process.read, self._fd, b""
+        short_is_end = self._file.short_is_end
         while True:
             try:
                 data = read(fd, CHUNK)
@@ -106,9 +110,9 @@ class KernelRawIO(io.RawIOBase):
                 if e.errno != EAGAIN:
                     raise
                 return out or None
-            if not data:
-                return out
             out = out + data if out else data
+            if not data or (short_is_end and len(data) < CHUNK):
+                return out
 
     def write(self, data: Any) -> int | None:
         """One write(). None: EAGAIN."""
@@ -127,7 +131,8 @@ class KernelRawIO(io.RawIOBase):
 
     def tell(self) -> int:
         """lseek() by nothing."""
-        self._check()
+        if self.closed:
+            self._check()
         file = self._file
         if file.seekable and self._process.fds.files.get(self._fd) is file:
             return file.pos
@@ -151,11 +156,9 @@ class KernelRawIO(io.RawIOBase):
             return
         if self._finalizing:
             self._dealloc_warn(self)
-        try:
-            super().close()
-        finally:
-            if self.closefd:
-                self._process.close(self._fd)
+        self.closed = True
+        if self.closefd:
+            self._process.close(self._fd)
 
     def _dealloc_warn(self, source: object) -> None:
         # the buffer and text layers call this when they are collected while open

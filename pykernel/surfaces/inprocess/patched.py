@@ -179,7 +179,7 @@ class Patched:
     # ---- threads and forks
 
     def _serve_threads(self, undo: ExitStack) -> None:
-        """Calls of other threads interrupt the owner where it waits, if that is the main thread: no other has signals."""
+        """Calls of other threads interrupt the owner where it waits, if it is the main thread; no other has signals."""
         kernel = self.kernel
         owner = kernel.owner
         if threading.current_thread() is not threading.main_thread() or owner != threading.get_ident():

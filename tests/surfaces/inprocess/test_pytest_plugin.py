@@ -58,7 +58,7 @@ def test_a_leak_fails_the_test_and_is_named(suite):
         """
     )
     assert outcome == (1, 0, 1)
-    assert "wq0.0/state, opened at" in text
+    assert "wq0.0/state, taken at" in text
     assert "test_a_leak_fails_the_test_and_is_named.py:5" in text
 
 
