@@ -33,7 +33,7 @@ from pykernel.uapi.linux.idxd import (
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
-    from pykernel.pci.core import Iomem
+    from pykernel.pci.iomem import Iomem
 
 MINORMASK = (1 << 20) - 1
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pykernel.drivers.idxd.init import IdxdModule
     from pykernel.drivers.idxd.submit import Desc
     from pykernel.kernel import Kernel
-    from pykernel.pci.core import Iomem, PciDev
+    from pykernel.pci.dev import PciDev
+    from pykernel.pci.iomem import Iomem
 
 INVALID_INT_HANDLE = -1
 IOMMU_PASID_INVALID = -1

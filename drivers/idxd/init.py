@@ -67,7 +67,7 @@ from pykernel.iommu.sva import (
 from pykernel.lib.idr import Ida
 from pykernel.lib.ratelimit import RatelimitState
 from pykernel.log import WARNING
-from pykernel.pci.core import PciDev
+from pykernel.pci.dev import PciDev
 from pykernel.pci.driver import PciDriver, PciId
 
 PCI_VENDOR_ID_INTEL = 0x8086

@@ -13,11 +13,11 @@ from pykernel.errors import err
 from pykernel.iommu.sva import FIRST_PASID, Iommu, SvaHandle
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import MAP_POPULATE
-from pykernel.pci.core import PhysMem
+from pykernel.pci.coherent import PhysMem
 from pykernel.task import Mm
 
 if TYPE_CHECKING:
-    from pykernel.pci.core import PciDev
+    from pykernel.pci.dev import PciDev
 
 __all__ = [
     "DmaBuffer",

@@ -16,7 +16,9 @@ from pykernel.fs.sysfs import AttrGroup, Kset, SysFs
 from pykernel.lib.idr import Ida
 from pykernel.lib.notifier import NOTIFY_DONE, NotifierBlock
 from pykernel.mm.sim import SimMemory
-from pykernel.pci.core import Pci, PciDev, PhysMem
+from pykernel.pci.coherent import PhysMem
+from pykernel.pci.core import Pci
+from pykernel.pci.dev import PciDev
 from pykernel.pci.function import DmaFault
 from pykernel.syscalls import Pids
 from pykernel.uapi.linux import pci_regs as r

@@ -16,7 +16,7 @@ from pykernel.lib.kstrtox import kstrtoul
 if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.kernel import Kernel
-    from pykernel.pci.core import PciDev
+    from pykernel.pci.dev import PciDev
 
 __all__ = ["PCI_ANY_ID", "PciBus", "PciDriver", "PciId"]
 

@@ -11,7 +11,7 @@ from pykernel.pci.resource import Resource
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
-    from pykernel.pci.core import PciDev
+    from pykernel.pci.dev import PciDev
 
 __all__ = ["PCI_IOV_RESOURCES", "Iov"]
 

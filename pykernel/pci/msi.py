@@ -12,7 +12,7 @@ from pykernel.pci.irq import MSI_ADDRESS, IrqDesc, Irqs
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
-    from pykernel.pci.core import PciDev
+    from pykernel.pci.dev import PciDev
 
 __all__ = ["PCI_IRQ_ALL_TYPES", "PCI_IRQ_INTX", "PCI_IRQ_MSI", "PCI_IRQ_MSIX", "Msi"]
 

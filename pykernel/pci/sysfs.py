@@ -14,7 +14,7 @@ from pykernel.pci.driver import parse_ul
 from pykernel.task import CAP_SYS_ADMIN
 
 if TYPE_CHECKING:
-    from pykernel.pci.core import PciDev
+    from pykernel.pci.dev import PciDev
 
 __all__ = ["PciDevFiles", "driver_set_override"]
 

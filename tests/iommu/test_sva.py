@@ -22,7 +22,8 @@ from pykernel.iommu.sva import (
     iommu_sva_unbind_device,
 )
 from pykernel.machine import parse
-from pykernel.pci.core import Pci, PhysMem
+from pykernel.pci.coherent import PhysMem
+from pykernel.pci.core import Pci
 from pykernel.pci.function import DmaFault
 
 DSA = "[[pci]]\nmodel='dsa'\naddress='0000:6a:01.0'\n"
@@ -130,6 +131,7 @@ def test_pasids_run_out():
 def test_dma_goes_to_the_address_space_of_its_pasid(w):
     h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
     addr = w.p.mem.alloc(100)
+    w.p.mem.write(addr, bytes(100))
     w.write(addr, b"by device", h.pasid)
     assert w.p.mem.read(addr, 9) == b"by device"
     assert w.read(addr, 2, h.pasid) == b"by"

@@ -7,7 +7,8 @@ import pytest
 from pykernel.kernel import Kernel
 from pykernel.machine import IommuSpec, Machine
 from pykernel.pci.config import ConfigSpace
-from pykernel.pci.core import Pci, PciDev
+from pykernel.pci.core import Pci
+from pykernel.pci.dev import PciDev
 from pykernel.pci.driver import PciDriver, PciId
 from pykernel.pci.function import PciFunction
 from pykernel.start import boot

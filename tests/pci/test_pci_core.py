@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from pykernel.pci.config import ConfigSpace
-from pykernel.pci.core import Iomem, MappedIo, Pci
+from pykernel.pci.core import Pci
 from pykernel.pci.function import DmaFault, PciFunction
+from pykernel.pci.iomem import Iomem, MappedIo
 from pykernel.pci.irq import Irqs
 from pykernel.pci.msi import PCI_IRQ_ALL_TYPES, PCI_IRQ_INTX, PCI_IRQ_MSI, PCI_IRQ_MSIX
 from pykernel.uapi.linux import pci_regs as r

@@ -1,0 +1,394 @@
+"""The kernel's view of a PCI function (drivers/pci/pci.c, probe.c, remove.c): BARs, power, interrupts, resets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EBUSY, EINVAL, ENOTTY
+from typing import TYPE_CHECKING
+
+from pykernel.base import dd
+from pykernel.base.core import Device
+from pykernel.errors import err
+from pykernel.lib.string import strim, sysfs_streq
+from pykernel.pci.coherent import DmaBuffer, PhysMem
+from pykernel.pci.driver import PciDriver
+from pykernel.pci.iomem import Iomem, MappedIo
+from pykernel.pci.iov import Iov
+from pykernel.pci.irq import Irqs
+from pykernel.pci.msi import PCI_IRQ_MSIX, Msi
+from pykernel.pci.resource import (
+    IORESOURCE_MEM,
+    IORESOURCE_MEM_64,
+    IORESOURCE_PREFETCH,
+    IORESOURCE_SIZEALIGN,
+    Resource,
+)
+from pykernel.pci.slot import ADDRESS, Slot
+from pykernel.pci.sysfs import PciDevFiles
+from pykernel.uapi.linux import pci_regs as r
+
+if TYPE_CHECKING:
+    from pykernel.pci.core import Pci
+
+__all__ = ["PciDev"]
+
+# drivers/pci/pci.c:pci_reset_fn_methods
+RESET_METHODS = ("device_specific", "acpi", "flr", "af_flr", "pm", "bus")
+
+
+class PciDev(PciDevFiles):
+    """``struct pci_dev``."""
+
+    def __init__(self, pci: Pci, slot: Slot, bridge: Device, physfn: PciDev | None = None) -> None:
+        function = slot.function
+        cfg = function.config_read
+        m = ADDRESS.fullmatch(slot.address)
+        assert m is not None
+        super().__init__(pci.kernel, slot.address, parent=bridge, bus=pci.bus)
+        self.pci, self.slot, self.function = pci, slot, function
+        self.devfn = int(m[3], 16) << 3 | int(m[4])
+        self.bus_number = int(m[2], 16)
+        self.vendor, self.device = cfg(r.PCI_VENDOR_ID, 2), cfg(r.PCI_DEVICE_ID, 2)
+        self.physfn = physfn
+        if physfn is not None and physfn.iov is not None:  # a virtual function's own registers read all ones
+            self.vendor, self.device = physfn.vendor, physfn.iov.vf_device
+        self.match_driver = False
+        self.subsystem_vendor, self.subsystem_device = cfg(r.PCI_SUBSYSTEM_VENDOR_ID, 2), cfg(r.PCI_SUBSYSTEM_ID, 2)
+        self.class_code, self.revision = cfg(r.PCI_CLASS_REVISION, 4) >> 8, cfg(r.PCI_CLASS_REVISION, 1)
+        self.cfg_size = 4096 if self.find_capability(r.PCI_CAP_ID_EXP) else 256
+        self.driver_override = None
+        self.no_msi = False
+        self.dma_bits = self.coherent_dma_bits = 32
+        self.enable_cnt = 0
+        self.power_state = "unknown"
+        self.msi = Msi(self)
+        self.intx_irq = pci.intx_irq() if cfg(r.PCI_INTERRUPT_PIN, 1) else 0
+        self.resources: dict[int, Resource] = {}
+        self.regions_owner = ""
+        self.reset_methods: list[str] = self._find_reset_methods()
+        if physfn is not None and physfn.iov is not None:
+            self.resources = physfn.iov.next_resources()
+        else:
+            self._assign_bars()
+        self.iov = Iov.probe(self)
+        self.d3cold_allowed = bool(self.find_capability(r.PCI_CAP_ID_PM))  # drivers/pci/pci.c:pci_pm_init()
+
+    # ---- configuration space
+
+    def read_config_byte(self, off: int) -> int:
+        """C: ``int pci_read_config_byte(...)``."""
+        return self.function.config_read(off, 1)
+
+    def read_config_word(self, off: int) -> int:
+        """C: ``int pci_read_config_word(...)``."""
+        return self.function.config_read(off, 2)
+
+    def read_config_dword(self, off: int) -> int:
+        """C: ``int pci_read_config_dword(...)``."""
+        return self.function.config_read(off, 4)
+
+    def write_config_byte(self, off: int, value: int) -> None:
+        """C: ``int pci_write_config_byte(...)``."""
+        self._config_write(off, 1, value)
+
+    def write_config_word(self, off: int, value: int) -> None:
+        """C: ``int pci_write_config_word(...)``."""
+        self._config_write(off, 2, value)
+
+    def write_config_dword(self, off: int, value: int) -> None:
+        """C: ``int pci_write_config_dword(...)``."""
+        self._config_write(off, 4, value)
+
+    def _config_write(self, off: int, size: int, value: int) -> None:
+        if self.kernel.trace:
+            self.kernel.trace("config_write", device=self.name, off=off, size=size, value=value)
+        self.function.config_write(off, size, value)
+
+    def find_capability(self, cap: int) -> int:
+        """The capability's offset or 0. C: ``u8 pci_find_capability(struct pci_dev *, int)``."""
+        if not self.read_config_word(r.PCI_STATUS) & r.PCI_STATUS_CAP_LIST:
+            return 0
+        at, left = self.read_config_byte(r.PCI_CAPABILITY_LIST) & ~3, 48
+        while at >= 0x40 and left:
+            if self.read_config_byte(at) == cap:
+                return at
+            at, left = self.read_config_byte(at + 1) & ~3, left - 1
+        return 0
+
+    def find_ext_capability(self, cap: int) -> int:
+        """The extended capability's offset or 0. C: ``u16 pci_find_ext_capability(struct pci_dev *, int)``."""
+        if self.cfg_size <= 256:
+            return 0
+        at, left = 0x100, 480
+        while at and left:
+            header = self.read_config_dword(at)
+            if header in (0, 0xFFFFFFFF):
+                return 0
+            if header & 0xFFFF == cap:
+                return at
+            at, left = header >> 20 & 0xFFC, left - 1
+        return 0
+
+    # ---- BARs
+
+    def _assign_bars(self) -> None:
+        # drivers/pci/probe.c:__pci_read_base(), setup-res.c
+        self.read_bars(r.PCI_BASE_ADDRESS_0, 0, 1)
+        # what SeaBIOS and its like leave behind: pci_bios_init_device()
+        command = r.PCI_COMMAND_IO | r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_SERR
+        self.function.config_write(r.PCI_COMMAND, 2, command)
+
+    def read_bars(self, base: int, first: int, count: int) -> None:
+        """Size and place the six BARs at *base*; resource *first* + n is *count* times BAR n (virtual functions')."""
+        bar = 0
+        while bar < 6:
+            off = base + 4 * bar
+            self.function.config_write(off, 4, 0xFFFFFFFF)
+            low = self.read_config_dword(off)
+            wide = low & r.PCI_BASE_ADDRESS_MEM_TYPE_MASK == r.PCI_BASE_ADDRESS_MEM_TYPE_64
+            mask = low & ~0xF
+            if wide:
+                self.function.config_write(off + 4, 4, 0xFFFFFFFF)
+                mask |= self.read_config_dword(off + 4) << 32
+            if mask:
+                self.resources[first + bar] = self._place(off, low & 0xF, (mask & -mask) * count, wide=wide)
+            bar += 2 if wide else 1
+
+    def _place(self, off: int, kind: int, size: int, *, wide: bool) -> Resource:
+        flags = IORESOURCE_MEM | IORESOURCE_SIZEALIGN | kind
+        flags |= IORESOURCE_PREFETCH if kind & r.PCI_BASE_ADDRESS_MEM_PREFETCH else 0
+        flags |= IORESOURCE_MEM_64 if wide else 0
+        start = self.pci.alloc_mmio(size, wide=wide)
+        self.function.config_write(off, 4, start & 0xFFFFFFFF)
+        if wide:
+            self.function.config_write(off + 4, 4, start >> 32)
+        return Resource(start, size, flags)
+
+    def resource_start(self, bar: int) -> int:
+        """C: ``pci_resource_start(dev, bar)``; 0 without the BAR."""
+        return self.resources[bar].start if bar in self.resources else 0
+
+    def resource_len(self, bar: int) -> int:
+        """C: ``pci_resource_len(dev, bar)``; 0 without the BAR."""
+        return self.resources[bar].size if bar in self.resources else 0
+
+    def request_regions(self, name: str) -> None:
+        """C: ``int pci_request_regions(struct pci_dev *, const char *)``. Raises EBUSY."""
+        if self.regions_owner:
+            raise err(EBUSY, f"BARs of {self.name} are held by {self.regions_owner}")
+        self.regions_owner = name
+
+    def release_regions(self) -> None:
+        """C: ``void pci_release_regions(struct pci_dev *)``."""
+        self.regions_owner = ""
+
+    def iomap(self, bar: int, off: int = 0, length: int | None = None) -> Iomem:
+        """C: ``void __iomem *pcim_iomap(struct pci_dev *, int, unsigned long)``. Raises EINVAL: no such BAR."""
+        if bar not in self.resources:
+            raise err(EINVAL, f"{self.name} has no BAR {bar}")
+        return Iomem(self.kernel, self.function, bar, off, length or self.resource_len(bar) - off, self.name)
+
+    def map_bar(self, bar: int) -> MappedIo:
+        """The whole BAR as a mapping's registers. C: ``int pci_mmap_resource_range(...)``."""
+        return MappedIo(self.iomap(bar))
+
+    # ---- on and off
+
+    def enable_device(self) -> None:
+        """C: ``int pci_enable_device(struct pci_dev *)``."""
+        self.enable_cnt += 1
+        if self.enable_cnt == 1:
+            self.power_state = "D0"
+            command = self.read_config_word(r.PCI_COMMAND)
+            if self.resources and not command & r.PCI_COMMAND_MEMORY:
+                self.info(f"enabling device ({command:04x} -> {command | r.PCI_COMMAND_MEMORY:04x})")
+                self.write_config_word(r.PCI_COMMAND, command | r.PCI_COMMAND_MEMORY)
+
+    def disable_device(self) -> None:
+        """C: ``void pci_disable_device(struct pci_dev *)``: bus mastering goes, memory decoding stays."""
+        self.enable_cnt -= 1
+        if self.enable_cnt == 0:
+            self.clear_master()
+
+    def set_master(self) -> None:
+        """C: ``void pci_set_master(struct pci_dev *)``."""
+        self._command(r.PCI_COMMAND_MASTER, 0)
+
+    def clear_master(self) -> None:
+        """C: ``void pci_clear_master(struct pci_dev *)``."""
+        self._command(0, r.PCI_COMMAND_MASTER)
+
+    def _command(self, on: int, off: int) -> None:
+        command = self.read_config_word(r.PCI_COMMAND)
+        if command & ~off | on != command:
+            self.write_config_word(r.PCI_COMMAND, command & ~off | on)
+
+    def set_dma_mask(self, bits: int) -> None:
+        """C: ``int dma_set_mask_and_coherent(struct device *, u64)``."""
+        self.dma_bits = self.coherent_dma_bits = bits
+
+    def dma_alloc_coherent(self, size: int) -> DmaBuffer:
+        """C: ``void *dma_alloc_coherent(struct device *, size_t, dma_addr_t *, gfp_t)``. Raises ENOMEM by injection."""
+        self.kernel.faults.alloc(f"dma_alloc_coherent {self.name}")
+        return DmaBuffer(self.kernel.sub(PhysMem).mem, size)
+
+    # ---- interrupts
+
+    def intx(self, *, enable: bool) -> None:
+        """C: ``void pci_intx(struct pci_dev *, int enable)``."""
+        self._command(0 if enable else r.PCI_COMMAND_INTX_DISABLE, r.PCI_COMMAND_INTX_DISABLE if enable else 0)
+
+    def msix_vec_count(self) -> int:
+        """C: ``int pci_msix_vec_count(struct pci_dev *)``. Raises EINVAL: no capability."""
+        return self.msi.msix_vec_count()
+
+    def alloc_irq_vectors(self, low: int, high: int, flags: int = PCI_IRQ_MSIX) -> int:
+        """C: ``int pci_alloc_irq_vectors(...)``. Raises as :meth:`~pykernel.pci.msi.Msi.alloc_irq_vectors`."""
+        return self.msi.alloc_irq_vectors(low, high, flags)
+
+    def free_irq_vectors(self) -> None:
+        """C: ``void pci_free_irq_vectors(struct pci_dev *)``."""
+        self.msi.free_irq_vectors()
+
+    def irq_vector(self, n: int) -> int:
+        """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""
+        return self.msi.irq_vector(n)
+
+    def request_irq(self, irq: int, thread_fn: Callable[[], None], name: str) -> None:
+        """C: ``int pci_request_irq(...)``, which shares the interrupt. Raises EINVAL."""
+        self.kernel.sub(Irqs).request(irq, thread_fn, name, self, shared=True)
+
+    def free_irq(self, irq: int) -> None:
+        """C: ``void pci_free_irq(struct pci_dev *, unsigned, void *)``."""
+        self.kernel.sub(Irqs).free_irq(irq, self)
+
+    # ---- link and reset
+
+    @property
+    def has_link(self) -> bool:
+        """A PCI Express function that is no integrated endpoint has a link."""
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        return bool(at) and (self.read_config_word(at + r.PCI_EXP_FLAGS) & r.PCI_EXP_FLAGS_TYPE) >> 4 not in (9, 10)
+
+    def link_speed(self, *, current: bool) -> str:
+        """drivers/pci/probe.c:pci_speed_string()."""
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        reg = self.read_config_word(at + r.PCI_EXP_LNKSTA) if current else self.read_config_dword(at + r.PCI_EXP_LNKCAP)
+        names = {1: "2.5 GT/s PCIe", 2: "5.0 GT/s PCIe", 3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
+        return names.get(reg & 0xF, "Unknown")
+
+    def link_width(self, *, current: bool) -> int:
+        """Lanes."""
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        reg = self.read_config_word(at + r.PCI_EXP_LNKSTA) if current else self.read_config_dword(at + r.PCI_EXP_LNKCAP)
+        return reg >> 4 & 0x3F
+
+    def _find_reset_methods(self) -> list[str]:
+        at = self.find_capability(r.PCI_CAP_ID_EXP)
+        flr = at and self.read_config_dword(at + r.PCI_EXP_DEVCAP) & r.PCI_EXP_DEVCAP_FLR
+        pm = self.find_capability(r.PCI_CAP_ID_PM)
+        soft = pm and not self.read_config_word(pm + r.PCI_PM_CTRL) & r.PCI_PM_CTRL_NO_SOFT_RESET
+        return (["flr"] if flr else []) + (["pm"] if soft else [])
+
+    def set_reset_methods(self, buf: str) -> None:
+        """drivers/pci/pci.c:reset_method_store(). Raises EINVAL."""
+        if sysfs_streq(buf, ""):
+            self.reset_methods = []
+            self.warn("All device reset methods disabled by user")
+            return
+        if sysfs_streq(buf, "default"):
+            self.reset_methods = self._find_reset_methods()
+            return
+        supported, chosen = self._find_reset_methods(), []
+        for word in buf.split(" "):
+            name = strim(word)
+            if not name:
+                continue
+            if name not in RESET_METHODS:
+                self.err(f"Invalid reset method '{name}'")
+                raise err(EINVAL)
+            if name not in supported:
+                self.err(f"Unsupported reset method '{name}'")
+                raise err(EINVAL)
+            chosen.append(name)
+        if len(chosen) > len(RESET_METHODS):
+            self.err("Too many reset methods")
+            raise err(EINVAL)
+        self.reset_methods = chosen
+
+    def reset_function(self) -> None:
+        """C: ``int pci_reset_function(struct pci_dev *)``: state is saved and restored. Raises ENOTTY."""
+        if not self.reset_methods:
+            raise err(ENOTTY)
+        driver = self.driver if isinstance(self.driver, PciDriver) else None
+        if driver is not None:
+            driver.reset_prepare(self)
+        offsets = [*self._saved_controls(), *range(60, -4, -4)]
+        saved = [(off, self.read_config_dword(off)) for off in offsets]
+        if self.reset_methods[0] == "pm":
+            self._pm_reset()
+        else:
+            self.pcie_flr()
+        for off, value in saved:
+            self.function.config_write(off, 4, value)
+        self.msi.restore()
+        if driver is not None:
+            driver.reset_done(self)
+
+    def _saved_controls(self) -> list[int]:
+        """
+        Where capabilities keep what pci_save_state() saves: ATS, page requests and PASID (the order of their
+        restore).
+        """
+        found = []
+        for cap, offset in (
+            (r.PCI_EXT_CAP_ID_PASID, r.PCI_PASID_CAP),
+            (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_ALLOC_REQ),
+            (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_CTRL),
+            (r.PCI_EXT_CAP_ID_ATS, r.PCI_ATS_CAP),
+        ):
+            if at := self.find_ext_capability(cap):
+                found.append(at + offset)
+        return found
+
+    def pcie_flr(self) -> None:
+        """C: ``int pcie_flr(struct pci_dev *)``."""
+        if self.kernel.trace:
+            self.kernel.trace("flr", device=self.name)
+        self.function.flr()
+
+    def _pm_reset(self) -> None:
+        # drivers/pci/pci.c:pci_pm_reset(): D3hot and back, which resets a function without No_Soft_Reset
+        at = self.find_capability(r.PCI_CAP_ID_PM) + r.PCI_PM_CTRL
+        control = self.read_config_word(at) & ~r.PCI_PM_CTRL_STATE_MASK
+        self.write_config_word(at, control | 3)
+        self.write_config_word(at, control)
+        self.function.flr()
+
+    # ---- coming and going
+
+    @property
+    def can_probe(self) -> bool:
+        """drivers/pci/pci-driver.c:pci_device_can_probe()."""
+        iov = self.physfn.iov if self.physfn is not None else None
+        return iov is None or iov.drivers_autoprobe or self.driver_override is not None
+
+    def bus_add(self) -> None:
+        """Let drivers have it, whatever drivers_autoprobe says. C: ``void pci_bus_add_device(struct pci_dev *)``."""
+        self.match_driver = True
+        try:
+            dd.device_attach(self)
+        except OSError as e:
+            self.warn(f"device attach failed ({-(e.errno or 0)})")
+
+    def stop_and_remove(self) -> None:
+        """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``."""
+        dd.device_release_driver(self)
+        if self.iov is not None:
+            self.iov.disable()
+        self.free_irq_vectors()
+        self.slot.dev = None
+        self.unregister()
+        self.pci.devices.pop(self.name, None)
+        if self.physfn is None:
+            self.pci.free_mmio(self.resources.values())

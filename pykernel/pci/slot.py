@@ -1,0 +1,76 @@
+"""Slots: the port that a piece of silicon is plugged into, and what the IOMMU layer does for its DMA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from pykernel.pci.function import DmaFault, PciFunction
+from pykernel.pci.irq import MSI_ADDRESS, Irqs
+
+if TYPE_CHECKING:
+    from pykernel.pci.core import Pci
+    from pykernel.pci.dev import PciDev
+
+__all__ = ["ADDRESS", "DmaTranslator", "Slot"]
+
+ADDRESS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
+
+
+class DmaTranslator(Protocol):
+    """What the IOMMU layer gives the bus: DMA of a device in one of its address spaces. All raise DmaFault."""
+
+    def dma_read(self, pdev: PciDev, addr: int, n: int, pasid: int | None, priv: bool) -> bytes:
+        """Read."""
+        ...
+
+    def dma_write(self, pdev: PciDev, addr: int, data: bytes, pasid: int | None, priv: bool) -> None:
+        """Write."""
+        ...
+
+    def page_request(self, pdev: PciDev, addr: int, write: bool, pasid: int | None) -> bool:
+        """PRI."""
+        ...
+
+
+class Slot:
+    """A place on a root bus: the port of the function in it, and where its device is known."""
+
+    def __init__(self, pci: Pci, address: str, function: PciFunction) -> None:
+        self.pci = pci
+        self.address = address
+        self.function = function
+        self.dev: PciDev | None = None
+        function.port = self
+
+    def _device(self, addr: int, *, write: bool) -> PciDev:
+        if self.dev is None:
+            raise DmaFault(addr, write, "the kernel knows no such requester")
+        return self.dev
+
+    def dma_read(self, addr: int, n: int, pasid: int | None = None, priv: bool = False) -> bytes:
+        """Upstream read. Raises DmaFault."""
+        return self.pci.translator().dma_read(self._device(addr, write=False), addr, n, pasid, priv)
+
+    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+        """Upstream write. Raises DmaFault."""
+        self.pci.translator().dma_write(self._device(addr, write=True), addr, data, pasid, priv)
+
+    def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
+        """Page request; True when the page is there now."""
+        return self.pci.translator().page_request(self._device(addr, write=write), addr, write, pasid)
+
+    def msi_write(self, address: int, data: int) -> None:
+        """A message: an interrupt when it goes to the local APIC's range."""
+        if address & 0xFFF00000 == MSI_ADDRESS:
+            self.pci.kernel.sub(Irqs).raise_irq(data)
+
+    def intx(self, asserted: bool) -> None:
+        """The interrupt pin."""
+        if self.dev is not None:
+            self.pci.kernel.sub(Irqs).set_level(self.dev.intx_irq, self, asserted=asserted)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Engine work."""
+        self.pci.kernel.sched.call_soon(fn)
