@@ -23,15 +23,16 @@ SIZE_MAX = 1 << 30  # bytes of one file: half of a machine's memory is what tmpf
 
 
 class RamNode(Inode):
-    """Any node; ``ino`` comes from the kernel's counter for memory file systems."""
+    """Any node; ``ino`` comes from the kernel's counter for memory file systems, ``name`` is the last it got."""
 
-    __slots__ = ("dev", "links", "statfs_row")
+    __slots__ = ("dev", "links", "name", "statfs_row")
 
     def __init__(self, kernel: Kernel, mode: int, parent: Inode | None = None) -> None:
         super().__init__(kernel, mode, kernel.sub(InoCounter).next(), parent)
         cred = kernel.current.cred
         self.uid, self.gid = cred.uid, cred.gid
         self.links = 1
+        self.name = ""
         self.dev = ROOT_DEV if parent is None else parent.dev
         self.statfs_row = TMPFS if parent is None else parent.statfs_row
 
@@ -212,6 +213,8 @@ class RamDir(RamNode):
             raise err(EEXIST)
         self.children[name] = node
         node.parent = self
+        if isinstance(node, RamNode):
+            node.name = name
         self.modified()
         self.kernel.sub(FsNotify)("add", self, name, node)
         return node
