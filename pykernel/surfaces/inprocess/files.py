@@ -29,7 +29,8 @@ CHUNK = 65536
 class KernelRawIO(io.RawIOBase):
     """What ``io.FileIO`` is for real files: one system call a method."""
 
-    closed = False  # a plain attribute: the layers above look at it many times a call
+    # a plain attribute, because the layers above look at it many times a call
+    closed: bool = False  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
     _blksize = PAGE_SIZE
     _finalizing = False  # IOBase sets it when it closes what was forgotten
     closefd = True
@@ -156,7 +157,7 @@ class KernelRawIO(io.RawIOBase):
             return
         if self._finalizing:
             self._dealloc_warn(self)
-        self.closed = True
+        self.closed = True  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.closefd:
             self._process.close(self._fd)
 

@@ -280,3 +280,17 @@ def test_a_nul_is_refused_as_ever(kernel):
     for path in ("/sys/a\0b", "/dev/a\0b"):
         with pytest.raises(ValueError, match="null byte"):
             os.stat(path)
+
+
+def test_what_was_found_before_is_gone_with_its_device(kernel, wq):
+    """Looking a path up again is free, and never finds what is not there any more."""
+    pci, attr = "/sys/bus/pci/devices/0000:6a:01.0", f"{wq}/type"
+    first = os.stat(attr)
+    assert os.stat(attr) == first
+    with open(f"{pci}/remove", "w") as f:
+        f.write("1")
+    for path in (attr, wq, f"{pci}/vendor"):
+        assert not os.path.lexists(path)
+    with open("/sys/bus/pci/rescan", "w") as f:
+        f.write("1")
+    assert os.stat(attr).st_ino != first.st_ino
