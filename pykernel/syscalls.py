@@ -228,7 +228,16 @@ class PathFile(File):
     """An O_PATH descriptor: a place and nothing else."""
 
     __slots__ = ()
-    can_read = can_write = False
+
+    @property
+    def can_read(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def can_write(self) -> bool:
+        """No."""
+        return False
 
     def _no(self, *_: Any) -> Any:
         raise err(EBADF)
@@ -501,7 +510,7 @@ class Process:
         if isinstance(arg, bytearray):
             arg[:] = back
         else:
-            memoryview(arg)[:] = back  # type: ignore[arg-type]
+            arg.memory()[:] = back
         return result
 
     def _ioctl(self, fd: int, file: File, cmd: int, arg: int) -> int:
@@ -998,8 +1007,7 @@ def _describe(kernel: Kernel, inode: Inode) -> str:
 def _open_files(p: Process) -> list[str]:
     kernel = p.kernel
     return [
-        f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{kernel.origin(f)}"
-        for fd, f in p.fds.files.items()
+        f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{kernel.origin(f)}" for fd, f in p.fds.files.items()
     ]
 
 

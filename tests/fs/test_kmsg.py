@@ -34,7 +34,7 @@ def code(fn, *args, **kw):
     try:
         return fn(*args, **kw)
     except OSError as e:
-        return errno.errorcode[e.errno]
+        return errno.errorcode[e.errno or 0]
 
 
 def test_records_have_prefix_text_and_device(kernel, p):

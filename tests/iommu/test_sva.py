@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,11 @@ class World:
     def __init__(self, text: str) -> None:
         self.kernel = pykernel.boot(parse(text))
         self.kernel.up()
-        self.devs = self.kernel.sub(Pci).bus.devices
-        self.dsa = self.devs["0000:6a:01.0"]
+        self.devs: Any = self.kernel.sub(Pci).bus.devices
+        self.dsa: Any = self.devs["0000:6a:01.0"]
         self.iommu = self.kernel.sub(Iommu)
         self.p = self.kernel.process()
+        self.mm: Any = self.p.task.mm
 
     def read(self, addr, n, pasid):
         return self.iommu.dma_read(self.dsa, addr, n, pasid, priv=False)
@@ -69,7 +71,7 @@ def fails(fn, *args) -> int:
 
 
 def test_features(w):
-    assert iommu_dev_enable_feature(w.dsa, "sva") is None
+    iommu_dev_enable_feature(w.dsa, "sva")
     assert fails(iommu_dev_enable_feature, w.dsa, "sva") == errno.EBUSY
     assert fails(iommu_dev_enable_feature, w.dsa, "aux") == errno.EINVAL
     iommu_dev_disable_feature(w.dsa, "sva")
@@ -81,14 +83,14 @@ def test_features(w):
 def test_without_scalable_mode(text):
     w = World(text + DSA)
     assert fails(iommu_dev_enable_feature, w.dsa, "sva") == errno.ENODEV
-    assert fails(iommu_sva_bind_device, w.dsa, w.p.task.mm) == errno.ENODEV
+    assert fails(iommu_sva_bind_device, w.dsa, w.mm) == errno.ENODEV
     assert fails(iommu_alloc_system_pasid, w.dsa) == errno.ENODEV
     w.end()
 
 
 def test_an_mm_has_one_pasid_for_all_and_keeps_it_while_bound(w):
     """drivers/iommu/iommu-sva.c: the PASID is the mm's; a second bind gives the same handle."""
-    mm, other = w.p.task.mm, w.kernel.process().task.mm
+    mm, other = w.mm, w.kernel.process().task.mm
     a = iommu_sva_bind_device(w.dsa, mm)
     assert iommu_sva_bind_device(w.dsa, mm) is a
     b = iommu_sva_bind_device(w.dsa, other)
@@ -105,20 +107,20 @@ def test_two_devices_share_the_mms_pasid():
     w = World(DSA + DSA.replace("6a:01", "6f:01"))
     second = w.devs["0000:6f:01.0"]
     events = w.kernel.trace.record()
-    a, b = iommu_sva_bind_device(w.dsa, w.p.task.mm), iommu_sva_bind_device(second, w.p.task.mm)
+    a, b = iommu_sva_bind_device(w.dsa, w.mm), iommu_sva_bind_device(second, w.mm)
     assert a is not b
     assert a.pasid == b.pasid == 1
     iommu_sva_unbind_device(a)
-    assert w.kernel.mm_pasid(w.p.task.mm) == 1
+    assert w.kernel.mm_pasid(w.mm) == 1
     iommu_sva_unbind_device(b)
-    assert w.kernel.mm_pasid(w.p.task.mm) == 0
+    assert w.kernel.mm_pasid(w.mm) == 0
     assert [e.name for e in events] == ["sva_bind", "sva_bind", "sva_unbind", "sva_unbind"]
     w.end()
 
 
 def test_pasids_run_out():
     w = World("[iommu]\npasid_bits = 1\n" + DSA)
-    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    h = iommu_sva_bind_device(w.dsa, w.mm)
     assert fails(iommu_sva_bind_device, w.dsa, w.kernel.process().task.mm) == errno.ENOSPC
     assert fails(iommu_alloc_system_pasid, w.dsa) == errno.ENOSPC
     iommu_sva_unbind_device(h)
@@ -129,7 +131,7 @@ def test_pasids_run_out():
 
 
 def test_dma_goes_to_the_address_space_of_its_pasid(w):
-    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    h = iommu_sva_bind_device(w.dsa, w.mm)
     addr = w.p.mem.alloc(100)
     w.p.mem.write(addr, bytes(100))
     w.write(addr, b"by device", h.pasid)
@@ -144,7 +146,7 @@ def test_dma_goes_to_the_address_space_of_its_pasid(w):
 
 
 def test_a_fault_tells_the_first_page_that_is_not_there_and_writes_nothing(w):
-    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    h = iommu_sva_bind_device(w.dsa, w.mm)
     rw, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     addr = w.p.mmap(0, 3 * 4096, rw, kind)
     w.p.mem.write(addr, b"there")
@@ -187,7 +189,7 @@ class Host:
 
 def test_real_memory_is_tried_and_a_fault_tells_the_first_bad_page(w):
     w.p.task.mm.mem, old = Host(), w.p.task.mm.mem
-    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    h = iommu_sva_bind_device(w.dsa, w.mm)
     w.write(0x1000, b"ab", h.pasid)
     assert w.read(0x1000, 2, h.pasid) == b"ab"
     with pytest.raises(DmaFault) as e:
@@ -242,8 +244,8 @@ def test_groups_in_sysfs(w):
 
 
 def test_a_device_that_goes_takes_its_table_and_the_pasid_stays_the_mms(w):
-    h = iommu_sva_bind_device(w.dsa, w.p.task.mm)
+    h = iommu_sva_bind_device(w.dsa, w.mm)
     w.p.write_text("/sys/bus/pci/devices/0000:6a:01.0/remove", "1")
-    assert w.kernel.mm_pasid(w.p.task.mm) == h.pasid
+    assert w.kernel.mm_pasid(w.mm) == h.pasid
     iommu_sva_unbind_device(h)
-    assert w.kernel.mm_pasid(w.p.task.mm) == 0
+    assert w.kernel.mm_pasid(w.mm) == 0

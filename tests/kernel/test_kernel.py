@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from pykernel.fs.vfs import File
 from pykernel.iommu.sva import iommu_sva_bind_device, iommu_sva_unbind_device
 from pykernel.kernel import Kernel, Leak
 from pykernel.pci.core import Pci
+from pykernel.syscalls import Process
 from pykernel.task import CAP_SYS_ADMIN, Cred
 
 
@@ -22,6 +24,18 @@ def kernel():
     k = pykernel.boot("dsa")
     yield k
     k.shutdown()
+
+
+def boom() -> None:
+    raise ZeroDivisionError
+
+
+def pci_device(k: Kernel) -> Any:
+    return k.sub(Pci).bus.devices["0000:6a:01.0"]
+
+
+def mm_of(p: Process) -> Any:
+    return p.task.mm
 
 
 class Sub:
@@ -240,9 +254,9 @@ def test_shutdown_names_each_leak():
     p.pipe()
     p.open("/tmp/gone", os.O_CREAT)
     p.unlink("/tmp/gone")
-    pdev = k.sub(Pci).bus.devices["0000:6a:01.0"]
+    pdev = pci_device(k)
     with k.as_task(p.task):
-        iommu_sva_bind_device(pdev, p.task.mm)
+        iommu_sva_bind_device(pdev, mm_of(p))
     fd = p.open("/sys/bus/pci/devices/0000:6a:01.0/resource0", os.O_RDWR)
     addr = p.mmap(0, 4096, 3, 1, fd)
     p.close(fd)
@@ -275,10 +289,10 @@ def test_track_origins_tells_who_took_it():
 def test_given_back_is_no_leak():
     k = pykernel.boot("dsa")
     k.up()
-    pdev = k.sub(Pci).bus.devices["0000:6a:01.0"]
+    pdev = pci_device(k)
     p = k.process()
     with k.as_task(p.task):
-        iommu_sva_unbind_device(iommu_sva_bind_device(pdev, p.task.mm))
+        iommu_sva_unbind_device(iommu_sva_bind_device(pdev, mm_of(p)))
     fd = p.open("/sys/bus/pci/devices/0000:6a:01.0/resource0", os.O_RDWR)
     addr = p.mmap(0, 4096, 3, 1, fd)
     p.munmap(addr, 4096)
@@ -291,7 +305,7 @@ def test_an_exit_handler_that_fails_does_not_stop_the_others():
     k = pykernel.boot("dsa")
     done = []
     k.at_exit(lambda: done.append("first registered"))
-    k.at_exit(lambda: 1 // 0)
+    k.at_exit(boom)
     k.shutdown()
     assert done == ["first registered"]
     assert isinstance(k.oopses[0], ZeroDivisionError)

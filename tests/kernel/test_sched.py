@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,14 @@ from pykernel.errors import Oops, err
 from pykernel.sched import Completion, Scheduler, WaitQueue
 
 
+def boom() -> None:
+    raise ZeroDivisionError
+
+
 def test_work_runs_in_the_order_in_which_it_was_queued():
     s, out = Scheduler(), []
     for n in range(5):
-        s.call_soon(lambda n=n: out.append(n))
+        s.call_soon(partial(out.append, n))
     s.run_ready()
     assert out == [0, 1, 2, 3, 4]
 
@@ -25,7 +30,7 @@ def test_timers_expire_by_time_and_then_by_age(delays):
     """As a stable sort of the delays; the clock stands where the last one was due."""
     s, out = Scheduler(), []
     for n, ns in enumerate(delays):
-        s.call_later(ns, lambda n=n: out.append(n))
+        s.call_later(ns, partial(out.append, n))
     s.idle_until(lambda: len(out) == len(delays))
     assert out == sorted(range(len(delays)), key=lambda n: delays[n])
     assert s.clock_ns() == max(delays, default=0)
@@ -87,7 +92,12 @@ def test_a_wait_that_nothing_ends_is_a_hung_task():
 def test_the_last_resort_may_find_work():
     """on_stuck: another thread's call may end the wait."""
     s, done = Scheduler(), []
-    s.on_stuck = lambda: bool(done.append(1)) or True
+
+    def find() -> bool:
+        done.append(1)
+        return True
+
+    s.on_stuck = find
     assert s.idle_until(lambda: bool(done))
 
 
@@ -100,7 +110,7 @@ def test_tasks_sleep_and_wake_in_order():
         out.append(n)
         return n * 10
 
-    tasks = [s.spawn(lambda n=n: sleeper(n), f"t{n}") for n in range(3)]
+    tasks = [s.spawn(partial(sleeper, n), f"t{n}") for n in range(3)]
     s.run_ready()
     assert [t.done for t in tasks] == [False] * 3
     assert out == []
@@ -163,7 +173,7 @@ def test_an_errno_ends_a_task_and_another_exception_is_an_oops():
 
 def test_without_a_kernel_an_oops_is_raised():
     s = Scheduler()
-    s.call_soon(lambda: 1 // 0)
+    s.call_soon(boom)
     with pytest.raises(ZeroDivisionError):
         s.run_ready()
 
@@ -185,6 +195,7 @@ def test_a_task_that_runs_the_scheduler_is_not_switched_to_again():
 
     def body() -> None:
         s.spawn(other)
+        assert s.thread is not None
         q.waiters.append(s.thread)
         q.wake_up()
         s.run_ready()
@@ -200,8 +211,12 @@ def test_a_task_may_wait_inside_work_that_it_runs():
     c = Completion(s)
     out: list[str] = []
 
+    def work() -> None:
+        c.wait()
+        out.append("work")
+
     def body() -> None:
-        s.call_soon(lambda: (c.wait(), out.append("work"))[0])
+        s.call_soon(work)
         s.run_ready()
         out.append("task")
 
@@ -225,7 +240,7 @@ def test_each_task_has_its_own_context():
         seen.append(context[0])
 
     for name in ("a", "b"):
-        s.spawn(lambda name=name: body(name))
+        s.spawn(partial(body, name))
     s.run_ready()
     assert context == ["main"]
     c.complete()
@@ -244,7 +259,7 @@ def race(seed: int) -> list[int]:
             s.point()
 
     for n in range(3):
-        s.spawn(lambda n=n: body(n))
+        s.spawn(partial(body, n))
     s.run_ready()
     return out
 
