@@ -55,6 +55,10 @@ class Profile:
     """A failed probe is `probe with driver %s failed` at level err; before 6.7 `%s: probe of %s failed` at warning."""
 
     # fs
+    epoll_wait_fd_first: bool = False
+    """epoll_wait() with both a closed descriptor and a bad count is EBADF; before, EINVAL."""
+    eventfd_write_exact: bool = False
+    """A write to an eventfd is of 8 bytes, else EINVAL; before, more were taken and the first 8 counted."""
     kernfs_llseek_active: bool = False
     """lseek() of a removed node is ENODEV, and a mappable binary file seeks by its own size."""
 
@@ -121,6 +125,7 @@ LINUX_6_12 = replace(
     release="6.12.117",
     version=(6, 12),
     probe_failure_dev_err=True,
+    eventfd_write_exact=True,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
     pci_msi_chip_per_device=True,
@@ -148,6 +153,7 @@ LINUX_7_2 = replace(
     name="linux-7.2",
     release="7.2.0",
     version=(7, 2),
+    epoll_wait_fd_first=True,
     kstrtobool_enable=True,
     idxd_device_ids=IDXD_IDS_7_2,
     idxd_dsacaps=True,

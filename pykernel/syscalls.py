@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 
 from pykernel.errors import ERESTARTSYS, err
 from pykernel.fs import anon, change, namei
+from pykernel.fs.eventpoll import EP_MAX_EVENTS, EventPoll, file_can_poll
 from pykernel.fs.fdtable import FdTable
 from pykernel.fs.ioctl import VFS_IOCTLS, do_vfs_ioctl
 from pykernel.fs.vfs import (
@@ -54,7 +55,7 @@ from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
 from pykernel.task import CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, Cred, Mm, Task
 from pykernel.uapi.linux.eventfd import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE
-from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP
+from pykernel.uapi.linux.eventpoll import EPOLL_CLOEXEC, EPOLLERR, EPOLLHUP
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -64,10 +65,14 @@ __all__ = ["SYSCALLS", "At", "PathArg", "Process", "Syscall", "do_open", "do_pol
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 AT_SYMLINK_NOFOLLOW = 0x100
 POLLNVAL = 0x20
 UMASK = 0o022
 MAX_RW_COUNT = 0x7FFFF000
+F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032  # include/uapi/linux/fcntl.h
+SCM_MAX_FD = 253
+MSG_CTRUNC, MSG_CMSG_CLOEXEC = 0x8, 0x40000000  # include/linux/socket.h
 O_LARGEFILE = 0o100000
 O_AT_OPEN = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
 O_CREAT_TMPFILE = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY
@@ -111,17 +116,19 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("ioctl", "ioctl"),
     Syscall("pread64", "pread"),
     Syscall("pwrite64", "pwrite"),
+    Syscall("readv", "readv"),
+    Syscall("writev", "writev"),
     Syscall("access", "access"),
     Syscall("pipe2", "pipe"),
     Syscall("dup", "dup"),
     Syscall("dup3", "dup2"),
     Syscall("socketpair", "socketpair", "AF_UNIX streams only"),
     Syscall("sendmsg", "sendmsg", "data and SCM_RIGHTS"),
-    Syscall("recvmsg", "recvmsg", "data and SCM_RIGHTS"),
+    Syscall("recvmsg", "recvmsg", "data and SCM_RIGHTS; of the flags MSG_CMSG_CLOEXEC"),
     Syscall("fork", "fork"),
     Syscall("execve", "exec", "closes close-on-exec descriptors, new address space; nothing is run"),
     Syscall("exit_group", "exit"),
-    Syscall("fcntl", "fcntl", "F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL"),
+    Syscall("fcntl", "fcntl", "F_DUPFD, F_DUPFD_CLOEXEC, F_[GS]ETFD, F_[GS]ETFL, F_[GS]ETPIPE_SZ"),
     Syscall("truncate", "truncate"),
     Syscall("ftruncate", "ftruncate"),
     Syscall("getdents64", "listdir"),
@@ -149,6 +156,9 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("fsync", "fsync"),
     Syscall("fallocate", "fallocate"),
     Syscall("eventfd2", "eventfd"),
+    Syscall("epoll_create1", "epoll_create"),
+    Syscall("epoll_ctl", "epoll_ctl"),
+    Syscall("epoll_wait", "epoll_wait"),
     Syscall("sendfile", "sendfile"),
 )
 
@@ -243,6 +253,11 @@ class PathFile(File):
         raise err(EBADF)
 
     llseek = ioctl = fsync = iterdir = _no  # type: ignore[assignment]
+
+
+def _segments(parts: Sequence[T]) -> list[T]:
+    """The parts that fs/read_write.c:do_loop_readv_writev() makes calls of: an empty one is, if it is the first."""
+    return [*parts[:1], *filter(None, parts[1:])]
 
 
 def stat_of(inode: Inode) -> os.stat_result:
@@ -409,6 +424,11 @@ class Process:
             changeable = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | os.O_DIRECT | (file.has_fasync and os.O_ASYNC)
             file.flags = file.flags & ~changeable | arg & changeable
             return 0
+        if cmd in (F_SETPIPE_SZ, F_GETPIPE_SZ):
+            if not isinstance(file, anon.PipeEnd):
+                raise err(EBADF)
+            buffer = file.buffer
+            return buffer.capacity if cmd == F_GETPIPE_SZ else buffer.resize(arg & 0xFFFFFFFF, self.task.cred)
         raise err(EBADF if file.flags & os.O_PATH else EINVAL)
 
     def _owns(self, inode: Inode) -> bool:
@@ -455,6 +475,46 @@ class Process:
         if offset < 0:
             raise err(EINVAL)
         return self._file(fd, write=True).pwrite(offset, bytes(data))
+
+    @syscall
+    def readv(self, fd: int, sizes: Sequence[int]) -> bytes:
+        """C: ``ssize_t readv(int, const struct iovec *, int)``: what is read into parts of *sizes*."""
+        file, left = self._file(fd, write=False), sum(sizes)
+        if not left:
+            return b""
+        if file.read_iter:
+            return file.read(left)
+        out = b""
+        for size in _segments(sizes):
+            try:
+                part = file.read(size)
+            except OSError:
+                if out:
+                    break
+                raise
+            out += part
+            if len(part) < size:
+                break
+        return out
+
+    @syscall
+    def writev(self, fd: int, parts: Sequence[bytes]) -> int:
+        """C: ``ssize_t writev(int, const struct iovec *, int)``."""
+        file, data = self._file(fd, write=True), b"".join(parts)
+        if file.write_iter or not data:
+            return file.write(data) if data else 0
+        done = 0
+        for part in _segments(parts):
+            try:
+                n = file.write(bytes(part))
+            except OSError:
+                if done:
+                    break
+                raise
+            done += n
+            if n < len(part):
+                break
+        return done
 
     @syscall
     def lseek(self, fd: int, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -870,21 +930,69 @@ class Process:
 
     @syscall
     def sendmsg(self, fd: int, data: bytes, fds: Sequence[int] = ()) -> int:
-        """C: ``ssize_t sendmsg(int, const struct msghdr *, int)`` with SCM_RIGHTS *fds*. Raises EBADF, EPIPE."""
+        """
+        C: ``ssize_t sendmsg(int, const struct msghdr *, int)`` with SCM_RIGHTS *fds*.
+
+        Raises EBADF, EPIPE; EINVAL: over 253 descriptors.
+        """
         sock = self._socket(fd)
+        if len(fds) > SCM_MAX_FD:
+            raise err(EINVAL)
         return sock.sendmsg(bytes(data), [self.fds.get(n) for n in fds])
 
     @syscall
-    def recvmsg(self, fd: int, count: int, *, cloexec: bool = False) -> tuple[bytes, list[int]]:
-        """C: ``ssize_t recvmsg(int, struct msghdr *, int)``: the data and new descriptors."""
-        data, files = self._socket(fd).recvmsg(count)
+    def recvmsg(self, fd: int, count: int, room: int = SCM_MAX_FD, flags: int = 0) -> tuple[bytes, list[int], int]:
+        """
+        C: ``ssize_t recvmsg(int, struct msghdr *, int)``: the data, new descriptors, and the message's flags.
+
+        Args:
+            room: how many descriptors the control buffer holds; the others are lost, and MSG_CTRUNC says so.
+            flags: MSG_CMSG_CLOEXEC or none. Raises EOPNOTSUPP for others.
+        """
+        sock = self._socket(fd)
+        if flags & ~MSG_CMSG_CLOEXEC:
+            raise err(EOPNOTSUPP, "of recvmsg's flags there is MSG_CMSG_CLOEXEC only")
+        data, files = sock.recvmsg(count)
         fds: list[int] = []
-        for file in files:  # net/core/scm.c:scm_detach_fds(): what finds no number is lost (MSG_CTRUNC)
-            if len(self.fds.files) < self.fds.limit:
-                fds.append(self.fds.install(file, cloexec=cloexec))
+        for file in files:  # net/core/scm.c:scm_detach_fds()
+            if len(fds) < room and len(self.fds.files) < self.fds.limit:
+                fds.append(self.fds.install(file, cloexec=bool(flags)))
             else:
                 file.put()
-        return data, fds
+        return data, fds, flags | (MSG_CTRUNC if len(fds) < len(files) else 0)
+
+    # ---- epoll
+
+    @syscall
+    def epoll_create(self, flags: int = 0) -> int:
+        """C: ``int epoll_create1(int)``. Raises EINVAL: unknown flags."""
+        if flags & ~EPOLL_CLOEXEC:
+            raise err(EINVAL)
+        return self.fds.install(EventPoll(self.kernel), cloexec=bool(flags))
+
+    @syscall
+    def epoll_ctl(self, epfd: int, op: int, fd: int, events: int = 0, data: int | None = None) -> None:
+        """
+        C: ``int epoll_ctl(int, int, int, struct epoll_event *)``; *data* is *fd* unless said.
+
+        Raises EBADF, EPERM (it cannot be polled), EINVAL, ELOOP, EEXIST, ENOENT.
+        """
+        ep, file = self._fd(epfd), self._fd(fd)
+        if not file_can_poll(file):
+            raise err(EPERM)
+        if not isinstance(ep, EventPoll):
+            raise err(EINVAL)
+        ep.ctl(op, file, fd, events, fd if data is None else data)
+
+    @syscall
+    def epoll_wait(self, epfd: int, maxevents: int = 64, timeout_ms: float | None = 0) -> list[tuple[int, int]]:
+        """C: ``int epoll_wait(int, struct epoll_event *, int, int)``: data and events; None waits for ever."""
+        if not self.kernel.profile.epoll_wait_fd_first and not 0 < maxevents <= EP_MAX_EVENTS:
+            raise err(EINVAL)
+        ep = self._fd(epfd)
+        if not 0 < maxevents <= EP_MAX_EVENTS or not isinstance(ep, EventPoll):
+            raise err(EINVAL)
+        return ep.wait(maxevents, None if timeout_ms is None or timeout_ms < 0 else int(timeout_ms * 1e6))
 
     # ---- processes
 

@@ -20,6 +20,7 @@ CAP_IPC_LOCK = 14
 CAP_SYS_MODULE = 16
 CAP_SYS_RAWIO = 17
 CAP_SYS_ADMIN = 21
+CAP_SYS_RESOURCE = 24
 CAP_MKNOD = 27
 CAP_SYSLOG = 34
 CAP_FULL_SET = (1 << 41) - 1
@@ -39,6 +40,7 @@ __all__ = [
     "CAP_SYS_ADMIN",
     "CAP_SYS_MODULE",
     "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
     "Cred",
     "Mm",
     "Task",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from errno import EAGAIN, ECONNRESET, EINVAL, ENOTTY, EPIPE, ESPIPE
+from errno import EAGAIN, EBUSY, ECONNRESET, EINVAL, ENOTTY, EPERM, EPIPE, ESPIPE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.ramfs import InoCounter
 from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable
 from pykernel.mm.uaccess import copy_to_user
+from pykernel.task import CAP_SYS_RESOURCE, Cred
 from pykernel.uapi.linux.eventfd import EFD_SEMAPHORE
 from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLRDNORM, EPOLLWRNORM
 
@@ -22,6 +23,7 @@ __all__ = ["EventFd", "PipeEnd", "SocketEnd", "pipe", "socketpair"]
 
 ULLONG_MAX = (1 << 64) - 1
 PIPE_SLOTS = 16
+PIPE_MAX_SIZE = 1 << 20
 FIONREAD = 0x541B
 
 
@@ -71,6 +73,7 @@ class EventFd(AnonFile):
 
     __slots__ = ("count", "queue", "semaphore")
     has_fasync = False
+    write_iter = False
 
     def __init__(self, kernel: Kernel, count: int, flags: int) -> None:
         super().__init__(AnonInode(kernel, 0, "eventfd"), os.O_RDWR | flags & os.O_NONBLOCK)
@@ -92,8 +95,8 @@ class EventFd(AnonFile):
         return n.to_bytes(8, "little")
 
     def write(self, data: bytes) -> int:
-        """Add. Raises EINVAL (under 8 bytes, or all ones), EAGAIN (it would overflow)."""
-        if len(data) < 8:
+        """Add. Raises EINVAL (not 8 bytes, or all ones), EAGAIN (it would overflow)."""
+        if len(data) < 8 or (len(data) > 8 and self.inode.kernel.profile.eventfd_write_exact):
             raise err(EINVAL)
         n = int.from_bytes(data[:8], "little")
         if n == ULLONG_MAX:
@@ -124,11 +127,12 @@ class EventFd(AnonFile):
 
 
 class PipeBuffer:
-    """``struct pipe_inode_info``: a ring of sixteen pages; ``packet`` pages take no second write (O_DIRECT)."""
+    """``struct pipe_inode_info``: a ring of pages, 16 at first; ``packet`` pages take no second write (O_DIRECT)."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.inode = AnonInode(kernel, stat.S_IFIFO, "pipe")
         self.slots: deque[bytearray] = deque()
+        self.ring_size = PIPE_SLOTS
         self.packets: deque[bool] = deque()
         self.queue = kernel.waitqueue()
         self.readers = self.writers = 1
@@ -136,7 +140,31 @@ class PipeBuffer:
     @property
     def full(self) -> bool:
         """C: ``bool pipe_full(...)``."""
-        return len(self.slots) >= PIPE_SLOTS
+        return len(self.slots) >= self.ring_size
+
+    @property
+    def capacity(self) -> int:
+        """F_GETPIPE_SZ: bytes, if every page is full."""
+        return self.ring_size * PAGE_SIZE
+
+    def resize(self, size: int, cred: Cred) -> int:
+        """
+        F_SETPIPE_SZ: the new capacity. C: ``long pipe_set_size(struct pipe_inode_info *, unsigned long)``.
+
+        Raises:
+            EINVAL: over 2 GiB.   EPERM: over pipe-max-size, without CAP_SYS_RESOURCE.   EBUSY: more pages are in use.
+        """
+        if size > 1 << 31:
+            raise err(EINVAL)
+        size = 1 << (max(PAGE_SIZE, size) - 1).bit_length()
+        slots = size // PAGE_SIZE
+        if slots > self.ring_size and size > PIPE_MAX_SIZE and not cred.capable(CAP_SYS_RESOURCE):
+            raise err(EPERM)
+        if slots < len(self.slots):
+            raise err(EBUSY)
+        self.ring_size = slots
+        self.queue.wake_up()
+        return self.capacity
 
     def push(self, data: bytes, *, packet: bool) -> None:
         """A new page."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.vfs import File, Inode
+from pykernel.mm.vma import VM_SHARED, Shmem, Vma
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -153,6 +154,11 @@ class ZeroFile(NullFile):
         """Zeros."""
         return bytes(count)
 
+    def mmap(self, vma: Vma) -> None:
+        """drivers/char/mem.c:mmap_zero(): memory without a name."""
+        if vma.vm_flags & VM_SHARED:
+            vma.vm_pgoff, vma.fault = 0, Shmem(vma.vm_end - vma.vm_start).fault
+
 
 class RandomFile(NullFile):
     """/dev/random and /dev/urandom: the kernel's seeded generator."""
@@ -164,10 +170,15 @@ class RandomFile(NullFile):
         return self.inode.kernel.sched.rng.randbytes(count)
 
 
-class FullFile(ZeroFile):
+class FullFile(NullFile):
     """/dev/full."""
 
     __slots__ = ()
+    write_iter = False
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """Zeros."""
+        return bytes(count)
 
     def pwrite(self, pos: int, data: bytes) -> int:
         """Raises ENOSPC."""

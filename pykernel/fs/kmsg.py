@@ -37,6 +37,7 @@ class KmsgFile(File):
     """An open /dev/kmsg: each read gives one record."""
 
     __slots__ = ("queue", "seq")
+    read_iter = False
 
     def __init__(self, inode: Inode, flags: int) -> None:
         super().__init__(inode, flags)

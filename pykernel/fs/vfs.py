@@ -260,7 +260,8 @@ class File:
     ``struct file``: an open file description.
 
     ``refs`` counts descriptors and mappings, the last one releases; ``cred`` is who opened it; ``can_odirect`` is
-    FMODE_CAN_ODIRECT; ``has_fasync`` tells whether O_ASYNC can be set.
+    FMODE_CAN_ODIRECT; ``has_fasync`` tells whether O_ASYNC can be set; ``read_iter`` and ``write_iter`` tell whether
+    readv() and writev() are one call of the file's, or one for each part.
     """
 
     __slots__ = ("__weakref__", "cred", "flags", "inode", "pos", "refs")
@@ -268,6 +269,7 @@ class File:
     seekable = True
     can_odirect = False
     has_fasync = False
+    read_iter = write_iter = True
     short_is_end = False  # a read that gives less than was asked for has reached the end
 
     def __init__(self, inode: Inode, flags: int) -> None:

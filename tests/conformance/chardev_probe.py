@@ -354,7 +354,8 @@ def forked(q: Probe) -> None:
     q.ask("closing is the child's own", lambda: with_fd(_counter(), _child_closes))
 
 
-def _in_child(f: Callable[[], object]) -> int:
+def in_child(f: Callable[[], object]) -> int:
+    """Call ``f`` in a forked process: its exit code. The emulated kernel's runner puts its own here."""
     pid = os.fork()
     if pid == 0:
         f()
@@ -362,21 +363,27 @@ def _in_child(f: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def exec_errno(fd: int) -> int:
+    """The errno of fstat(fd) in a program that a forked process becomes, 0 without; replaced as :func:`in_child`."""
+    code = f"import os,sys\ntry: os.fstat({fd})\nexcept OSError as e: sys.exit(e.errno)"
+    return in_child(lambda: os.execv(sys.executable, [sys.executable, "-c", code]))
+
+
 def _child_writes(fd: int) -> object:
-    return _in_child(lambda: os.write(fd, packed(9))), os.read(fd, 8)
+    return in_child(lambda: os.write(fd, packed(9))), os.read(fd, 8)
 
 
 def _child_seeks() -> object:
     with opened("/proc/version", os.O_RDONLY) as fd:
-        return _in_child(lambda: os.read(fd, 3)), os.lseek(fd, 0, os.SEEK_CUR)
+        return in_child(lambda: os.read(fd, 3)), os.lseek(fd, 0, os.SEEK_CUR)
 
 
 def _child_sets_flags(fd: int) -> object:
-    return _in_child(lambda: fcntl.fcntl(fd, fcntl.F_SETFL, 0)), oct(fcntl.fcntl(fd, fcntl.F_GETFL))
+    return in_child(lambda: fcntl.fcntl(fd, fcntl.F_SETFL, 0)), oct(fcntl.fcntl(fd, fcntl.F_GETFL))
 
 
 def _child_closes(fd: int) -> object:
-    return _in_child(lambda: os.close(fd)), os.read(fd, 8)
+    return in_child(lambda: os.close(fd)), os.read(fd, 8)
 
 
 def executed(q: Probe) -> None:
@@ -385,8 +392,7 @@ def executed(q: Probe) -> None:
     def after_exec(*, inheritable: bool) -> object:
         with opened("/dev/null", os.O_RDWR) as fd:
             os.set_inheritable(fd, inheritable)
-            code = f"import os,sys\ntry: os.fstat({fd})\nexcept OSError as e: sys.exit(e.errno)"
-            return _in_child(lambda: os.execv(sys.executable, [sys.executable, "-c", code]))
+            return exec_errno(fd)
 
     q.ask("with close-on-exec: errno of fstat", lambda: after_exec(inheritable=False))
     q.ask("without", lambda: after_exec(inheritable=True))

@@ -1,8 +1,8 @@
 """Compare the emulated kernel with what real kernels answered: ``python tests/conformance/compare.py [NAME...]``.
 
 Each set is a probe, a recording of a real kernel (data/) and a machine like the recorded one. The probe runs in-process
-on the patched surface; questions are paired by their text, in order. Every difference needs a row in differences.py
-that says why it is right; one without makes the exit status 1.
+on the patched surface, the one about character devices on the direct one; questions are paired by their text, in order.
+Every difference needs a row in differences.py that says why it is right; one without makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import chardev_probe  # noqa: E402
 import driver_core_parts  # noqa: E402
 import driver_core_probe  # noqa: E402
 import idxd_probe  # noqa: E402
 import probing  # noqa: E402
+import process_os  # noqa: E402
 import stand_ins  # noqa: E402
 from differences import DIFFERENCES, reason  # noqa: E402
 
@@ -81,6 +83,8 @@ def _dsa(preset: str) -> tuple[tuple[str, str, dict[str, Any]], ...]:
 
 
 SETS: tuple[RecordedSet, ...] = (
+    RecordedSet("chardev, Linux 6.1", "chardev-linux-6.1.txt", "linux-6.1", "chardev", EDU, NO_SVA, modules=()),
+    RecordedSet("chardev, Linux 6.12", "chardev-linux-6.12.txt", "linux-6.12", "chardev", EDU, NO_SVA, modules=()),
     RecordedSet(
         "driver core, Linux 6.1", "driver-core-linux-6.1.txt", "linux-6.1", "driver core", EDU, NO_SVA, modules=()
     ),
@@ -173,6 +177,8 @@ class Door:
 
 def run_set(recorded: RecordedSet) -> list[Answer]:
     """Ask the emulated kernel everything that the recording asks."""
+    if recorded.probe == "chardev":
+        return _chardev(recorded)
     if recorded.probe == "driver core":
         return _driver_core(recorded)
     asked = list(dict.fromkeys(a.part for a in parse(recorded.path.read_text("utf-8"))))
@@ -182,6 +188,20 @@ def run_set(recorded: RecordedSet) -> list[Answer]:
         if part in recorded.separate:
             answers += _idxd(recorded, [part])
     return answers
+
+
+def _chardev(recorded: RecordedSet) -> list[Answer]:
+    kernel, recorder = pykernel.boot(recorded.machine(), recorded.profile), Recorder()
+    process = kernel.process()
+    for _ in range(3):
+        process.open("/dev/null", os.O_RDWR)  # standard input, output and error
+    world = process_os.World(process)
+    hooks = {"in_child": world.in_child, "exec_errno": world.exec_errno}
+    with process_os.lent(world, chardev_probe, probing, **hooks):
+        probing.run(chardev_probe.PARTS, [], recorder.begin, recorder.say, world.raw_mmap)
+    process.exit()
+    kernel.shutdown()
+    return recorder.answers
 
 
 def _driver_core(recorded: RecordedSet) -> list[Answer]:

@@ -7,6 +7,7 @@ empty directory in memory. The host's turn is a forked child with no descriptor 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -29,6 +30,16 @@ from pykernel.start import boot
 from pykernel.syscalls import Process
 
 REPORT = 1000  # the child's way to tell its answer: a descriptor that no script reaches
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def checked(result: int) -> int:
+    """What a C call gave. Raises its errno."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "C call")
+    return result
 
 
 def name_of(e: OSError) -> str:
@@ -108,14 +119,30 @@ class Real:
         finally:
             s.detach()
 
-    def recvmsg(self, fd: int, count: int, *, cloexec: bool = False) -> tuple[bytes, list[int]]:
+    def recvmsg(self, fd: int, count: int, room: int = 253, flags: int = 0) -> tuple[bytes, list[int], int]:
         s = self._socket(fd)
         try:
-            data, rights, _, _ = s.recvmsg(count, 1024, socket.MSG_CMSG_CLOEXEC if cloexec else 0)
+            data, rights, got, _ = s.recvmsg(count, socket.CMSG_LEN(4 * room) if room else 0, flags)
         finally:
             s.detach()
         fds = [n for _, _, raw in rights for n in struct.unpack(f"{len(raw) // 4}i", raw)]
-        return data, fds
+        return data, fds, got
+
+    def epoll_create(self, flags: int = 0) -> int:
+        return checked(libc.epoll_create1(flags))
+
+    def epoll_ctl(self, epfd: int, op: int, fd: int, events: int = 0, data: int | None = None) -> None:
+        checked(libc.epoll_ctl(epfd, op, fd, struct.pack("=IQ", events, fd if data is None else data)))
+
+    def epoll_wait(self, epfd: int, maxevents: int = 64, timeout_ms: float | None = 0) -> list[tuple[int, int]]:
+        room = ctypes.create_string_buffer(12 * min(max(maxevents, 1), 64))
+        n = checked(libc.epoll_wait(epfd, room, maxevents, -1 if timeout_ms is None else int(timeout_ms)))
+        return [(data, events) for events, data in struct.iter_unpack("=IQ", room.raw[: 12 * n])]
+
+    def readv(self, fd: int, sizes: list[int]) -> bytes:
+        parts = [bytearray(n) for n in sizes]
+        n = os.readv(fd, parts)
+        return b"".join(parts)[:n]
 
     def access(self, path: str, mode: int) -> None:
         if not os.access(path, mode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import socket
 import stat
 import struct
 import termios
@@ -221,7 +222,7 @@ def sockets_rights(w: Any) -> Any:
     w.sendmsg(a, b"second", (x,))
     w.sendmsg(a, b"third")
     w.sendmsg(a, b"fourth", (x, x))
-    return [*out, [call(w.recvmsg, b, 100, cloexec=True) for _ in range(5)], w.fcntl(5, fcntl.F_GETFD)]
+    return [*out, [call(w.recvmsg, b, 100, flags=socket.MSG_CMSG_CLOEXEC) for _ in range(5)], w.fcntl(5, fcntl.F_GETFD)]
 
 
 def sockets_rights_in_parts(w: Any) -> Any:

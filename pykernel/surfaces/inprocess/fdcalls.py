@@ -89,16 +89,16 @@ class FdCalls:
         return len(data)
 
     def readv(self, fd: int, buffers: Any, /) -> int:
-        """One read for all buffers, as an iov_iter is one to the file."""
-        return self._scatter(self.process.read(fd, _size(buffers)), buffers)
+        """readv()."""
+        return self._scatter(self.process.readv(fd, [memoryview(b).nbytes for b in buffers]), buffers)
 
     def preadv(self, fd: int, buffers: Any, offset: int, flags: int = 0, /) -> int:
         """preadv(), preadv2()."""
         return self._scatter(self.process.pread(fd, _size(buffers), offset), buffers)
 
     def writev(self, fd: int, buffers: Any, /) -> int:
-        """One write of all buffers."""
-        return self.process.write(fd, b"".join(buffers))
+        """writev()."""
+        return self.process.writev(fd, buffers)
 
     def pwritev(self, fd: int, buffers: Any, offset: int, flags: int = 0, /) -> int:
         """pwritev(), pwritev2()."""
