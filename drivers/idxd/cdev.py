@@ -232,6 +232,7 @@ class CdevFile(File):
     __slots__ = ("ctx",)
 
     seekable = False
+    write_iter = False
 
     def __init__(self, inode: Inode, flags: int, ctx: UserContext) -> None:
         super().__init__(inode, flags)
