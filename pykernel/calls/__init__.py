@@ -1,0 +1,1 @@
+"""The system calls by kind; :mod:`pykernel.syscalls` puts them together."""
