@@ -5,7 +5,7 @@ Character devices: /dev/dsa/wq<D>.<W> and /dev/iax/..., and the driver ``user`` 
 from __future__ import annotations
 
 from errno import EBUSY, EFAULT, EINVAL, ENODEV, ENXIO, EOPNOTSUPP, EPERM
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pykernel.base.bus import Driver
 from pykernel.base.core import cdev_device_add, cdev_device_del
@@ -79,7 +79,7 @@ class FileDev(IdxdDev):
     """``file<N>``: an open file as a device below the queue's character device."""
 
     dev_type = DevType.CDEV_FILE
-    attrs: ClassVar[AttrGroup] = AttrGroup("cr_faults", "cr_fault_failures", "pid")
+    attrs = AttrGroup("cr_faults", "cr_fault_failures", "pid")
 
     def __init__(self, ctx: UserContext, id: int) -> None:
         assert ctx.wq.idxd_cdev is not None

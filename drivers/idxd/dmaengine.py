@@ -4,7 +4,7 @@ The DMA engine's core, as far as channels show in /sys/class/dma (drivers/dma/dm
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
@@ -39,7 +39,7 @@ class DmaDevice:
 class DmaChan(Device):
     """``struct dma_chan`` with its device ``dma<D>chan<C>``."""
 
-    attrs: ClassVar[AttrGroup] = AttrGroup("memcpy_count", "bytes_transferred", "in_use")
+    attrs = AttrGroup("memcpy_count", "bytes_transferred", "in_use")
 
     def __init__(self, device: DmaDevice) -> None:
         kernel = device.dev.kernel

@@ -8,7 +8,6 @@ whatever the parser said, unless a comment says otherwise.
 from __future__ import annotations
 
 from errno import EINVAL, EOPNOTSUPP, EPERM
-from typing import ClassVar
 
 from pykernel.drivers.idxd.idxd import IdxdDevice, IdxdEngine, IdxdGroup, IdxdState, IdxdWq
 from pykernel.drivers.idxd.registers import (
@@ -106,7 +105,7 @@ def bitmap_text(bmap: int) -> str:
 class EngineConfDev(IdxdEngine):
     """``engine<D>.<E>`` in sysfs: idxd_engine_attributes[]."""
 
-    attrs: ClassVar[AttrGroup] = AttrGroup("group_id")
+    attrs = AttrGroup("group_id")
 
     def group_id_show(self) -> str:
         """The group, or -1."""
@@ -125,7 +124,7 @@ class EngineConfDev(IdxdEngine):
 class GroupConfDev(IdxdGroup):
     """``group<D>.<G>`` in sysfs: idxd_group_attributes[]."""
 
-    attrs: ClassVar[AttrGroup] = AttrGroup(
+    attrs = AttrGroup(
         "work_queues",
         "engines",
         "use_token_limit",
@@ -299,7 +298,7 @@ STATE_NAMES = {IdxdState.DISABLED: "disabled", IdxdState.ENABLED: "enabled", Idx
 class IdxdConfDev(IdxdDevice):
     """``dsa<D>`` and ``iax<D>`` in sysfs: idxd_device_attributes[]."""
 
-    attrs: ClassVar[AttrGroup] = AttrGroup(
+    attrs = AttrGroup(
         "version",
         "max_groups",
         "max_work_queues",

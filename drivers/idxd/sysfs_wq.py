@@ -8,7 +8,6 @@ The order of the checks differs from store to store, as in C: `size` parses firs
 from __future__ import annotations
 
 from errno import EINVAL, ENXIO, EOPNOTSUPP, EPERM
-from typing import ClassVar
 
 from pykernel.drivers.idxd.idxd import (
     DRIVER_NAME_SIZE,
@@ -57,7 +56,7 @@ def get_sysfs_u64(buf: str) -> int:
 class WqConfDev(IdxdWq):
     """``wq<D>.<W>`` in sysfs: idxd_wq_attributes[]."""
 
-    attrs: ClassVar[AttrGroup] = AttrGroup(
+    attrs = AttrGroup(
         "clients",
         "state",
         "group_id",

@@ -298,7 +298,7 @@ class AttrFile(KernfsOpenFile):
     __slots__ = ("buf", "read_pos")
     short_is_end = True
 
-    inode: SysfsAttr
+    inode: SysfsAttr  # pyright: ignore[reportIncompatibleVariableOverride]  # it never changes
 
     def __init__(self, inode: SysfsAttr, flags: int) -> None:
         super().__init__(inode, flags)
@@ -363,7 +363,7 @@ class BinOpenFile(KernfsOpenFile):
 
     __slots__ = ("has_read", "has_write")
 
-    inode: BinFile
+    inode: BinFile  # pyright: ignore[reportIncompatibleVariableOverride]  # it never changes
 
     def __init__(self, inode: BinFile, flags: int) -> None:
         attr = inode.attr

@@ -103,7 +103,8 @@ def test_a_driver_registered_twice_is_ebusy_and_told(kernel, driver):
 
 def test_unregistering_unbinds_last_bound_first(kernel, make, driver):
     drv = driver()
-    make("x.0"), make("y.0")
+    make("x.0")
+    make("y.0")
     drv.unregister()
     assert drv.log == ["probe x.0", "probe y.0", "remove y.0", "remove x.0"]
     assert kernel.process().listdir("/sys/bus/toy/drivers") == []

@@ -216,7 +216,7 @@ def _driver_core(recorded: RecordedSet) -> list[Answer]:
             patched.process.munmap(address, length)
             return "mapped"
 
-        vars(driver_core_parts)["socket"] = stand_ins.UeventSocket(kernel)  # netlink sockets are the host's
+        driver_core_parts.__dict__["socket"] = stand_ins.UeventSocket(kernel)  # netlink sockets are the host's
         probing.run(driver_core_probe.PARTS, [], recorder.begin, recorder.say, raw_mmap)
     return recorder.answers
 

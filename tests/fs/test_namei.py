@@ -18,8 +18,8 @@ def call(fn: Callable[..., Any], *args: Any, **kw: Any) -> Any:
 
 
 def mode(w: Any, path: str) -> Any:
-    s = call(w.lstat, path)
-    return s if isinstance(s, tuple) and s[0] == "errno" else (oct(s.st_mode), s.st_nlink)
+    s: Any = call(w.lstat, path)
+    return (oct(s.st_mode), s.st_nlink) if hasattr(s, "st_mode") else s
 
 
 def tree(w: Any) -> None:

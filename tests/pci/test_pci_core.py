@@ -304,7 +304,9 @@ def test_interrupts_nobody_handles_are_traced(kernel, dev):
     dev.slot.msi_write(0x1000, 99)
     kernel.sub(Irqs).free_irq(99)
     assert [e.name for e in events] == ["spurious_irq"]
-    dev.enable_device(), dev.set_master(), dev.alloc_irq_vectors(1, 1)
+    dev.enable_device()
+    dev.set_master()
+    dev.alloc_irq_vectors(1, 1)
     dev.request_irq(24, lambda: None, "card")
     dev.function.raise_msix(0)
     dev.free_irq(24)
@@ -326,7 +328,9 @@ def test_proc_interrupts(pci_kernel, card_type, profile, chip):
     """kernel/irq/proc.c:show_interrupts(); 6.1's hwirq is index | (bus << 8 | devfn) << 11."""
     kernel = pci_kernel(card_type(), profile=profile)
     dev = kernel.sub(Pci).devices["0000:6a:01.0"]
-    dev.enable_device(), dev.set_master(), dev.alloc_irq_vectors(2, 2)
+    dev.enable_device()
+    dev.set_master()
+    dev.alloc_irq_vectors(2, 2)
     dev.request_irq(24, lambda: None, "card-misc")
     dev.function.raise_msix(0)
     head, row = kernel.process().read_text("/proc/interrupts").splitlines()

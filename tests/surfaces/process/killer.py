@@ -77,7 +77,7 @@ def main(runs: int, seed: int) -> int:
     rng = random.Random(seed)
     mounts = Path("/proc/self/mountinfo").read_text()
     files = set(os.listdir(tempfile.gettempdir()))
-    killed = dict.fromkeys(KINDS, 0)
+    killed: dict[str, int] = dict.fromkeys(KINDS, 0)
     for i in range(runs):
         kernel = start()
         time.sleep(rng.choice((0.01, 0.03, 0.1)) * rng.random() + 0.001)
