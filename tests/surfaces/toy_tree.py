@@ -6,7 +6,7 @@ import os
 from errno import EAGAIN, EINVAL, EPERM
 from typing import ClassVar
 
-from pykernel.errors import err
+from pykernel.errors import Oops, err
 from pykernel.fs.chardev import MKDEV, Chrdevs
 from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import AttrGroup, BinAttr, Kobject, SysFs
@@ -115,7 +115,11 @@ class Toy(Kobject):
 
 
 class ToyFile(File):
-    """/dev/toy/0: echoes what was written; ioctl 0x5500 adds one to the int at *arg*; not seekable."""
+    """
+    /dev/toy/0: echoes what was written; ioctl 0x5500 adds one to the int at *arg*; not seekable.
+
+    "crash" left in it is a bug at release.
+    """
 
     __slots__ = ("data",)
     seekable = False
@@ -152,6 +156,8 @@ class ToyFile(File):
 
     def release(self) -> None:
         self.inode.kernel.sub(ToyFiles).live.remove(self)
+        if self.data == b"crash":
+            raise Oops("release")
 
 
 class ToyFiles:

@@ -162,10 +162,19 @@ class FuseServer:
         self.kernel.sub(FsNotify).hooks.remove(self.fs_event)
         self.connected = False
         for unique in tuple(self.sleepers.threads):
-            self.sleepers.interrupt(unique)
+            self._end(self.sleepers.interrupt, unique)
         os.close(self.fd)
         for fh in tuple(self.files):
-            self._put(fh)
+            self._end(self._put, fh)
+
+    def _end(self, end: Callable[[int], None], which: int) -> None:
+        """End one call or file: a bug in it must not keep the others open; an errno has no one to go to."""
+        try:
+            end(which)
+        except OSError:
+            return
+        except Exception as e:
+            self.kernel.oops(e)
 
     def name(self, start: int, n: int) -> str:
         """The NUL-terminated name at *start* of the message."""

@@ -165,6 +165,14 @@ def test_the_second_ctrl_c_ends_a_kernel_that_hangs(surface: Any) -> None:
     assert "KeyboardInterrupt: the kernel hangs in request" in errors
 
 
+@pytest.mark.parametrize("ends", ["exit 0", "kill -KILL $$"])
+def test_a_bug_in_a_release_at_the_end_keeps_no_other_file_open(surface: Any, ends: str) -> None:
+    """Each is an oops, not a traceback of the runner; conftest looks for files that stay open."""
+    r = surface.sh(f"for fd in 3 4; do eval 'exec '$fd'<>/dev/toy/0'; printf crash >&$fd; done; {ends}")
+    assert r.stderr.splitlines() == ["oops Oops('release')"] * 2
+    assert r.returncode == (70 if ends == "exit 0" else 137)
+
+
 def test_io_uring_cannot_pass_the_filter(surface: Any) -> None:
     code = (
         "import ctypes, errno; libc = ctypes.CDLL(None, use_errno=True)\n"
