@@ -175,6 +175,8 @@ def _client(plan: Plan, control: socket.socket) -> NoReturn:
         _exec(plan)
     except OSError as e:
         _say(control, f"exec {e.errno or ENOSYS}" if e.filename != plan.cwd else f"error {plan.cwd}: {e.strerror}")
+    except Exception as e:
+        _say(control, f"error cannot start the program: {e}")
     finally:
         os._exit(127)
 

@@ -31,6 +31,7 @@ __all__ = ["RunError", "run"]
 EXIT_OOPS = 70  # sysexits.h:EX_SOFTWARE
 EXIT_SETUP = 125  # as env(1), nohup(1), docker run: the runner itself failed
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+UID_MAX = 0xFFFFFFFE  # include/linux/uidgid.h:uid_valid(): -1 means "leave it"
 _TEARDOWN_S = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -56,8 +57,7 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
         RunError: no such program (127), not executable (126), or the host does not allow it (125).
         KeyboardInterrupt: Ctrl-C twice while the emulated kernel itself hangs.
     """
-    if not argv:
-        raise RunError("no program given")
+    _check_argv(argv)
     session = _Session(kernel, list(argv), as_user, cwd or os.getcwd(), dict(os.environ if env is None else env))
     oopses = len(kernel.oopses)
     try:
@@ -69,11 +69,23 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
     return EXIT_OOPS if status == 0 and len(kernel.oopses) > oopses else status
 
 
+def _check_argv(argv: Sequence[str]) -> None:
+    """Raises RunError for what no execve(2) takes."""
+    if not argv:
+        raise RunError("no program given")
+    if not argv[0]:
+        raise RunError(f"'': {os.strerror(ENOENT)}", EXIT_NOT_FOUND)
+    if any("\0" in arg for arg in argv):
+        raise RunError("an argument cannot hold a NUL character")
+
+
 def _identity(as_user: str | int | None) -> tuple[int, int, list[int]]:
     """Uid, gid and supplementary groups of the emulated user. Raises RunError."""
     if as_user is None:
         return 0, 0, []
     text = str(as_user)
+    if text.isdecimal() and int(text) > UID_MAX:
+        raise RunError(f"uid {text}: must be 0..{UID_MAX}")
     try:
         entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
     except KeyError:

@@ -33,6 +33,7 @@ def test_a_signal_is_128_plus_its_number(surface: Any, name: str) -> None:
         ("no-such-program", "pykernel run: no-such-program: No such file or directory", 127),
         ("/etc/passwd", "pykernel run: /etc/passwd: Permission denied", 126),
         ("/etc", "pykernel run: /etc: Permission denied", 126),
+        ("", "pykernel run: '': No such file or directory", 127),
     ],
 )
 def test_what_cannot_be_run_is_said_like_a_shell(surface: Any, program: str, sentence: str, status: int) -> None:
@@ -43,6 +44,19 @@ def test_what_cannot_be_run_is_said_like_a_shell(surface: Any, program: str, sen
 def test_a_user_that_is_not_there(surface: Any) -> None:
     r = surface.run("true", as_user="no-such-user")
     assert (r.stderr, r.returncode) == ("pykernel run: no user 'no-such-user' on this host\n", 125)
+
+
+@pytest.mark.parametrize("uid", [2**32 - 1, 2**32, 99999999999])
+def test_a_uid_that_no_user_has(surface: Any, uid: int) -> None:
+    """-1 of setresuid(2) means "leave it": the program would run as root."""
+    r = surface.run("busybox", "id", as_user=str(uid))
+    assert (r.stdout, r.stderr) == ("", f"pykernel run: uid {uid}: must be 0..4294967294\n")
+    assert r.returncode == 125
+
+
+def test_the_last_uid(surface: Any) -> None:
+    r = surface.run("busybox", "id", "-u", as_user="4294967294")
+    assert r.stdout == "4294967294\n"
 
 
 def test_arguments_environment_directory_and_streams_are_untouched(
