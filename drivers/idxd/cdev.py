@@ -351,7 +351,7 @@ class UserDriver(Driver):
         try:
             cdev = IdxdCdev(wq, wq.idxd.module.ictx[wq.idxd.data.type])
             wq.idxd_cdev = cdev
-            cdev_device_add(cdev, lambda inode, flags: cdev_open(wq, inode, flags))
+            cdev_device_add(cdev, lambda inode, flags: cdev_open(wq, inode, flags), wq.idxd.module)
         except OSError:
             wq.idxd_cdev = None
             drv_disable_wq(wq)

@@ -112,8 +112,11 @@ def cmd_exec(idxd: IdxdDevice, code: Cmd, operand: int = 0) -> int:
     """
     Run a command and sleep until its interrupt; the whole CMDSTS, of which ``cmd_status`` keeps the error byte.
 
-    A halted device gets no command. C: ``void idxd_cmd_exec(idxd, int cmd_code, u32 operand, u32 *status)``.
+    A halted device gets no command, and neither does one that the driver left while a client had a queue open: Linux
+    crashes there, which is not imitated. C: ``void idxd_cmd_exec(idxd, int cmd_code, u32 operand, u32 *status)``.
     """
+    if idxd.removed:
+        return CmdSts.HW_ERR
     if is_halted(idxd):
         idxd.pdev.warn("Device is HALTED!")
         return CmdSts.HW_ERR

@@ -280,6 +280,7 @@ class IdxdDevice(IdxdDev):
         self.major = 0
         self.cmd_status = 0
         self.cmd_running = False
+        self.removed = False
         self.cmd_done = kernel.completion()
         self.cmd_waitq = kernel.waitqueue()
         self.ie = IrqEntry()
@@ -323,7 +324,7 @@ class IdxdDevice(IdxdDev):
 
     def queue_work(self, fn: Callable[[], None]) -> None:
         """C: ``queue_work(idxd->wq, work)``."""
-        self.kernel.sched.call_soon(fn)
+        self.kernel.sched.spawn(fn, "kworker")
 
     def irq_entry(self, index: int) -> IrqEntry:
         """Vector 0 is the device's own, vector i belongs to work queue i - 1. C: ``idxd_get_ie()``."""

@@ -343,6 +343,7 @@ class IdxdPciDriver(PciDriver):
         cleanup_interrupts(idxd)
         disable_sva(idxd)
         self.module.ida.free(idxd.id)
+        idxd.removed = True
         pdev.disable_device()
 
     def reset_prepare(self, pdev: PciDev) -> None:

@@ -14,6 +14,7 @@ from pykernel.errors import err
 from pykernel.fs.chardev import MAJOR, MINOR, Chrdevs, Open
 from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import AttrGroup, Kobject, Kset, SysFs
+from pykernel.fs.vfs import Owner
 from pykernel.log import CRIT, DEBUG, ERR, INFO, NOTICE, WARNING
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Device(Kobject):
         self.drvdata: Any = None
         self.numa_node = -1
         self.dead = False
+        self.releasing = False
         self.registered = False
         self.devices: list[Device] = []
         self.glue: Kset | None = None
@@ -260,9 +262,9 @@ class DevDirs:
         self.block.add()
 
 
-def cdev_device_add(dev: Device, open: Open) -> None:
+def cdev_device_add(dev: Device, open: Open, owner: Owner | None = None) -> None:
     """
-    Register the character device and its device together.
+    Register the character device and its device together; open files hold module *owner*.
 
     C: ``int cdev_device_add(struct cdev *, struct device *)``.
 
@@ -271,7 +273,7 @@ def cdev_device_add(dev: Device, open: Open) -> None:
         EEXIST: the device's name is.
     """
     chrdevs = dev.kernel.sub(Chrdevs)
-    chrdevs.add(dev.devt, open)
+    chrdevs.add(dev.devt, open, owner)
     try:
         dev.register()
     except OSError as e:

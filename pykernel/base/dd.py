@@ -225,8 +225,17 @@ def _match(dev: Device, drv: Driver) -> bool:
 def device_release_driver(dev: Device) -> None:
     """C: ``void device_release_driver(struct device *)``."""
     drv = dev.driver
-    if drv is None:
-        return
+    if drv is None or dev.releasing:
+        return  # work that runs while remove() sleeps would wait for device_lock() and then find no driver
+    dev.releasing = True
+    try:
+        _release(dev, drv)
+    finally:
+        dev.releasing = False
+
+
+def _release(dev: Device, drv: Driver) -> None:
+    """drivers/base/dd.c:__device_release_driver()."""
     drv.remove_link(dev.name)
     dev.remove_link("driver")
     drv.bus.notify(BUS_NOTIFY_UNBIND_DRIVER, dev)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pykernel.base.module import Module
     from pykernel.kernel import Kernel
 
-__all__ = ["Param", "Parameters", "next_arg", "parse_args"]
+__all__ = ["Param", "Parameters", "check_args", "next_arg", "parse_args"]
 
 NUMBERS: dict[str, Callable[[str, int], int]] = {
     "byte": kstrtou8,
@@ -40,6 +40,7 @@ NUMBERS: dict[str, Callable[[str, int], int]] = {
     "ullong": kstrtoull,
 }
 CHARP_MAX = 1024
+OF_EVERY_MODULE = ("async_probe", "dyndbg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,24 @@ class Param:
     default: Any
     mode: int = 0o444
 
-    def parse(self, kernel: Kernel, text: str) -> Any:
+    def parse(self, kernel: Kernel, text: str | None) -> Any:
         """kernel/params.c:param_set_*(). Raises EINVAL, ERANGE, ENOSPC: a string of more than 1024 characters."""
+        try:
+            return self.value(text, e=kernel.profile.kstrtobool_enable)
+        except OSError as error:
+            if error.errno == ENOSPC:
+                kernel.log.printk(ERR, f"{self.name}: string parameter too long")
+            raise
+
+    def value(self, text: str | None, *, e: bool) -> Any:
+        """What *text* stands for; None is a word without "=", which only a bool takes. Raises as parse()."""
+        if text is None and self.type != "bool":
+            raise err(EINVAL)
+        text = "1" if text is None else text
         if self.type == "bool":
-            return kstrtobool(text, e=kernel.profile.kstrtobool_enable)
+            return kstrtobool(text, e=e)
         if self.type == "charp":
             if len(text) > CHARP_MAX:
-                kernel.log.printk(ERR, f"{self.name}: string parameter too long")
                 raise err(ENOSPC)
             return text
         return NUMBERS[self.type](text, 0)
@@ -135,15 +147,33 @@ def parse_args(kernel: Kernel, module: str, args: str, params: tuple[Param, ...]
     for key, value in next_arg(args):
         p = known.get(key.replace("-", "_"))
         if p is None:
-            if key not in ("async_probe", "dyndbg"):
+            if key not in OF_EVERY_MODULE:
                 kernel.log.printk(WARNING, f"{module}: unknown parameter '{key}' ignored")
             continue
         try:
-            if value is None and p.type != "bool":
-                raise err(EINVAL)
-            found[p.name] = p.parse(kernel, "1" if value is None else value)
+            found[p.name] = p.parse(kernel, value)
         except OSError as e:
             what = "too large" if e.errno == ENOSPC else "invalid"
             kernel.log.printk(ERR, f"{module}: `{value or ''}' {what} for parameter `{key}'")
             raise
     return found
+
+
+def check_args(args: str, params: tuple[Param, ...], *, e: bool) -> None:
+    """
+    Whether *args* are what somebody who writes a machine can mean, before there is a kernel.
+
+    Raises:
+        ValueError: a value that modprobe fails with, or a name that it would only warn of in the log.
+    """
+    known = {p.name: p for p in params}
+    for key, value in next_arg(args):
+        p = known.get(key.replace("-", "_"))
+        if p is None:
+            if key in OF_EVERY_MODULE:
+                continue
+            raise ValueError(f"no parameter {key!r}; known: {', '.join(known) or 'none'}")
+        try:
+            p.value(value, e=e)
+        except OSError as error:
+            raise ValueError(f"{value or ''!r} is no {p.type} for parameter {key!r}") from error

@@ -11,7 +11,7 @@ from errno import EBUSY, EINVAL, ENOSPC, ENXIO
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.fs.vfs import File, Inode
+from pykernel.fs.vfs import File, Inode, Owner
 from pykernel.mm.vma import VM_SHARED, Shmem, Vma
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Chrdevs:
         self.kernel = kernel
         self.regions: list[Region] = [Region(MKDEV(1, 0), 256, "mem")]
         self.cdevs: dict[int, Open] = {}
+        self.owners: dict[int, Owner] = {}
 
     def find_dynamic_major(self) -> int:
         """fs/char_dev.c:find_dynamic_major(): 254 down to 234, then 511 down to 384. Raises EBUSY."""
@@ -87,15 +88,18 @@ class Chrdevs:
         rows = sorted((MAJOR(r.dev), r.name) for r in self.regions)
         return "Character devices:\n" + "".join(f"{m:3d} {n}\n" for m, n in rows) + "\nBlock devices:\n"
 
-    def add(self, dev: int, open: Open) -> None:
-        """C: ``int cdev_add(struct cdev *, dev_t, unsigned)``. Raises EBUSY."""
+    def add(self, dev: int, open: Open, owner: Owner | None = None) -> None:
+        """C: ``int cdev_add(struct cdev *, dev_t, unsigned)``; open files hold module *owner*. Raises EBUSY."""
         if dev in self.cdevs:
             raise err(EBUSY)
         self.cdevs[dev] = open
+        if owner is not None:
+            self.owners[dev] = owner
 
     def delete(self, dev: int) -> None:
         """C: ``void cdev_del(struct cdev *)``; files that are open stay usable."""
         self.cdevs.pop(dev, None)
+        self.owners.pop(dev, None)
 
 
 def alloc_chrdev_region(kernel: Kernel, baseminor: int, count: int, name: str) -> int:
@@ -120,10 +124,21 @@ def unregister_chrdev_region(kernel: Kernel, dev: int, count: int) -> None:
 def chrdev_open(inode: Inode, flags: int) -> File:
     """fs/char_dev.c:chrdev_open(). Raises ENXIO: no driver has the number; and what the driver's open raises."""
     inode.kernel.up()
-    open = inode.kernel.sub(Chrdevs).cdevs.get(inode.rdev) if stat.S_ISCHR(inode.mode) else None
+    chrdevs = inode.kernel.sub(Chrdevs)
+    open = chrdevs.cdevs.get(inode.rdev) if stat.S_ISCHR(inode.mode) else None
     if open is None:
         raise err(ENXIO, f"no driver for {MAJOR(inode.rdev)}:{MINOR(inode.rdev)}")
-    return open(inode, flags)
+    owner = chrdevs.owners.get(inode.rdev)
+    if owner is None:
+        return open(inode, flags)
+    owner.get_ref()
+    try:
+        file = open(inode, flags)
+    except BaseException:
+        owner.put_ref()
+        raise
+    file.owner = owner
+    return file
 
 
 class NullFile(File):

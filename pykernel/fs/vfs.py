@@ -26,7 +26,7 @@ from errno import (
     EPERM,
     ESPIPE,
 )
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pykernel.errors import err
 from pykernel.task import CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_ADMIN, Cred
@@ -45,6 +45,7 @@ __all__ = [
     "File",
     "FsNotify",
     "Inode",
+    "Owner",
     "PollTable",
     "StatFs",
     "generic_llseek",
@@ -242,6 +243,16 @@ class Inode:
         return ""
 
 
+class Owner(Protocol):
+    """The module whose code a file runs. C: ``file_operations.owner``."""
+
+    def get_ref(self) -> None:
+        """C: ``bool try_module_get(struct module *)``."""
+
+    def put_ref(self) -> None:
+        """C: ``void module_put(struct module *)``."""
+
+
 class PollTable:
     """``poll_table``: collects the wait queues that a file's poll() names."""
 
@@ -264,7 +275,7 @@ class File:
     readv() and writev() are one call of the file's, or one for each part.
     """
 
-    __slots__ = ("__weakref__", "cred", "flags", "inode", "pos", "refs")
+    __slots__ = ("__weakref__", "cred", "flags", "inode", "owner", "pos", "refs")
 
     seekable = True
     can_odirect = False
@@ -275,6 +286,7 @@ class File:
     def __init__(self, inode: Inode, flags: int) -> None:
         self.inode = inode
         self.cred = inode.kernel.current.cred
+        self.owner: Owner | None = None
         self.flags = flags
         self.pos = 0
         self.refs = 1
@@ -356,7 +368,11 @@ class File:
         """One reference less; releases at zero. C: ``fput()``."""
         self.refs -= 1
         if self.refs == 0:
-            self.release()
+            try:
+                self.release()
+            finally:
+                if self.owner is not None:
+                    self.owner.put_ref()
 
 
 def generic_llseek(file: File, offset: int, whence: int, size: int | None = None) -> int:

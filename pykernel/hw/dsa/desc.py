@@ -28,6 +28,7 @@ DESC_SIZE = 64
 _LAYOUT = struct.Struct("<IIQQQIHH24s")
 _RECORD = struct.Struct("<BBHIQ")
 _RETRIES = 3  # page requests in a row for one address, before the device gives the page up
+_ADDRESS = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ class Context:
 
     def _resolve(self, fault: DmaFault, tries: int) -> None:
         write = DSA_COMP_STATUS_WRITE if fault.write else 0
+        addr = fault.addr & _ADDRESS  # a transfer may run over the end of the address space
         if not self.may_block:
-            raise OpError(DSA_COMP_PAGE_FAULT_NOBOF | write, fault_addr=fault.addr) from None
-        if tries >= _RETRIES or not self.device.port.page_request(fault.addr, fault.write, self.work.pasid):
-            raise OpError(DSA_COMP_PAGE_FAULT_IR | write, fault_addr=fault.addr) from None
+            raise OpError(DSA_COMP_PAGE_FAULT_NOBOF | write, fault_addr=addr) from None
+        if tries >= _RETRIES or not self.device.port.page_request(addr, fault.write, self.work.pasid):
+            raise OpError(DSA_COMP_PAGE_FAULT_IR | write, fault_addr=addr) from None

@@ -70,14 +70,19 @@ class Engine:
         if work is None:
             return
         self.busy = True
+        try:
+            self._take(work)
+        finally:
+            self.busy = False
+            if any(wq.entries for wq in self.group.wqs):
+                self.start()
+
+    def _take(self, work: Work) -> None:
         if work.desc.opcode == DSA_OPCODE_DRAIN and work.wq.blocked(work):
             work.wq.finish(work)
             work.wq.waiting.append(work)
         else:
             self._work_off(work)
-        self.busy = False
-        if any(wq.entries for wq in self.group.wqs):
-            self.start()
 
     def _work_off(self, work: Work) -> None:
         device, wq = self.group.device, work.wq

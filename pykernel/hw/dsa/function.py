@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pykernel.hw.dsa.commands import Commands
+from pykernel.hw.dsa.commands import Commands, Err
 from pykernel.hw.dsa.desc import Work
 from pykernel.hw.dsa.engine import Group
 from pykernel.hw.dsa.execute import Executor
@@ -159,8 +159,12 @@ class DsaFunction(PciFunction):
             return
         planted = self.faults.command(cmd.cmd)
         if planted.halt is not None:
-            self.halt(planted.halt)
-        if planted.code:
+            # Uncertain: GENSTS shows the halt at once, the command ends with an error; the halt's interrupt comes after
+            # the command's. Both in one INTCAUSE, Linux's driver would see the halt alone and wait for ever.
+            self._show_halt(planted.halt)
+            self._commands.complete(Err.HW_ERR, 0, int_req=bool(cmd.int_req))
+            self.port.call_soon(lambda: self.interrupt(IntCause.HALT))
+        elif planted.code:
             self._commands.complete(planted.code, 0, int_req=bool(cmd.int_req))
         else:
             self._commands.start(cmd.cmd, cmd.operand, int_req=bool(cmd.int_req))
@@ -222,9 +226,12 @@ class DsaFunction(PciFunction):
 
     def halt(self, reset_type: int) -> None:
         """Halt; *reset_type* is what it takes to get going again."""
+        self._show_halt(reset_type)
+        self.interrupt(IntCause.HALT)
+
+    def _show_halt(self, reset_type: int) -> None:
         self.regs.gensts.state = DeviceState.HALT
         self.regs.gensts.reset_type = ResetType(reset_type)
-        self.interrupt(IntCause.HALT)
 
     def set_gensts(self, value: int) -> None:
         """Set GENSTS, with no interrupt."""
