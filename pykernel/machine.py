@@ -9,13 +9,37 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BUILT_IN", "Cpu", "IommuSpec", "Machine", "MachineError", "PciSpec", "built_in_names", "load", "parse"]
+if TYPE_CHECKING:
+    from pykernel.base.module import Module
+
+__all__ = [
+    "BUILT_IN",
+    "DRIVERS",
+    "Cpu",
+    "IommuSpec",
+    "Machine",
+    "MachineError",
+    "PciSpec",
+    "built_in_names",
+    "check_module",
+    "load",
+    "module_class",
+    "parse",
+]
 
 BUILT_IN = "pykernel.machines"
+
+# module name -> where its class is
+DRIVERS = {
+    "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
+    "idxd": "pykernel.drivers.idxd:IdxdModule",
+    "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
+}
+
 ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
@@ -93,7 +117,9 @@ class _Where:
 
     def error(self, table: str, nth: int, key: str, why: str) -> MachineError:
         """A MachineError that names the file, the line and the key."""
-        line = self.line(table, nth, key) or self.line(table, nth, "")
+        # a table may be written as [table], as table.key = or as table = {...}
+        places = ((table, nth, key), (table, nth, ""), ("", 0, table or key), (key, 0, ""))
+        line = next(filter(None, (self.line(*place) for place in places)), 0)
         at = f"{self.file}:{line}" if line else self.file
         name = ".".join(p for p in (table, key) if p)
         return MachineError(f"{at}: {name}: {why}" if name else f"{at}: {why}")
@@ -141,7 +167,7 @@ def parse(text: str, file: str = "<machine>") -> Machine:
             **_only(where, "iommu", 0, data.get("iommu", {}), {"enabled": bool, "sva": bool, "pasid_bits": int})
         ),
         pci=_pci(where, data.get("pci", [])),
-        modules=_only(where, "modules", 0, data.get("modules", {}), None),
+        modules=_modules(where, data.get("modules", {})),
         cmdline=data.get("cmdline", ""),
     )
 
@@ -152,10 +178,15 @@ def _only(where: _Where, table: str, nth: int, data: dict[str, Any], kinds: dict
         if kind is None:
             raise where.error(table, nth, key, f"unknown key; known: {', '.join(kinds or ())}")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise where.error(table, nth, key, f"must be {_NAMES[kind]}, not {value!r}")
+            raise where.error(table, nth, key, _must_be(key, kind, value))
     if table == "cpu" and not 1 <= data.get("count", 1) <= 256:
         raise where.error(table, nth, "count", "must be 1 to 256")
     return data
+
+
+def _must_be(key: str, kind: type, value: Any) -> str:
+    how = f"; write [[{key}]]" if kind is list and isinstance(value, dict) else f", not {value!r}"
+    return f"must be {_NAMES[kind]}{how}"
 
 
 _NAMES = {str: "a string", int: "a whole number", bool: "true or false", dict: "a table", list: "an array of tables"}
@@ -168,8 +199,10 @@ def _pci(where: _Where, rows: list[Any]) -> tuple[PciSpec, ...]:
             raise where.error("pci", nth, "", "must be a table: write [[pci]]")
         options = dict(row)
         model, address = options.pop("model", None), options.pop("address", None)
-        if not isinstance(model, str):
+        if model is None:
             raise where.error("pci", nth, "model", 'is missing: which silicon, as in model = "dsa"')
+        if not isinstance(model, str):
+            raise where.error("pci", nth, "model", _must_be("model", str, model))
         if address is None:
             address = f"0000:{0x6A + nth:02x}:01.0"
         if not isinstance(address, str) or not ADDRESS.fullmatch(address):
@@ -190,3 +223,36 @@ def _check_options(where: _Where, specs: list[PciSpec]) -> None:
         except ValueError as e:
             key = next((k for k in spec.options if k in str(e)), "model" if "model" in str(e) else "")
             raise where.error("pci", nth, key, str(e)) from e
+
+
+def module_class(name: str) -> type[Module]:
+    """The class of the module *name* of :data:`DRIVERS`, imported now."""
+    package, _, attr = DRIVERS[name].partition(":")
+    cls: type[Module] = getattr(import_module(package), attr)
+    return cls
+
+
+def check_module(name: str, args: str, *, e: bool = True) -> None:
+    """
+    Whether there is a module *name* that can be loaded with *args*; *e*: this kernel's kstrtobool() knows "enable".
+
+    Raises:
+        ValueError: no such module or parameter, or a value that the parameter's type refuses.
+    """
+    name = name.replace("-", "_")
+    if name not in DRIVERS:
+        raise ValueError(f"no such module; known: {', '.join(sorted(DRIVERS))}")
+    if args.strip():  # without arguments there is no need to import the driver
+        from pykernel.base.params import check_args
+
+        check_args(args, module_class(name).params, e=e)
+
+
+def _modules(where: _Where, rows: dict[str, Any]) -> dict[str, str]:
+    _only(where, "modules", 0, rows, None)
+    for name, args in rows.items():
+        try:
+            check_module(name, args)
+        except ValueError as e:
+            raise where.error("modules", 0, name, str(e)) from e
+    return rows

@@ -7,9 +7,10 @@ named after its owner (``idxd_event_log`` is the idxd driver's) and says what is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-__all__ = ["PROFILES", "Profile", "get"]
+__all__ = ["CONFIG", "PROFILES", "Profile", "configure", "get"]
 
 IDXD_IDS_6_1: tuple[tuple[int, str], ...] = ((0x0B25, "dsa"), (0x0CFE, "iax"))
 IDXD_IDS_6_12: tuple[tuple[int, str], ...] = (
@@ -39,6 +40,9 @@ DEBIAN_CONFIG = frozenset(
         "VHOST",
     }
 )
+
+# every option that can be set or unset; those beyond Debian's are read by a driver
+CONFIG = DEBIAN_CONFIG | {"INTEL_IDXD_COMPAT"}
 
 
 @dataclass(frozen=True)
@@ -176,3 +180,19 @@ def get(name: str) -> Profile:
         return PROFILES[name]
     except KeyError:
         raise ValueError(f"no profile {name!r}; known: {', '.join(PROFILES)}") from None
+
+
+def configure(profile: Profile, options: Iterable[str]) -> Profile:
+    """
+    *profile* with *options* set: names with or without CONFIG_; those with a "-" before them are unset.
+
+    Raises:
+        ValueError: an option that no part of the kernel knows; the message names the known ones.
+    """
+    names = set(profile.config)
+    for option in options:
+        name = option.removeprefix("-").removeprefix("CONFIG_")
+        if name not in CONFIG:
+            raise ValueError(f"no configuration option CONFIG_{name}; known: {', '.join(sorted(CONFIG))}")
+        (names.discard if option.startswith("-") else names.add)(name)
+    return replace(profile, config=frozenset(names))

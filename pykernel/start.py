@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from importlib import import_module
+from collections.abc import Iterable
+from functools import partial
 
 from pykernel import machine as machines
 from pykernel import profile as profiles
-from pykernel.base.module import Module, Modules
+from pykernel.base.module import Modules
 from pykernel.base.platform import base_init
 from pykernel.iommu.sva import Iommu
 from pykernel.kernel import Kernel
@@ -16,14 +15,7 @@ from pykernel.log import ERR
 from pykernel.pci.core import Pci
 from pykernel.pci.irq import Irqs
 
-__all__ = ["DRIVERS", "boot"]
-
-# module name -> where its class is
-DRIVERS = {
-    "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
-    "idxd": "pykernel.drivers.idxd:IdxdModule",
-    "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
-}
+__all__ = ["boot"]
 
 BUILT_IN = ("pci_stub",)
 
@@ -47,14 +39,11 @@ def boot(
         config: CONFIG_ names to set ("INTEL_IDXD_COMPAT") or, with a "-" before them, to unset.
 
     Raises:
-        MachineError, ValueError: no such machine or profile, or what is wrong in the file.
+        MachineError, ValueError: no such machine, profile or option, or what is wrong in the file.
     """
     spec = machine if isinstance(machine, machines.Machine) else machines.load(machine)
-    row = profiles.get(profile)
-    names = set(row.config)
-    for name in config:
-        (names.discard if name.startswith("-") else names.add)(name.removeprefix("-").removeprefix("CONFIG_"))
-    kernel = Kernel(replace(row, config=frozenset(names)), _cpu_flags(spec), seed=seed, clock=clock)
+    row = profiles.configure(profiles.get(profile), config)
+    kernel = Kernel(row, _cpu_flags(spec), seed=seed, clock=clock)
     kernel.machine = spec
     kernel.sub(Modules)  # these have files in /proc, which are there before the first look at a device
     kernel.sub(Irqs)
@@ -78,8 +67,8 @@ def _pci_init(kernel: Kernel) -> None:
 
 def _modules_init(kernel: Kernel) -> None:
     modules = kernel.sub(Modules)
-    for name, where in DRIVERS.items():
-        modules.add(name, _finder(where))
+    for name in machines.DRIVERS:
+        modules.add(name, partial(machines.module_class, name))
     for name in BUILT_IN:
         modules.init_module(name)
     for name, args in kernel.machine.modules.items():
@@ -87,12 +76,3 @@ def _modules_init(kernel: Kernel) -> None:
             modules.modprobe(name, args)
         except OSError as e:
             kernel.log.printk(ERR, f"modprobe: {name}: {e.strerror}")
-
-
-def _finder(where: str) -> Callable[[], type[Module]]:
-    def find() -> type[Module]:
-        package, _, name = where.partition(":")
-        cls: type[Module] = getattr(import_module(package), name)
-        return cls
-
-    return find

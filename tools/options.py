@@ -40,25 +40,37 @@ class Setup:
 
         try:
             spec = machines.load(self.machine)
-            modules = dict(spec.modules)
-            for row in self.modprobe:
-                name, _, args = row.strip().partition(" ")
-                modules[name] = args
+            spec = replace(spec, modules=self._modules(spec.modules))
             config = [_config(name) for name in self.config]
-            kernel = pykernel.boot(replace(spec, modules=modules), self.profile, config=config, clock=clock)
-        except ValueError as e:  # MachineError, an unknown profile
+            return pykernel.boot(spec, self.profile, config=config, clock=clock)
+        except ValueError as e:  # MachineError, an unknown profile or option
             raise Fail(str(e)) from e
-        return kernel
+
+    def _modules(self, of_machine: dict[str, str]) -> dict[str, str]:
+        """What to load: the machine's and ours, which win. Raises Fail, ValueError: no such profile."""
+        from pykernel.machine import check_module
+        from pykernel.profile import get
+
+        modules = dict(of_machine)
+        for row in self.modprobe:
+            name, *args = row.split(None, 1)[:2] or [""]
+            if not name:
+                raise Fail(f"--modprobe {row!r}: give the name of a module, and its parameters")
+            modules[name.replace("-", "_")] = "".join(args)
+        enable = get(self.profile).kstrtobool_enable
+        for name, text in modules.items():
+            try:
+                check_module(name, text, e=enable)
+            except ValueError as e:
+                raise Fail(f"module {name}: {e}") from e
+        return modules
 
 
 def _config(row: str) -> str:
     # CONFIG_X and CONFIG_X=y set, -CONFIG_X and CONFIG_X=n unset
     name, _, value = row.partition("=")
-    if (
-        value not in ("", "y", "m", "n")
-        or not name.removeprefix("-").removeprefix("CONFIG_").replace("_", "").isalnum()
-    ):
-        raise Fail(f"--config {row}: give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it")
+    if not name or value not in ("", "y", "m", "n"):
+        raise Fail(f"--config {row!r}: give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it")
     return f"-{name}" if value == "n" else name
 
 

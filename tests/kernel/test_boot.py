@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from pykernel.machine import MachineError, parse
-from pykernel.profile import PROFILES
+import pykernel
+from pykernel.machine import Machine, MachineError, parse
+from pykernel.profile import CONFIG, PROFILES
 from pykernel.start import boot
 
 
@@ -27,10 +31,29 @@ def test_every_profile_boots_every_machine(profile, machine):
 
 
 def test_config_sets_and_unsets():
-    k = boot("dsa", config=("CONFIG_INTEL_IDXD_COMPAT", "-VFIO", "-NEVER_SET"))
+    k = boot("dsa", config=("CONFIG_INTEL_IDXD_COMPAT", "-VFIO", "-CONFIG_VHOST"))
     assert "INTEL_IDXD_COMPAT" in k.profile.config
-    assert "VFIO" not in k.profile.config
+    assert not {"VFIO", "VHOST"} & k.profile.config
     assert "VFIO" in PROFILES["linux-6.1"].config
+
+
+@pytest.mark.parametrize("option", ["NEVER_HEARD", "-CONFIG_NEVER_HEARD", "intel_idxd_svm", ""])
+def test_an_option_that_nothing_knows_is_refused_and_the_known_are_named(option):
+    with pytest.raises(
+        ValueError, match=r"no configuration option CONFIG_\w*; known: .*INTEL_IDXD_COMPAT.*INTEL_IDXD_SVM"
+    ):
+        boot("dsa", config=(option,))
+
+
+def test_every_option_that_the_code_asks_for_can_be_given():
+    root = Path(pykernel.__file__).parents[1]
+    asked = {
+        name
+        for folder in ("pykernel", "drivers", "tools")
+        for file in (root / folder).rglob("*.py")
+        for name in re.findall(r'"([A-Z0-9_]+)" (?:not )?in [\w.]*\bconfig\b', file.read_text("utf-8"))
+    }
+    assert {"INTEL_IDXD_SVM", "INTEL_IDXD_COMPAT"} <= asked <= CONFIG
 
 
 def test_the_processor_is_the_machines():
@@ -39,9 +62,11 @@ def test_the_processor_is_the_machines():
 
 
 def test_a_module_that_cannot_load_is_in_dmesg():
-    k = boot(parse("[modules]\nnone = ''\nidxd = 'nonsense=1'"))
+    """A Machine made in Python may name modules that are added before the first look: boot() does not refuse."""
+    k = boot(Machine("mine", modules={"none": "", "idxd": "nonsense=1"}))
     k.up()
     assert "modprobe: none: " in k.log.human()
+    assert "idxd: unknown parameter 'nonsense' ignored" in k.log.human()
     k.shutdown()
 
 

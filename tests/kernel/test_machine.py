@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import pykernel
@@ -50,8 +53,22 @@ BAD = [
     ("[iommu]\nsva = 'yes'", "x.toml:2: iommu.sva: must be true or false, not 'yes'"),
     ("cpu = 3", "x.toml:1: cpu: must be a table, not 3"),
     ("pci = 'dsa'", "x.toml:1: pci: must be an array of tables, not 'dsa'"),
-    ("pci = ['dsa']", "x.toml: pci: must be a table: write [[pci]]"),
+    ("pci = 3", "x.toml:1: pci: must be an array of tables, not 3"),
+    ("name = 'x'\n[pci]\nmodel = 'dsa'", "x.toml:2: pci: must be an array of tables; write [[pci]]"),
+    ("pci.model = 'dsa'", "x.toml:1: pci: must be an array of tables; write [[pci]]"),
+    ("\n[[cpu]]\ncount = 1", "x.toml:2: cpu: must be a table, not [{'count': 1}]"),
+    ("\n[name]", "x.toml:2: name: must be a string, not {}"),
+    ("pci = ['dsa']", "x.toml:1: pci: must be a table: write [[pci]]"),
     ("[modules]\nidxd = 1", "x.toml:2: modules.idxd: must be a string, not 1"),
+    ("[modules]\nidxd = ''\nnope = ''", "x.toml:3: modules.nope: no such module; known: idxd, idxd_bus, pci_stub"),
+    ("[modules]\n\n'idxd' = 'sva=zz'", "x.toml:3: modules.idxd: 'zz' is no bool for parameter 'sva'"),
+    ("[modules]\nidxd = 'sva='", "x.toml:2: modules.idxd: '' is no bool for parameter 'sva'"),
+    ("[modules]\nidxd = 'sav=1'", "x.toml:2: modules.idxd: no parameter 'sav'; known: sva, tc_override"),
+    ("[modules]\npci_stub = 'ids'", "x.toml:2: modules.pci_stub: '' is no charp for parameter 'ids'"),
+    ("\nmodules.nope = ''", "x.toml:2: modules.nope: no such module"),
+    ("\nmodules = {nope = ''}", "x.toml:2: modules.nope: no such module"),
+    ("[[pci]]\nmodel = 3", "x.toml:2: pci.model: must be a string, not 3"),
+    ("\npci = [{model = 3}]", "x.toml:2: pci.model: must be a string, not 3"),
     ("[[pci]]\naddress = '0000:6a:01.0'", 'x.toml:1: pci.model: is missing: which silicon, as in model = "dsa"'),
     ("[[pci]]\nmodel='dsa'\naddress='6a:1'", "x.toml:3: pci.address: '6a:1' is no PCI address like \"0000:6a:01.0\""),
     (
@@ -93,3 +110,18 @@ def test_boot_takes_a_machine_object():
     assert p.listdir("/sys/bus/pci/devices") == ["0000:6a:01.0"]
     p.exit()
     k.shutdown()
+
+
+@pytest.mark.parametrize("args", ["", "  ", "sva", "sva=N", "tc-override=1 sva=on", "async_probe dyndbg=+p", 'sva="1"'])
+def test_arguments_that_modprobe_takes_are_taken(args):
+    assert parse(f"[modules]\nidxd = {args!r}").modules == {"idxd": args}
+
+
+def test_reading_a_machine_without_arguments_imports_no_driver():
+    code = (
+        "import sys; from pykernel.machine import parse\n"
+        "parse('[modules]\\nidxd = \"\"')\n"
+        "print(sorted(m for m in sys.modules if m.startswith('pykernel.drivers.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

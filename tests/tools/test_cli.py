@@ -11,7 +11,11 @@ import click
 import pytest
 
 import pykernel as package
+from pykernel.profile import CONFIG
 from pykernel.tools.cli import COMMANDS
+
+KNOWN = "known: idxd, idxd_bus, pci_stub"
+WHAT = "give the name of a module, and its parameters"
 
 
 def one_sentence(done: subprocess.CompletedProcess) -> str:
@@ -73,7 +77,24 @@ def test_version(pykernel):
         (
             ["dmesg", "--config", "X=maybe"],
             1,
-            "pykernel: --config X=maybe: give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it",
+            "pykernel: --config 'X=maybe': give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it",
+        ),
+        (["run", "--modprobe", "nope", "--", "true"], 1, f"pykernel: module nope: no such module; {KNOWN}"),
+        (["run", "--modprobe", " ", "--", "true"], 1, f"pykernel: --modprobe ' ': {WHAT}"),
+        (
+            ["run", "--modprobe", "idxd sva=zz", "--", "true"],
+            1,
+            "pykernel: module idxd: 'zz' is no bool for parameter 'sva'",
+        ),
+        (
+            ["run", "--modprobe", "idxd  sav=0", "--", "true"],
+            1,
+            "pykernel: module idxd: no parameter 'sav'; known: sva, tc_override",
+        ),
+        (
+            ["run", "--config", "foo", "--", "true"],
+            1,
+            f"pykernel: no configuration option CONFIG_foo; known: {', '.join(sorted(CONFIG))}",
         ),
         (["trace", "/no/trace"], 1, "pykernel: /no/trace: No such file or directory"),
         (["run", "--trace", "/no/dir/t", "--", "true"], 1, "pykernel: /no/dir/t: No such file or directory"),
@@ -137,3 +158,9 @@ def test_the_command_line_loads_nothing_that_it_does_not_use():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("profile", "status"), [("linux-6.1", 1), ("linux-7.2", 0)])
+def test_a_parameters_value_is_judged_as_that_kernel_does(pykernel, profile, status):
+    """lib/kstrtox.c:kstrtobool() takes "e" and "d" in newer kernels only."""
+    assert pykernel("dmesg", "--profile", profile, "--modprobe", "idxd sva=e").returncode == status

@@ -70,12 +70,6 @@ def test_dmesg_json_has_one_object_a_record(pykernel):
     assert any(r["level"] == "warning" and "No in-kernel DMA with PASID." in r["event"] for r in rows)
 
 
-def test_modprobe_warns_of_an_unknown_parameter_as_linux_does(pykernel):
-    done = pykernel("dmesg", "--modprobe", "idxd nonsense=1")
-
-    assert "idxd: unknown parameter 'nonsense' ignored" in done.stdout
-
-
 def test_trace_of_a_boot_has_the_registers_that_the_driver_touches(pykernel):
     done = pykernel("trace", "--machine", "dsa", "--name", "mmio_read")
 
