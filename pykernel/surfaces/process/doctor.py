@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pykernel.surfaces.process import host, seccomp
-from pykernel.task import CAP_SYS_ADMIN
 
 __all__ = ["PROBES", "Finding", "Probe", "diagnose"]
 
@@ -53,8 +52,8 @@ def _read(path: str) -> str:
 
 
 def _privilege() -> str:
-    if not host.capable(CAP_SYS_ADMIN):
-        raise PermissionError(1, "no CAP_SYS_ADMIN: a user namespace is needed")
+    if why := host.cannot_become(0, 0):
+        raise PermissionError(1, why)
     return "CAP_SYS_ADMIN: no user namespace is needed"
 
 
@@ -73,7 +72,7 @@ def _dev_fuse() -> str:
 
 
 def _fuse_mount() -> str:
-    if host.capable(CAP_SYS_ADMIN):
+    if not host.cannot_become(0, 0):
         host.unshare(host.CLONE_NEWNS)
     else:
         _user_namespace()
@@ -203,6 +202,8 @@ def _answer(probe: Probe, fd: int) -> None:
         text = "y" + probe.ask()
     except OSError as e:
         text = "n" + (e.strerror or str(e))
+    except Exception as e:
+        text = f"n{type(e).__name__}: {e}"
     try:
         os.write(fd, text.encode())
     finally:

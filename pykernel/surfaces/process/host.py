@@ -7,7 +7,7 @@ import os
 from errno import ENOENT
 
 __all__ = [
-    "capable",
+    "cannot_become",
     "mount",
     "move_mount",
     "open_tree",
@@ -33,6 +33,7 @@ OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 4
 AT_RECURSIVE = 0x8000
 _OPEN_TREE, _MOVE_MOUNT = 428, 429  # one number on all architectures
+_CAP_SYS_ADMIN = 21
 _PR_SET_PDEATHSIG = 1
 _AT_FDCWD = -100
 
@@ -103,6 +104,27 @@ def status_fields(pid: int | str) -> dict[str, str]:
         raise
 
 
-def capable(cap: int) -> bool:
-    """Does this process have capability *cap* of its user namespace?"""
-    return bool(int(status_fields("self")["CapEff"], 16) >> cap & 1)
+def cannot_become(uid: int, gid: int) -> str:
+    """
+    Why this process cannot mount and have children with any groups and these ids; empty when it can.
+
+    A user namespace that an ordinary user made (``unshare -r``, a nested run) lacks the ids that it does not map, and
+    setgroups(2).
+    """
+    status = status_fields("self")
+    if not status:
+        return "/proc is not mounted here"
+    if not int(status["CapEff"], 16) >> _CAP_SYS_ADMIN & 1:
+        return "no CAP_SYS_ADMIN"
+    if _read("setgroups") == "deny\n":
+        return "setgroups() is denied in this user namespace"
+    for file, what, number in (("uid_map", "uid", uid), ("gid_map", "gid", gid)):
+        rows = (map(int, line.split()) for line in _read(file).splitlines())
+        if not any(first <= number < first + count for first, _, count in rows):
+            return f"{what} {number} is not mapped in this user namespace"
+    return ""
+
+
+def _read(name: str) -> str:
+    with open(f"/proc/self/{name}", encoding="ascii") as f:
+        return f.read()

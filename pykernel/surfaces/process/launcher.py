@@ -38,7 +38,11 @@ _RESET = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, programs expec
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What K wants. *uid*, *gid*, *groups*: the client's emulated ones; *userns*: K's host user is not privileged."""
+    """
+    What K wants. *uid*, *gid*, *groups*: the client's emulated ones; *userns*: K's host user is not privileged.
+
+    An empty *cwd* stays where K is.
+    """
 
     argv: list[str]
     env: dict[str, str]
@@ -165,20 +169,31 @@ def _client(plan: Plan, control: socket.socket) -> NoReturn:
         if program:
             seccomp.install(program, privileged=True)
         if not plan.userns:
-            os.setgroups(plan.groups)
-            os.setresgid(plan.gid, plan.gid, plan.gid)
-            os.setresuid(plan.uid, plan.uid, plan.uid)
-        os.chdir(plan.cwd)
+            _become(plan)
+        if plan.cwd:
+            os.chdir(plan.cwd)
         for signum in _RESET:
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, plan.sigmask)
         _exec(plan)
     except OSError as e:
         _say(control, f"exec {e.errno or ENOSYS}" if e.filename != plan.cwd else f"error {plan.cwd}: {e.strerror}")
+    except SetupError as e:
+        _say(control, f"error {e}")
     except Exception as e:
         _say(control, f"error cannot start the program: {e}")
     finally:
         os._exit(127)
+
+
+def _become(plan: Plan) -> None:
+    """Raises SetupError."""
+    try:
+        os.setgroups(plan.groups)
+        os.setresgid(plan.gid, plan.gid, plan.gid)
+        os.setresuid(plan.uid, plan.uid, plan.uid)
+    except OSError as e:
+        raise SetupError(f"this host does not allow to become uid {plan.uid}, gid {plan.gid} ({e.strerror})") from e
 
 
 def _exec(plan: Plan) -> NoReturn:

@@ -21,7 +21,7 @@ from pykernel.surfaces.process.fuse import FuseServer
 from pykernel.surfaces.process.launcher import Plan, launcher
 from pykernel.surfaces.process.server import Loop
 from pykernel.surfaces.process.visibility import View
-from pykernel.task import CAP_FULL_SET, CAP_SYS_ADMIN
+from pykernel.task import CAP_FULL_SET
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -58,7 +58,7 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
         KeyboardInterrupt: Ctrl-C twice while the emulated kernel itself hangs.
     """
     _check_argv(argv)
-    session = _Session(kernel, list(argv), as_user, cwd or os.getcwd(), dict(os.environ if env is None else env))
+    session = _Session(kernel, list(argv), as_user, cwd or _getcwd(), dict(os.environ if env is None else env))
     oopses = len(kernel.oopses)
     try:
         status = session.run(on_ready)
@@ -67,6 +67,14 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
     if session.error is not None:
         raise session.error
     return EXIT_OOPS if status == 0 and len(kernel.oopses) > oopses else status
+
+
+def _getcwd() -> str:
+    """Empty when there is no path to it (it was removed): the client then stays where it is."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _check_argv(argv: Sequence[str]) -> None:
@@ -102,12 +110,14 @@ class _Session:
     def __init__(
         self, kernel: Kernel, argv: list[str], as_user: str | int | None, cwd: str, env: dict[str, str]
     ) -> None:
+        if not os.path.exists("/proc/self/status"):
+            raise RunError("/proc is not mounted here")
         self.kernel = kernel
         self.error: RunError | None = None
         self.status: int | None = None
         self.argv = argv
-        self.userns = not host.capable(CAP_SYS_ADMIN)
         uid, gid, groups = _identity(as_user)
+        self.userns = bool(host.cannot_become(uid, gid))
         self.view = View(kernel)
         self.sigmask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self.plan = Plan(
@@ -137,13 +147,19 @@ class _Session:
         sys.stdout.flush()
         sys.stderr.flush()
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        pid = os.fork()
-        if pid == 0:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self.control.close()
+                launcher(self.plan, self._theirs)
+            self.signals.install()
+        except OSError as e:
+            self.loop.close()
             self.control.close()
-            launcher(self.plan, self._theirs)
-        self.signals.install()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.sigmask)
-        self._theirs.close()
+            raise RunError(f"this host allows no more processes ({e.strerror})") from e
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.sigmask)
+            self._theirs.close()
         return pid
 
     def run(self, on_ready: Callable[[], None] | None) -> int:

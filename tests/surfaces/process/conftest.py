@@ -45,25 +45,41 @@ class Surface:
         return self.user is None
 
     def popen(
-        self, *argv: str, as_user: str | None = None, script: str = "runner.py", **kw: Any
+        self,
+        *argv: str,
+        as_user: str | None = None,
+        script: str = "runner.py",
+        within: tuple[str, ...] = (),
+        **kw: Any,
     ) -> subprocess.Popen[str]:
-        python, env = sys.executable, dict(kw.pop("env", os.environ))
-        if self.user is not None and os.geteuid() == 0:
+        env = dict(kw.pop("env", os.environ))
+        if self._drops:
             kw |= {"user": self.user, "group": self.user, "extra_groups": []}
-            python = SYSTEM_PYTHON  # ours may lie in a home directory that is closed to others
             env["PYTHONPATH"] = (
                 os.pathsep.join(p for p in sys.path if p.endswith("site-packages")) + f":{HERE.parents[2]}"
             )
         options = ["--as", as_user] if as_user else []
         kw.setdefault("cwd", "/")
-        return subprocess.Popen([python, "-B", str(HERE / script), *options, *argv], env=env, **kw)
+        return subprocess.Popen([*within, *self.command(script), *options, *argv], env=env, **kw)
 
-    def run(self, *argv: str, as_user: str | None = None, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    @property
+    def _drops(self) -> bool:
+        return self.user is not None and os.geteuid() == 0
+
+    def command(self, script: str = "runner.py") -> list[str]:
+        """What runs *script*; our own Python may lie in a home directory that is closed to others."""
+        return [SYSTEM_PYTHON if self._drops else sys.executable, "-B", str(HERE / script)]
+
+    def run(
+        self, *argv: str, as_user: str | None = None, input: str | None = None, within: tuple[str, ...] = (), **kw: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """The run's result; *within* is a program that starts the runner."""
         tag = f"PYKERNEL_TEST={uuid.uuid4()}"
         env = dict(os.environ, LC_ALL="C", PATH="/usr/bin:/bin", PYKERNEL_TEST=tag.partition("=")[2])
         mounts = Path("/proc/self/mountinfo").read_text()
         pipe = subprocess.PIPE
-        with self.popen(*argv, as_user=as_user, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as p:
+        kw |= {"stdin": pipe, "stdout": pipe, "stderr": pipe, "text": True, "env": env}
+        with self.popen(*argv, as_user=as_user, within=within, **kw) as p:
             out, errors = p.communicate(input, timeout=60)
         assert processes_with(tag) == []
         assert Path("/proc/self/mountinfo").read_text() == mounts

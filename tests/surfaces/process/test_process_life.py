@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 PYTHON = "/usr/bin/python3"
+IN_REMOVED = ("busybox", "sh", "-c", 'd=$(mktemp -d /tmp/gone.XXXXXX) && cd $d && rmdir $d && exec "$@"', "sh")
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 255])
@@ -57,6 +58,42 @@ def test_a_uid_that_no_user_has(surface: Any, uid: int) -> None:
 def test_the_last_uid(surface: Any) -> None:
     r = surface.run("busybox", "id", "-u", as_user="4294967294")
     assert r.stdout == "4294967294\n"
+
+
+@pytest.mark.parametrize("who", [None, "1234"])
+def test_root_of_a_user_namespace_is_no_root(surface: Any, who: str | None) -> None:
+    """user_namespaces(7): setgroups() is denied there, and only one id is mapped."""
+    r = surface.run(
+        "busybox", "sh", "-c", "id -u; cat /sys/devices/toy/value", as_user=who, within=("unshare", "-U", "-r")
+    )
+    assert (r.stdout, r.returncode) == (f"{who or 0}\n1\n", 0)
+
+
+def test_a_run_within_a_run(surface: Any) -> None:
+    r = surface.run(*surface.command(), "busybox", "sh", "-c", "id -u; cat /sys/devices/toy/value")
+    assert (r.stdout, r.returncode) == ("0\n1\n", 0)
+
+
+def test_a_directory_that_was_removed(surface: Any) -> None:
+    """The program stays there, as after any fork()."""
+    r = surface.run("busybox", "sh", "-c", "readlink /proc/self/cwd", within=IN_REMOVED)
+    assert r.returncode == 0
+    assert r.stdout.endswith(" (deleted)\n")
+
+
+def test_without_proc(surface: Any) -> None:
+    r = surface.run("true", within=("unshare", "-U", "-r", "-m", "sh", "-c", 'mount -t tmpfs t /proc; exec "$@"', "sh"))
+    assert (r.stdout, r.stderr, r.returncode) == ("", "pykernel run: /proc is not mounted here\n", 125)
+
+
+def test_where_no_process_is_allowed(surface: Any) -> None:
+    """RLIMIT_NPROC does not bind root."""
+    r = surface.run("true", within=("busybox", "sh", "-c", 'ulimit -p 1; exec "$@"', "sh"))
+    if surface.privileged:
+        assert r.returncode == 0
+    else:
+        assert r.stderr.startswith("pykernel run: this host allows no more processes (")
+        assert (r.stderr.count("\n"), r.returncode) == (1, 125)
 
 
 def test_arguments_environment_directory_and_streams_are_untouched(
