@@ -26,6 +26,7 @@ __all__ = ["kernel"]
 
 BOOT = ("machine", "profile", "seed", "clock", "config")
 PATCHED = ("real_files", "uid", "gid", "modules")
+FAKES = frozenset(("fs", "fs_class", "fs_module", "fs_session"))  # pyfakefs' fixtures: real_files=False
 MARKER = (
     "kernel(machine='full', profile='linux-6.1', seed=0, clock='virtual', config=(), real_files=True, uid=None, "
     "gid=None, modules=()): what the fixture 'kernel' boots and how the test sees it"
@@ -42,14 +43,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def kernel(request: pytest.FixtureRequest) -> Generator[Kernel, None, None]:
     """A kernel whose /sys, /dev and /proc files the test sees as its own."""
-    from pykernel.kernel import Leak
-    from pykernel.start import boot
+    from pykernel.surfaces.unfaked import unfaked
 
     options = _options(request.node)
-    made = boot(**{k: v for k, v in options.items() if k in BOOT})
+    options.setdefault("real_files", FAKES.isdisjoint(request.fixturenames))
+    with unfaked():
+        from pykernel.kernel import Leak
+        from pykernel.start import boot
+
+        made = boot(**{k: v for k, v in options.items() if k in BOOT})
+        patched = made.patched(**{k: v for k, v in options.items() if k in PATCHED})
     request.node.stash[_KERNEL] = made
     made.track_origins = True  # a leak is told with the line that took it
-    with made.patched(**{k: v for k, v in options.items() if k in PATCHED}):
+    with patched:
         yield made
     failed = request.node.stash.get(_FAILED, False)
     # a failed test's traceback keeps its local variables alive: what they hold is no leak of the test

@@ -11,7 +11,7 @@ import pathlib
 import posixpath
 import sys
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +34,50 @@ def _own_modules() -> dict[str, Any]:
 
 
 @contextmanager
-def fake_files() -> Generator[Any, None, None]:
-    """pyfakefs' Patcher, which does not touch this project's modules."""
+def _own_modules_kept() -> Generator[None, None, None]:
+    """The body changes no name of this project's modules, and forgets none of them."""
+    before = {name: (module, dict(vars(module))) for name, module in _own_modules().items()}
+    yield
+    for name, (module, names) in before.items():
+        sys.modules.setdefault(name, module)  # pyfakefs forgets what was imported since it began
+        for key, value in names.items():
+            if vars(module).get(key) is not value:
+                setattr(module, key, value)
+
+
+@contextmanager
+def fake_files(around: Callable[[], AbstractContextManager[None]]) -> Generator[Any, None, None]:
+    """
+    pyfakefs' Patcher, which does not touch this project's modules.
+
+    It may be paused and resumed: by pyfakefs' own pytest plugin for each report, by a program with ``fs.pause()``.
+    It puts its objects in place anew then, so *around* is entered before and left behind each such change.
+    """
     from pyfakefs.fake_filesystem_unittest import Patcher
 
-    before = {name: dict(vars(module)) for name, module in _own_modules().items()}
-    with Patcher() as patcher:
-        for name, names in before.items():
-            module = sys.modules[name]
-            for key, value in names.items():
-                if vars(module).get(key) is not value:
-                    setattr(module, key, value)
+    patcher = Patcher()  # the one that is active already, if there is one
+    patcher.pause()
+    with _own_modules_kept():
+        patcher.setUp()
+        patcher.resume()
+    start, stop = patcher.start_patching, patcher.stop_patching
+
+    def start_patching() -> None:
+        with around(), _own_modules_kept():
+            start()
+
+    def stop_patching(temporary: bool = False) -> None:
+        with around(), _own_modules_kept():
+            stop(temporary)
+
+    hooked: Any = patcher
+    hooked.start_patching, hooked.stop_patching = start_patching, stop_patching
+    try:
         yield patcher
-        loaded = _own_modules()
-    for name, module in loaded.items():
-        sys.modules.setdefault(name, module)  # pyfakefs forgets what was imported meanwhile
+    finally:
+        hooked.start_patching, hooked.stop_patching = start, stop
+        with _own_modules_kept():
+            patcher.tearDown()
 
 
 def fake_rows(places: Places, patcher: Any) -> Iterable[tuple[Any, str, Any]]:

@@ -12,8 +12,8 @@ import selectors
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pykernel.surfaces.inprocess.descriptors import HostFdTable
@@ -25,6 +25,7 @@ from pykernel.surfaces.inprocess.memory import HostMemory
 from pykernel.surfaces.inprocess.paths import PathCalls
 from pykernel.surfaces.inprocess.places import Places
 from pykernel.surfaces.inprocess.waiting import Waiter, epoll_class, poll_class, select_function
+from pykernel.surfaces.unfaked import unfaked
 from pykernel.syscalls import Pids, Process
 from pykernel.task import Mm, Task
 
@@ -37,6 +38,7 @@ __all__ = ["Patched"]
 
 # sets of os that say what a function can do: the replacements can do the same
 ABILITIES = ("supports_dir_fd", "supports_fd", "supports_follow_symlinks", "supports_effective_ids")
+Row = tuple[Any, str, Any]  # the owner of a name, the name, what takes its place
 SERVE_SIGNAL = signal.SIGURG  # ignored by default, so a late one does no harm
 
 
@@ -73,6 +75,10 @@ class Patched:
         self._uid, self._gid = uid, gid
         self._process: Process | None = None
         self._ids: Ids | None = None
+        self._places: Places
+        self._rows: list[Row] = []
+        self._fake_rows: list[Row] = []
+        self._replaced = ExitStack()
         self._undo = ExitStack()
 
     @property
@@ -112,29 +118,27 @@ class Patched:
     # ---- in and out
 
     def __enter__(self) -> Patched:
-        assert self.process is not None  # made with the real functions
+        with unfaked():
+            assert self.process is not None  # made with the real functions
         with ExitStack() as undo:
             if not self.real_files:
                 self._fake_files(undo)
-            self._replace_all(undo)
+            self._make_rows(undo)
+            undo.callback(self._put_back)
+            self._put_in_place()
             self._serve_threads(undo)
-            undo.callback(setattr, self._fds, "alone", self._fds.alone)
-            self._fds.alone = True
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._undo.close()
 
-    def _replace_all(self, undo: ExitStack) -> None:
-        places = Places(self.kernel, self.process, self._files_of("os").getcwd)
+    def _make_rows(self, undo: ExitStack) -> None:
+        """What is replaced by what; the rows for pyfakefs' objects are for as long as it is not paused."""
+        real, fake = os.getcwd, None if self._patcher is None else self._files_of("os").getcwd
+        places = Places(self.kernel, self.process, lambda: fake() if fake is not None and self._is_fake else real())
         waiter = Waiter(places)
         rows = self._file_rows(undo, places, os, io)
-        if self._patcher is not None:
-            from pykernel.surfaces.inprocess.fakefs import fake_rows
-
-            rows += fake_rows(places, self._patcher)
-            rows += self._file_rows(undo, places, self._files_of("os"), self._files_of("io"))
         rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
         epoll, poll = epoll_class(waiter), poll_class(waiter)
         rows += [
@@ -146,12 +150,38 @@ class Patched:
             (selectors.PollSelector, "_selector_cls", poll),
             (selectors.SelectSelector, "_select", staticmethod(select_function(waiter))),
         ]
-        table = [(owner, name, _current(owner, name), new) for owner, name, new in rows]
-        for owner, name, _, new in table:
-            _replace(undo, owner, name, new)
-        self._names_of_modules(undo, {id(old): new for _, _, old, new in table})
+        self._places, self._rows, self._fake_rows = places, rows, []
+        if self._patcher is not None:
+            from pykernel.surfaces.inprocess.fakefs import fake_rows
 
-    def _file_rows(self, undo: ExitStack, places: Places, os_: Any, io_: Any) -> list[tuple[Any, str, Any]]:
+            self._fake_rows = [*fake_rows(places, self._patcher)]
+            self._fake_rows += self._file_rows(undo, places, self._files_of("os"), self._files_of("io"))
+
+    def _put_in_place(self) -> None:
+        rows = [*self._rows, *(self._fake_rows if self._is_fake else ())]
+        table = [(owner, name, _current(owner, name), new) for owner, name, new in rows]
+        with ExitStack() as undo:
+            for owner, name, _, new in table:
+                _replace(undo, owner, name, new)
+            self._names_of_modules(undo, {id(old): new for _, _, old, new in table})
+            undo.callback(setattr, self._fds, "alone", self._fds.alone)
+            self._fds.alone = True
+            self._replaced = undo.pop_all()
+        self._places.moved(inside=self._places.cwd_inside)
+
+    def _put_back(self) -> None:
+        self._replaced.close()
+
+    @contextmanager
+    def _anew(self) -> Generator[None, None, None]:
+        """Around what pyfakefs does when it is paused or resumed."""
+        self._put_back()
+        try:
+            yield
+        finally:
+            self._put_in_place()
+
+    def _file_rows(self, undo: ExitStack, places: Places, os_: Any, io_: Any) -> list[Row]:
         """Rows for one os and one io: the real ones, or those of pyfakefs."""
         ids = self._ids
         assert ids is not None
@@ -224,17 +254,23 @@ class Patched:
     # ---- pyfakefs
 
     def _fake_files(self, undo: ExitStack) -> None:
-        from pykernel.surfaces.inprocess.fakefs import fake_files
+        with unfaked():
+            from pykernel.surfaces.inprocess.fakefs import fake_files
 
-        self._patcher = undo.enter_context(fake_files())
+        self._patcher = undo.enter_context(fake_files(self._anew))
         self.fs = self._patcher.fs
         undo.callback(self._no_fake_files)
+
+    @property
+    def _is_fake(self) -> bool:
+        """Whether ordinary paths go to pyfakefs now."""
+        return self._patcher is not None and bool(self._patcher.is_patching)
 
     def _no_fake_files(self) -> None:
         self._patcher = self.fs = None
 
     def _files_of(self, name: str) -> Any:
-        """The module that ordinary paths go to."""
+        """The module that ordinary paths go to, but for pyfakefs' pauses."""
         return {"os": os, "io": io}[name] if self._patcher is None else self._patcher.fake_modules[name]
 
 

@@ -113,3 +113,75 @@ def test_the_plugin_imports_no_kernel():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['pykernel', 'pykernel.surfaces', 'pykernel.surfaces.pytest_plugin']\n"
+
+
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_fake_files_by_the_marker(suite, plain_first):
+    """pyfakefs' own plugin pauses and resumes it for each report: after the fixture's set-up, too."""
+    outcome, text = suite(
+        """
+        import configparser, os, pathlib, shutil
+        import pytest
+        PLAIN
+        STATE = "/sys/bus/dsa/devices/wq0.0/state"
+
+        def helper(path):
+            with open(path) as f:
+                return f.read()
+
+        def all_ways():
+            assert helper(STATE) == "disabled\\n"
+            assert pathlib.Path(STATE).read_text() == "disabled\\n"
+            assert pathlib.Path("/sys/bus/dsa").is_dir()
+            shutil.copy(STATE, "/copy")
+            assert helper("/copy") == "disabled\\n"
+            parser = configparser.ConfigParser(allow_no_value=True, delimiters=("=",))
+            with open("/ini", "w") as f:
+                f.write("[a]\\nb=1\\n")
+            assert parser.read(["/ini", "/sys/nothing"]) == ["/ini"]
+            with pytest.raises(configparser.Error):
+                parser.read(STATE)
+            fd = os.open(STATE, os.O_RDONLY)
+            assert os.read(fd, 9) == b"disabled\\n"
+            os.close(fd)
+            assert not os.path.exists("/etc/hostname")
+
+        @pytest.fixture
+        def held(kernel):
+            with open(STATE) as f:
+                yield f
+
+        @pytest.mark.kernel(machine="dsa", real_files=False)
+        @pytest.mark.parametrize("time", [1, 2])
+        def test_one(kernel, held, time):
+            all_ways()
+            assert held.read() == "disabled\\n"
+
+        @pytest.mark.kernel(machine="dsa")
+        def test_before_pyfakefs_own_fixture(kernel, fs):
+            all_ways()
+
+        @pytest.mark.kernel(machine="dsa")
+        def test_after_pyfakefs_own_fixture(fs, kernel):
+            all_ways()
+            fs.pause()
+            assert os.path.exists(__file__)
+            assert helper(STATE) == "disabled\\n"
+            fs.resume()
+            assert not os.path.exists(__file__)
+            all_ways()
+
+        @pytest.mark.kernel(machine="dsa", real_files=False)
+        def test_fails(kernel):
+            open("/nothing")
+
+        def test_after():
+            assert os.path.exists(__file__)
+            assert not os.path.exists(STATE)
+            assert open.__module__ in ("io", "_io")
+            assert pathlib.PosixPath.__module__.startswith("pathlib")
+        """.replace("PLAIN", "def test_plain(kernel): ..." if plain_first else "def test_plain(): ...")
+    )
+    assert outcome == (6, 1, 0), text
+    assert "FileNotFoundError" in text
+    assert "-- dmesg --" in text
