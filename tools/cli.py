@@ -8,7 +8,6 @@ Whatever goes wrong on the user's side is one sentence on stderr and an exit sta
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from pykernel import __version__
+from pykernel.tools import stdio
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -72,31 +72,40 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    stdio.prepare()
+    status = 1
+    try:
+        status = _call(argv)
+        sys.stdout.flush()
+    except OSError as e:
+        if e.filename not in (stdio.STDOUT, stdio.STDERR):
+            raise
+        # who reads our output (head, less) may have seen enough; else it is lost, and that is not success
+        stdio.drop(1 if e.filename == stdio.STDOUT else 2)
+        if not isinstance(e, BrokenPipeError):
+            stdio.complain(f"pykernel: {e.filename}: {e.strerror}")
+        status = status or 1
+    sys.exit(status)
+
+
+def _call(argv: list[str] | None) -> int:
+    """The exit status of the command; what is wrong has been said."""
     try:
         status: Any = cli.main(argv, "pykernel", standalone_mode=False)
-        sys.stdout.flush()
     except click.UsageError as e:
         # a group without a command is help, not a mistake to be explained
         if isinstance(e, click.exceptions.NoArgsIsHelpError):
             e.show()
-            sys.exit(e.exit_code)
+            return e.exit_code
         where = e.ctx.command_path if e.ctx else "pykernel"
-        _say(f"{where}: {e.format_message().rstrip('.')}; see {where} --help")
-        sys.exit(e.exit_code)
+        stdio.complain(f"{where}: {e.format_message().rstrip('.')}; see {where} --help")
+        return e.exit_code
     except click.ClickException as e:
-        _say(f"pykernel: {e.format_message()}")
-        sys.exit(e.exit_code)
+        stdio.complain(f"pykernel: {e.format_message()}")
+        return e.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        # who read our output (head, less) has seen enough; let the interpreter's own flush at exit not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    sys.exit(status)
-
-
-def _say(sentence: str) -> None:
-    print(sentence.replace("\n", " "), file=sys.stderr)
+        return 130
+    return int(status or 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["Fail", "Setup", "machine_options"]
+__all__ = ["Fail", "Setup", "TraceFile", "machine_options", "trace_to"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +103,31 @@ def trace_to(kernel: Kernel, out: IO[str]) -> None:
         out.write(dumps(row, default=_plain) + "\n")
 
     kernel.trace.listeners.append(listener)
+
+
+class TraceFile:
+    """A file that gets the trace of *kernel*; - is stderr. Raises Fail: it cannot be written."""
+
+    def __init__(self, kernel: Kernel, name: str) -> None:
+        self.kernel, self.name = kernel, name
+        try:
+            # stderr by its number: what fails here must not stay in the buffer of sys.stderr
+            self.out = open(name, "w") if name != "-" else open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        except OSError as e:
+            raise Fail(f"{name}: {e.strerror}") from e
+        trace_to(kernel, self.out)
+
+    def close(self) -> list[str]:
+        """Write what is left; why events were lost, if they were: a sentence."""
+        errors = [*self.kernel.trace.broken]
+        try:
+            self.out.close()
+        except OSError as e:
+            errors.append(e)
+        if not errors:
+            return []
+        first = errors[0]
+        return [f"{self.name}: {first.strerror if isinstance(first, OSError) else first}; the trace is incomplete"]
 
 
 def _plain(value: Any) -> Any:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 
-from pykernel.tools.options import Fail, Setup, machine_options, trace_to
+from pykernel.tools import stdio
+from pykernel.tools.options import Fail, Setup, TraceFile, machine_options
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
 
 __all__ = ["command", "run_program"]
+
+EXIT_IO = 74  # sysexits.h:EX_IOERR
 
 
 def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: str | None, dmesg: bool) -> int:
     """
-    Boot, run *argv*, stop the machine; the exit status of the program.
+    Boot, run *argv*, stop the machine; the exit status of the program, or 74 when it is 0 and a trace or log was lost.
 
     Raises:
         Fail: it could not be run; the sentence says why.
@@ -23,26 +29,34 @@ def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: st
     from pykernel.surfaces.process import RunError, run
     from pykernel.surfaces.process.run import EXIT_OOPS
 
-    with ExitStack() as stack:
-        kernel = setup.boot(clock="monotonic")
-        if trace is not None:
-            try:
-                trace_to(kernel, sys.stderr if trace == "-" else stack.enter_context(open(trace, "w")))
-            except OSError as e:
-                raise Fail(f"{trace}: {e.strerror}") from e
-        try:
-            status = run(kernel, argv, as_user=as_user)
-        except RunError as e:
-            raise Fail(str(e), e.status) from e
-        finally:
-            if dmesg:
-                sys.stderr.write(kernel.log.human(colors=sys.stderr.isatty()))
-        if kernel.oopses:
-            first = kernel.oopses[0]
-            what = f"{type(first).__name__}: {first}"
-            print(f"pykernel: a bug in kernel code ({what}); --dmesg has its stack", file=sys.stderr)
-            return status or EXIT_OOPS  # also when it happened while the devices came up
-        return status
+    kernel = setup.boot(clock="monotonic")
+    record = None if trace is None else TraceFile(kernel, trace)
+    lost = []
+    try:
+        status = run(kernel, argv, as_user=as_user)
+    except RunError as e:
+        raise Fail(str(e), e.status) from e
+    finally:
+        lost += record.close() if record else []
+        lost += _print_log(kernel) if dmesg else []
+        for sentence in lost:
+            stdio.complain(f"pykernel: {sentence}")
+    if kernel.oopses:
+        first = kernel.oopses[0]
+        what = f"{type(first).__name__}: {first}"
+        stdio.complain(f"pykernel: a bug in kernel code ({what}); --dmesg has its stack")
+        return status or EXIT_OOPS  # also when it happened while the devices came up
+    return status or (EXIT_IO if lost else 0)
+
+
+def _print_log(kernel: Kernel) -> list[str]:
+    try:
+        sys.stderr.write(kernel.log.human(colors=sys.stderr.isatty()))
+        sys.stderr.flush()
+    except OSError as e:
+        stdio.drop(2)
+        return [f"{stdio.STDERR}: {e.strerror}; the log is incomplete"]
+    return []
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
