@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 PYTHON = "/usr/bin/python3"
-IN_REMOVED = ("busybox", "sh", "-c", 'd=$(mktemp -d /tmp/gone.XXXXXX) && cd $d && rmdir $d && exec "$@"', "sh")
+IN_REMOVED = ("busybox", "sh", "-c", 'd=$(mktemp -d /dev/shm/gone.XXXXXX) && cd $d && rmdir $d && exec "$@"', "sh")
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 255])
@@ -88,7 +88,8 @@ def test_without_proc(surface: Any) -> None:
 
 def test_where_no_process_is_allowed(surface: Any) -> None:
     """RLIMIT_NPROC does not bind root."""
-    r = surface.run("true", within=("busybox", "sh", "-c", 'ulimit -p 1; exec "$@"', "sh"))
+    limit = "import os, resource as r, sys; r.setrlimit(r.RLIMIT_NPROC, (1, 1)); os.execv(sys.argv[1], sys.argv[1:])"
+    r = surface.run("true", within=(PYTHON, "-c", limit))
     if surface.privileged:
         assert r.returncode == 0
     else:
