@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EPERM
+from errno import EINVAL, EPERM
 from typing import TYPE_CHECKING, Any
 
 from pykernel.calls.anonymous import Anonymous
 from pykernel.calls.descriptors import Descriptors
-from pykernel.calls.entry import At, PathArg, PathFile, do_open, do_poll, stat_of, syscall
+from pykernel.calls.entry import At, NameArg, PathArg, PathFile, do_open, do_poll, stat_of, syscall
 from pykernel.calls.memory import Memory
 from pykernel.calls.names import Names
 from pykernel.errors import err
@@ -145,23 +145,23 @@ class Process(Descriptors, Memory, Names, Anonymous):
 
     @syscall
     def setuid(self, uid: int) -> None:
-        """C: ``int setuid(uid_t)``. Raises EPERM."""
-        cred = self.task.cred
+        """C: ``int setuid(uid_t)``, of 32 bits. Raises EPERM; EINVAL: -1."""
+        cred, uid = self.task.cred, valid_id(uid)
         if uid != cred.uid and not cred.capable(CAP_SETUID):
             raise err(EPERM)
         self.task.cred = Cred(uid, cred.gid, cred.groups, 0 if uid and not cred.uid else cred.caps)
 
     @syscall
     def setgid(self, gid: int) -> None:
-        """C: ``int setgid(gid_t)``. Raises EPERM."""
-        cred = self.task.cred
+        """C: ``int setgid(gid_t)``, of 32 bits. Raises EPERM; EINVAL: -1."""
+        cred, gid = self.task.cred, valid_id(gid)
         if gid != cred.gid and not cred.capable(CAP_SETGID):
             raise err(EPERM)
         self.task.cred = Cred(cred.uid, gid, cred.groups, cred.caps)
 
     # ---- convenience
 
-    def read_text(self, path: str | os.PathLike[str]) -> str:
+    def read_text(self, path: NameArg) -> str:
         """open, read to the end, close; latin-1."""
         fd = self.open(path)
         try:
@@ -172,7 +172,7 @@ class Process(Descriptors, Memory, Names, Anonymous):
         finally:
             self.close(fd)
 
-    def write_text(self, path: str | os.PathLike[str], text: str) -> int:
+    def write_text(self, path: NameArg, text: str) -> int:
         """open O_WRONLY, one write, close; latin-1."""
         fd = self.open(path, os.O_WRONLY)
         try:
@@ -182,6 +182,14 @@ class Process(Descriptors, Memory, Names, Anonymous):
 
     def __repr__(self) -> str:
         return f"<Process {self.task.comm} pid={self.pid} uid={self.task.cred.uid} fds={sorted(self.fds.files)}>"
+
+
+def valid_id(n: int) -> int:
+    """A uid or gid. C: ``bool uid_valid(kuid_t)``. Raises EINVAL: -1."""
+    n &= 0xFFFFFFFF
+    if n == 0xFFFFFFFF:
+        raise err(EINVAL)
+    return n
 
 
 class Pids:

@@ -12,6 +12,7 @@ from errno import (
     EPERM,
 )
 
+from pykernel.calls.arguments import buffer_of
 from pykernel.calls.entry import Caller, syscall
 from pykernel.errors import err
 from pykernel.fs import anon
@@ -78,7 +79,7 @@ class Anonymous(Caller):
         sock = self._socket(fd)
         if len(fds) > SCM_MAX_FD:
             raise err(EINVAL)
-        return sock.sendmsg(bytes(data), [self.fds.get(n) for n in fds])
+        return sock.sendmsg(buffer_of(data), [self.fds.get(n) for n in fds])
 
     @syscall
     def recvmsg(self, fd: int, count: int, room: int = SCM_MAX_FD, flags: int = 0) -> tuple[bytes, list[int], int]:

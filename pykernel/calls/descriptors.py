@@ -18,7 +18,8 @@ from errno import (
 )
 from typing import TYPE_CHECKING
 
-from pykernel.calls.entry import Caller, PathArg, PathFile, do_open, do_poll, segments, syscall
+from pykernel.calls.arguments import buffer_of
+from pykernel.calls.entry import Caller, NameArg, PathFile, do_open, do_poll, segments, syscall
 from pykernel.errors import err
 from pykernel.fs import anon, change
 from pykernel.fs.ioctl import VFS_IOCTLS, do_vfs_ioctl
@@ -35,10 +36,29 @@ if TYPE_CHECKING:
 __all__ = ["Descriptors"]
 
 MAX_RW_COUNT = 0x7FFFF000
+UIO_MAXIOV = 1024  # include/uapi/linux/uio.h
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032  # include/uapi/linux/fcntl.h
 O_CREAT_TMPFILE = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY
 O_UNUSUAL = O_CREAT_TMPFILE | os.O_PATH
 O_PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def rw_count(count: int) -> int:
+    """How much one call may move. fs/read_write.c:rw_verify_area(). Raises EINVAL: a negative ssize_t."""
+    if not 0 <= count < 1 << 63:
+        raise err(EINVAL, f"{count} bytes are no ssize_t")
+    return min(count, MAX_RW_COUNT)
+
+
+def import_iovec(sizes: Sequence[int]) -> list[int]:
+    """The parts' sizes, as far as one call goes. C: ``ssize_t import_iovec(...)``. Raises EINVAL."""
+    if len(sizes) > UIO_MAXIOV or any(not 0 <= n < 1 << 63 for n in sizes):
+        raise err(EINVAL)
+    left, out = MAX_RW_COUNT, list[int]()
+    for n in sizes:
+        out.append(min(n, left))
+        left -= out[-1]
+    return out
 
 
 class Descriptors(Caller):
@@ -47,7 +67,7 @@ class Descriptors(Caller):
     # ---- open and close
 
     @syscall
-    def open(self, path: PathArg, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    def open(self, path: NameArg, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
         """C: ``int open(const char *, int, mode_t)``."""
         fds = self.fds
         if len(fds.files) >= fds.limit:
@@ -58,7 +78,7 @@ class Descriptors(Caller):
             file = do_open(self.kernel, self._walk(path, follow=not flags & os.O_NOFOLLOW), flags)
         return fds.install(file, cloexec=bool(flags & os.O_CLOEXEC))
 
-    def _open_unusual(self, path: PathArg, flags: int, mode: int) -> File:
+    def _open_unusual(self, path: NameArg, flags: int, mode: int) -> File:
         """O_PATH, O_TMPFILE and O_CREAT. fs/open.c:build_open_flags()."""
         if flags & os.O_PATH:
             flags &= O_PATH_FLAGS
@@ -87,7 +107,9 @@ class Descriptors(Caller):
 
     @syscall
     def dup2(self, old: int, new: int, *, cloexec: bool = False) -> int:
-        """C: ``int dup2(int, int)``, and dup3() with *cloexec*."""
+        """C: ``int dup2(int, int)``, and dup3() with *cloexec*, which takes no two equal ones (EINVAL)."""
+        if cloexec and old == new:
+            raise err(EINVAL)
         self.fds.get(old)
         return new if old == new else self.fds.dup2(old, new, cloexec=cloexec)
 
@@ -131,33 +153,33 @@ class Descriptors(Caller):
 
     @syscall
     def read(self, fd: int, count: int) -> bytes:
-        """C: ``ssize_t read(int, void *, size_t)``."""
-        if count < 0:
-            raise err(EINVAL)
-        return self._file(fd, write=False).read(count if count < MAX_RW_COUNT else MAX_RW_COUNT)
+        """C: ``ssize_t read(int, void *, size_t)``. Raises EINVAL: *count* is no ssize_t."""
+        return self._file(fd, write=False).read(count if 0 <= count < MAX_RW_COUNT else rw_count(count))
 
     @syscall
     def write(self, fd: int, data: bytes) -> int:
         """C: ``ssize_t write(int, const void *, size_t)``."""
-        return self._file(fd, write=True).write(bytes(data))
+        return self._file(fd, write=True).write(buffer_of(data))
 
     @syscall
     def pread(self, fd: int, count: int, offset: int) -> bytes:
-        """C: ``ssize_t pread(int, void *, size_t, off_t)``."""
-        if offset < 0:
+        """C: ``ssize_t pread(int, void *, size_t, off_t)``. Raises EINVAL: *count* or *offset* is negative."""
+        if not 0 <= offset < 1 << 63:
             raise err(EINVAL)
-        return self._file(fd, write=False).pread(offset, min(count, MAX_RW_COUNT))
+        return self._file(fd, write=False).pread(offset, rw_count(count))
 
     @syscall
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        """C: ``ssize_t pwrite(int, const void *, size_t, off_t)``."""
-        if offset < 0:
+        """C: ``ssize_t pwrite(int, const void *, size_t, off_t)``. Raises EINVAL: *offset* is negative."""
+        if not 0 <= offset < 1 << 63:
             raise err(EINVAL)
-        return self._file(fd, write=True).pwrite(offset, bytes(data))
+        return self._file(fd, write=True).pwrite(offset, buffer_of(data))
 
     @syscall
     def readv(self, fd: int, sizes: Sequence[int]) -> bytes:
         """C: ``ssize_t readv(int, const struct iovec *, int)``: what is read into parts of *sizes*."""
+        self.fds.get(fd)
+        sizes = import_iovec(sizes)
         file, left = self._file(fd, write=False), sum(sizes)
         if not left:
             return b""
@@ -179,13 +201,16 @@ class Descriptors(Caller):
     @syscall
     def writev(self, fd: int, parts: Sequence[bytes]) -> int:
         """C: ``ssize_t writev(int, const struct iovec *, int)``."""
+        self.fds.get(fd)
+        parts = [buffer_of(part) for part in parts]
+        import_iovec([len(part) for part in parts])
         file, data = self._file(fd, write=True), b"".join(parts)
         if file.write_iter or not data:
             return file.write(data) if data else 0
         done = 0
         for part in segments(parts):
             try:
-                n = file.write(bytes(part))
+                n = file.write(part)
             except OSError:
                 if done:
                     break
@@ -207,6 +232,7 @@ class Descriptors(Caller):
     def sendfile(self, out: int, in_: int, offset: int | None, count: int) -> int:
         """C: ``ssize_t sendfile(int, int, off_t *, size_t)``."""
         src, dst = self._file(in_, write=False), self._file(out, write=True)
+        count = rw_count(count)
         data = src.read(count) if offset is None else src.pread(offset, count)
         return dst.write(data) if data else 0
 
@@ -241,15 +267,11 @@ class Descriptors(Caller):
         cmd &= 0xFFFFFFFF
         if isinstance(arg, int):
             return self._ioctl(fd, file, cmd, arg)
-        data = bytes(arg)
-        addr = self.mem.alloc(len(data))
-        self.mem.write(addr, data)
+        room = arg if isinstance(arg, bytearray) else arg.memory()
+        addr = self.mem.alloc(len(room))
+        self.mem.write(addr, bytes(room))
         result = self._ioctl(fd, file, cmd, addr)
-        back = self.mem.read(addr, len(data))
-        if isinstance(arg, bytearray):
-            arg[:] = back
-        else:
-            arg.memory()[:] = back
+        room[:] = self.mem.read(addr, len(room))
         return result
 
     def _ioctl(self, fd: int, file: File, cmd: int, arg: int) -> int:
@@ -259,7 +281,7 @@ class Descriptors(Caller):
     def poll(self, fds: Sequence[tuple[int, int]], timeout_ms: float | None = 0) -> list[tuple[int, int]]:
         """C: ``int poll(struct pollfd *, nfds_t, int)``; None waits for ever. The ready ones."""
         timeout = None if timeout_ms is None or timeout_ms < 0 else int(timeout_ms * 1e6)
-        fds = [row for row in fds if row[0] >= 0]
+        fds = [row for row in fds if operator.index(row[0]) >= 0]
         found = [self.fds.files.get(fd) for fd, _ in fds]
         wanted = [(None if f is None or f.flags & os.O_PATH else f, ev) for f, (_, ev) in zip(found, fds, strict=True)]
         return [(fd, ev) for (fd, _), ev in zip(fds, do_poll(self.kernel, wanted, timeout), strict=True) if ev]

@@ -11,10 +11,13 @@ from errno import (
     EBADF,
     EINVAL,
     EIO,
+    ENOMEM,
 )
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
+from pykernel.calls.arguments import At, NameArg, PathArg, text_of, wrong_argument
 from pykernel.errors import ERESTARTSYS, err
 from pykernel.fs import namei
 from pykernel.fs.fdtable import FdTable
@@ -31,7 +34,19 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
 
-__all__ = ["At", "Caller", "PathArg", "PathFile", "do_open", "do_poll", "rdev_of", "segments", "stat_of", "syscall"]
+__all__ = [
+    "At",
+    "Caller",
+    "NameArg",
+    "PathArg",
+    "PathFile",
+    "do_open",
+    "do_poll",
+    "rdev_of",
+    "segments",
+    "stat_of",
+    "syscall",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,22 +56,14 @@ UMASK = 0o022
 O_LARGEFILE = 0o100000
 O_AT_OPEN = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
 C = TypeVar("C", bound="Caller")
-HERE = os.path.dirname(__file__)
-
-
-class At(NamedTuple):
-    """A path that is relative to the directory open as *fd*, as in openat(2)."""
-
-    fd: int
-    path: str
-
-
-PathArg = str | os.PathLike[str] | int | At
-"""A path, or a descriptor where Linux has a call for it (fchmod, fstatfs, ...)."""
 
 
 def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
-    """Enter the kernel in the caller's name, leave it with the work done that became ready; only errnos come out."""
+    """
+    Enter the kernel in the caller's name, leave it with the work done that became ready.
+
+    Only errnos come out, and TypeError and ValueError for arguments that a C compiler would not have taken.
+    """
     name = fn.__name__
 
     @functools.wraps(fn)
@@ -71,23 +78,8 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             if kernel.trace.listeners:
                 kernel.trace("syscall", name=name, args=args[:3], result=result)
             return result
-        except OSError as e:
-            if e.errno == ERESTARTSYS:
-                raise err(errno.EINTR) from e
-            if kernel.trace:
-                kernel.trace(
-                    "syscall",
-                    name=name,
-                    args=args[:3],
-                    error=errno.errorcode.get(e.errno or 0, e.errno),
-                    why="; ".join(getattr(e, "__notes__", ())),
-                )
-            raise
         except Exception as e:
-            if isinstance(e, (TypeError, ValueError)) and _raised_here(e):
-                raise  # the caller's Python arguments
-            kernel.oops(e)
-            raise err(EIO, f"oops: {e}") from e
+            _fail(cast("FunctionType", fn), kernel, e, args, kw)
         finally:
             kernel.current = before
             if kernel.sched.ready:
@@ -99,12 +91,23 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
     return enter  # type: ignore[return-value]  # functools.wraps() forgets that self is positional
 
 
-def _raised_here(e: BaseException) -> bool:
-    """Whether *e* comes of these modules' own lines and not of what they called."""
-    tb = e.__traceback__
-    while tb is not None and tb.tb_next is not None:
-        tb = tb.tb_next
-    return tb is not None and os.path.dirname(tb.tb_frame.f_code.co_filename) == HERE
+def _fail(fn: FunctionType, kernel: Kernel, e: Exception, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
+    """Tell the caller of *e*: an errno, a wrong argument, or EIO and an oops."""
+    wrong = wrong_argument(fn, e, args, kw)
+    if wrong is not None:
+        raise wrong from None
+    if isinstance(e, MemoryError):
+        raise err(ENOMEM, "Python has no memory for it") from e
+    if not isinstance(e, OSError):
+        kernel.oops(e)
+        raise err(EIO, f"oops: {e}") from e
+    if e.errno == ERESTARTSYS:
+        raise err(errno.EINTR) from e
+    if kernel.trace:
+        code = errno.errorcode.get(e.errno or 0, e.errno)
+        why = "; ".join(getattr(e, "__notes__", ()))
+        kernel.trace("syscall", name=fn.__name__, args=args[:3], error=code, why=why)
+    raise e
 
 
 def do_open(kernel: Kernel, inode: Inode, flags: int, *, created: bool = False) -> File:
@@ -231,11 +234,11 @@ class Caller:
         return namei.walk(self.kernel, text, cwd, follow=follow)
 
     def _start(self, path: PathArg) -> tuple[str, Inode]:
-        """The path's text and where it starts. Raises EBADF."""
+        """The path's text and where it starts. Raises EBADF; ValueError, TypeError: it is none."""
         if isinstance(path, At):
-            return path.path, self.cwd if path.path[:1] == "/" else self.fds.get(path.fd).inode
-        assert not isinstance(path, int)
-        return os.fspath(path), self.cwd
+            text = text_of(path.path)
+            return text, self.cwd if text[:1] == "/" else self.fds.get(path.fd).inode
+        return text_of(cast("str", path)), self.cwd
 
     def _fd(self, fd: int) -> File:
         """C: ``struct fd fdget(unsigned int)``: O_PATH descriptors are no files. Raises EBADF."""

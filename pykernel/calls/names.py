@@ -12,6 +12,7 @@ from errno import (
     ENOTDIR,
 )
 
+from pykernel.calls.arguments import NameArg, Text, buffer_of, text_of
 from pykernel.calls.entry import Caller, PathArg, stat_of, syscall
 from pykernel.errors import err
 from pykernel.fs import change, namei
@@ -28,6 +29,8 @@ from pykernel.fs.vfs import (
 from pykernel.task import CAP_FSETID, CAP_SYS_ADMIN
 
 __all__ = ["Names"]
+
+UINT_MAX = 0xFFFFFFFF
 
 
 class Names(Caller):
@@ -111,7 +114,7 @@ class Names(Caller):
         return done or "/"
 
     def _chmod(self, inode: Inode, mode: int) -> None:
-        cred = self.task.cred
+        cred, mode = self.task.cred, mode & 0o7777
         setattr_prepare(inode, cred, mode=mode)
         if not cred.in_group(inode.gid) and not cred.capable(CAP_FSETID):
             mode &= ~stat.S_ISGID
@@ -129,9 +132,9 @@ class Names(Caller):
 
     @syscall
     def chown(self, path: PathArg, uid: int, gid: int, *, follow: bool = True) -> None:
-        """C: ``int chown(const char *, uid_t, gid_t)``; -1 leaves an id."""
+        """C: ``int chown(const char *, uid_t, gid_t)``; -1 leaves an id; the types have 32 bits."""
         inode = self._walk(path, follow=follow)
-        new_uid, new_gid = None if uid == -1 else uid, None if gid == -1 else gid
+        new_uid, new_gid = (None if n & UINT_MAX == UINT_MAX else n & UINT_MAX for n in (uid, gid))
         setattr_prepare(inode, self.task.cred, uid=new_uid, gid=new_gid)
         # fs/open.c:chown_common(): the set-ID bits go, set-group-ID only where it does not mean locking
         kill = 0 if inode.is_dir else stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0)
@@ -168,23 +171,23 @@ class Names(Caller):
         file.inode.setattr(size=size)
 
     @syscall
-    def getxattr(self, path: PathArg, name: str, *, follow: bool = True) -> bytes:
+    def getxattr(self, path: PathArg, name: Text, *, follow: bool = True) -> bytes:
         """C: ``ssize_t getxattr(...)``."""
-        inode = self._walk(path, follow=follow)
+        inode, name = self._walk(path, follow=follow), text_of(name)
         xattr_permission(inode, name, MAY_READ, self.task.cred)
         return inode.getxattr(name)
 
     @syscall
-    def setxattr(self, path: PathArg, name: str, value: bytes, flags: int = 0, *, follow: bool = True) -> None:
+    def setxattr(self, path: PathArg, name: Text, value: bytes, flags: int = 0, *, follow: bool = True) -> None:
         """C: ``int setxattr(...)``."""
-        inode = self._walk(path, follow=follow)
+        inode, name = self._walk(path, follow=follow), text_of(name)
         xattr_permission(inode, name, MAY_WRITE, self.task.cred)
-        inode.setxattr(name, value, flags)
+        inode.setxattr(name, buffer_of(value), flags)
 
     @syscall
-    def removexattr(self, path: PathArg, name: str, *, follow: bool = True) -> None:
+    def removexattr(self, path: PathArg, name: Text, *, follow: bool = True) -> None:
         """C: ``int removexattr(...)``."""
-        inode = self._walk(path, follow=follow)
+        inode, name = self._walk(path, follow=follow), text_of(name)
         xattr_permission(inode, name, MAY_WRITE, self.task.cred)
         inode.removexattr(name)
 
@@ -197,38 +200,40 @@ class Names(Caller):
     # ---- changing directories
 
     @syscall
-    def mkdir(self, path: PathArg, mode: int = 0o777) -> None:
+    def mkdir(self, path: NameArg, mode: int = 0o777) -> None:
         """C: ``int mkdir(const char *, mode_t)``."""
         change.mkdir(self.kernel, self._start(path), mode & ~self.umask)
 
     @syscall
-    def mknod(self, path: PathArg, mode: int = 0o600, rdev: int = 0) -> None:
-        """C: ``int mknod(const char *, mode_t, dev_t)``; *rdev* as makedev() makes it."""
+    def mknod(self, path: NameArg, mode: int = 0o600, rdev: int = 0) -> None:
+        """C: ``int mknod(const char *, mode_t, dev_t)``; *rdev* as makedev() makes it. Raises EINVAL: over 32 bits."""
+        if not 0 <= rdev <= UINT_MAX:
+            raise err(EINVAL, "the C library's mknod() hands on 32 bits")
         dev = os.major(rdev) << 20 | os.minor(rdev)
         change.mknod(self.kernel, self._start(path), mode & ~self.umask, dev)
 
     @syscall
-    def symlink(self, target: str, path: PathArg) -> None:
+    def symlink(self, target: Text, path: NameArg) -> None:
         """C: ``int symlink(const char *, const char *)``."""
-        change.symlink(self.kernel, target, self._start(path))
+        change.symlink(self.kernel, text_of(target), self._start(path))
 
     @syscall
-    def link(self, old: PathArg, new: PathArg) -> None:
+    def link(self, old: NameArg, new: NameArg) -> None:
         """C: ``int link(const char *, const char *)``."""
         change.link(self.kernel, self._walk(old, follow=False), self._start(new))
 
     @syscall
-    def unlink(self, path: PathArg) -> None:
+    def unlink(self, path: NameArg) -> None:
         """C: ``int unlink(const char *)``."""
         change.unlink(self.kernel, self._start(path))
 
     @syscall
-    def rmdir(self, path: PathArg) -> None:
+    def rmdir(self, path: NameArg) -> None:
         """C: ``int rmdir(const char *)``."""
         change.rmdir(self.kernel, self._start(path))
 
     @syscall
-    def rename(self, old: PathArg, new: PathArg) -> None:
+    def rename(self, old: NameArg, new: NameArg) -> None:
         """C: ``int rename(const char *, const char *)``."""
         change.rename(self.kernel, self._start(old), self._start(new))
 

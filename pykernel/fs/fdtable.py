@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from errno import EBADF, EMFILE
+from operator import index
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
@@ -25,9 +26,9 @@ class FdTable:
         self.limit = limit
 
     def get(self, fd: int) -> File:
-        """C: ``struct fd fdget(unsigned int)``. Raises EBADF."""
+        """C: ``struct fd fdget(unsigned int)``. Raises EBADF; TypeError: 3.0 is no descriptor, though it equals one."""
         try:
-            return self.files[fd]
+            return self.files[fd if fd.__class__ is int else index(fd)]
         except KeyError:
             raise err(EBADF) from None
 
@@ -50,7 +51,7 @@ class FdTable:
 
     def close(self, fd: int) -> None:
         """C: ``int close_fd(unsigned)``. Raises EBADF, and what flush() says."""
-        file = self.files.pop(fd, None)
+        file = self.files.pop(fd if fd.__class__ is int else index(fd), None)
         if file is None:
             raise err(EBADF)
         self.cloexec.discard(fd)

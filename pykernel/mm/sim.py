@@ -194,6 +194,8 @@ class SimMemory(UserMemory):
         # mm/mprotect.c:do_mprotect_pkey(): what lies below a hole or a refusal has changed
         if addr & _PAGE_MASK:
             raise err(EINVAL, f"{addr:#x} is not at a page")
+        if length < 0:
+            raise err(ENOMEM, f"{length} bytes wrap around")
         end = addr + page_align(length)
         at = addr
         while at < end:

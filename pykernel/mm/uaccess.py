@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["PAGE_SIZE", "TASK_SIZE_MAX", "UserMemory", "access_ok", "copy_from_user", "copy_to_user"]
 
 PAGE_SIZE: Final = 4096
+READ_STEP: Final = 1 << 20
 # arch/x86/include/asm/page_64.h, with 4-level page tables
 TASK_SIZE_MAX: Final = (1 << 47) - PAGE_SIZE
 
@@ -69,10 +70,16 @@ class UserMemory(ABC):
         """
 
     def read(self, addr: int, n: int) -> bytes:
-        """The *n* bytes at *addr*. EFAULT."""
-        buf = bytearray(n)
-        self.readinto(addr, buf)
-        return bytes(buf)
+        """The *n* bytes at *addr*. EFAULT; only what was found takes memory here."""
+        if n and (n < 0 or not access_ok(addr, n)):
+            raise err(EFAULT, f"{n} bytes at {addr:#x} are not of the user's half")
+        out = bytearray(min(n, READ_STEP))
+        self.readinto(addr, out)
+        while len(out) < n:
+            more = bytearray(min(n - len(out), READ_STEP))
+            self.readinto(addr + len(out), more)
+            out += more
+        return bytes(out)
 
     def readinto(self, addr: int, buf: WriteableBuffer) -> None:
         """Fill *buf* from *addr*. EFAULT."""
