@@ -9,7 +9,8 @@ Which names of /dev stay the host's is one table: :data:`~pykernel.surfaces.inpr
 What cannot be seen from here:
 
 * Code in C that opens files itself: ``io.FileIO(path)``, C extensions, libc through ctypes, sub-processes (they get
-  the real /sys; an emulated descriptor that they inherit is an empty file). ``pykernel run`` serves whole processes.
+  the real /sys). A child that would get an emulated descriptor or start in an emulated directory is refused with
+  EOPNOTSUPP. ``pykernel run`` serves whole processes.
 * Names taken before: ``from os import open`` in a module that was imported earlier keeps the real function, unless
   the module is named: ``kernel.patched(modules=[module])``.
 * Real symbolic links into /sys or /dev, and ``..`` after real links.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pykernel.surfaces.inprocess.children import Children
 from pykernel.surfaces.inprocess.descriptors import HostFdTable
 from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
 from pykernel.surfaces.inprocess.files import opener_of
@@ -139,6 +140,7 @@ class Patched:
         places = Places(self.kernel, self.process, lambda: fake() if fake is not None and self._is_fake else real())
         waiter = Waiter(places)
         rows = self._file_rows(undo, places, os, io)
+        rows += Children(places).rows()
         rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
         epoll, poll = epoll_class(waiter), poll_class(waiter)
         rows += [
