@@ -1,4 +1,8 @@
-"""``pykernel ioctls``: the support table, made from the tables that the kernel itself uses."""
+"""
+``pykernel ioctls``: the support table, made from the tables that the kernel itself uses.
+
+What a program under ``pykernel run`` meets is another column: it comes through FUSE and calls the host's kernel.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,36 @@ from importlib import import_module
 
 import click
 
-__all__ = ["NOT_BUILT", "Row", "command", "table"]
+__all__ = ["NOT_BUILT", "RUN", "Row", "command", "table"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: kind ("call", "ioctl", "header", "not built"), name, number of an ioctl, what is not as in Linux."""
+    """
+    One line: kind ("call", "ioctl", "header", "not built"), name, number of an ioctl, what is not as in Linux; ``run``:
+    what is not, for a program under ``pykernel run``.
+    """
 
     kind: str
     name: str
     number: str = ""
     note: str = ""
+    run: str = ""
+
+
+HOST = "the host's own, complete"
+
+# call -> what a program under pykernel run gets instead of what Linux or kernel.process() gives
+RUN: dict[str, str] = {
+    "stat": "a device node is a regular file without a device number",
+    "fstat": "as stat",
+    "lstat": "as stat",
+    "statfs": "f_type is FUSE_SUPER_MAGIC: libudev and sd-device say ENODEV",
+    "mmap": "MAP_SHARED of a node or resource<N>: ENODEV (map from Python, or write() descriptors); "
+    "MAP_PRIVATE of an attribute: a mapping that is SIGBUS when touched, where Linux says ENODEV",
+    "sendfile": "from an emulated file: EINVAL (programs then read()); into one works",
+    **dict.fromkeys(("socketpair", "sendmsg", "recvmsg", "execve", "setuid", "setgid"), HOST),
+}
 
 
 # what Linux has for these devices and this kernel has not: what a client meets
@@ -30,10 +53,15 @@ NOT_BUILT: tuple[Row, ...] = (
     Row("not built", "/dev/vhost-*", note="ENOENT: no vhost devices"),
     Row("not built", "/sys/class/mdev_bus", note="ENOENT: no mediated devices"),
     Row("not built", "/dev/kvm", note="ENOENT: no virtual machines"),
-    Row("not built", "io_uring_setup", note="ENOSYS in programs under pykernel run"),
+    Row("not built", "io_uring_setup", run="ENOSYS"),
+    Row("not built", "splice", run="from an emulated file: EINVAL; into one works"),
+    Row("not built", "uname", run="the host's; /proc/version is the emulated kernel's"),
+    Row("not built", "syslog", run="the host's log; --dmesg prints the emulated kernel's"),
+    Row("not built", "init_module, finit_module, delete_module",
+        note="kernel.modules has them; or --modprobe, and [modules] of the machine",
+        run="the host's: insmod and rmmod go to the host's kernel"),
+    Row("not built", "AF_NETLINK sockets", run="the host's: no uevents of emulated devices"),
     Row("not built", "perf_event_open on dsa<N>", note="no PMU, as on a part without one; dmesg says so"),
-    Row("not built", "mmap of device nodes by programs under pykernel run",
-        note="ENODEV: map and submit from Python (kernel.process()), or write() descriptors"),
 )  # fmt: skip
 
 
@@ -42,7 +70,7 @@ def calls() -> Iterator[Row]:
     from pykernel.syscalls import SYSCALLS
 
     for row in SYSCALLS:
-        yield Row("call", row.name, note=row.note)
+        yield Row("call", row.name, note=row.note, run=RUN.get(row.name, ""))
 
 
 def vfs_ioctls() -> Iterator[Row]:
@@ -79,6 +107,8 @@ def command(as_json: bool, name: str | None) -> None:
     Print what this kernel supports: system calls, ioctls, and what is not built.
 
     An ioctl that a file does not know is ENOTTY; a call that a file does not have gives the errno that Linux gives.
+    The last column is what differs for programs under `pykernel run`: there, calls that name no emulated file are the
+    host's own.
     NAME prints only the rows whose name has that text.
     """
     rows = [row for row in table() if name is None or name.lower() in row.name.lower()]
@@ -88,8 +118,9 @@ def command(as_json: bool, name: str | None) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table("kind", "name", "number", "note", box=None, pad_edge=False)
+    drawn = Table("kind", "name", "number", "note", "under pykernel run", box=None, pad_edge=False)
     for row in rows:
-        drawn.add_row(row.kind, row.name, row.number, row.note)
+        drawn.add_row(*(Text(cell) for cell in (row.kind, row.name, row.number, row.note, row.run)))
     Console(highlight=False).print(drawn)

@@ -17,7 +17,7 @@ def pykernel():
         return subprocess.run(
             [sys.executable, "-m", "pykernel.tools.cli", *argv],
             input=input, capture_output=True, text=True, check=False, timeout=120,
-            env=dict(os.environ, COLUMNS="120", LC_ALL="C.UTF-8", **env),
+            env={**os.environ, "COLUMNS": "120", "LC_ALL": "C.UTF-8", **env},
         )  # fmt: skip
 
     return call
