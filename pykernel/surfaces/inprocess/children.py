@@ -74,6 +74,8 @@ class Children:
                 self._check_cwd()
             elif self.places.claim(cwd) is not None:
                 raise _refusal(f"a child process cannot start in the emulated directory {os.fsdecode(cwd)}")
+            else:
+                args = (*args[:CWD], self.places.host(cwd)[0], *args[CWD + 1 :])
             streams = (args[P2CREAD], args[C2PWRITE], args[ERRWRITE])
             used = {n: n if fd == -1 else fd for n, fd in enumerate(streams)}
             used |= {fd: fd for fd in (args[PASS_FDS] if args[CLOSE_FDS] else self._inherited()) if fd > 2}

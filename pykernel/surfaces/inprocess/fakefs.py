@@ -94,7 +94,9 @@ def fake_rows(places: Places, patcher: Any) -> Iterable[tuple[Any, str, Any]]:
 def _choose(places: Places, fake: Callable[..., Any], mine: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(mine)
     def call(path: Any, *args: Any, **kw: Any) -> Any:
-        return (fake if places.claim(path) is None else mine)(path, *args, **kw)
+        if places.claim(path) is None:
+            return fake(places.host(path)[0], *args, **kw)
+        return mine(path, *args, **kw)
 
     return call
 
@@ -102,9 +104,11 @@ def _choose(places: Places, fake: Callable[..., Any], mine: Callable[..., Any]) 
 def _method(places: Places, fake: Callable[..., Any], name: str) -> Callable[..., Any]:
     @wraps(fake)
     def call(self: Any, *args: Any, **kw: Any) -> Any:
-        if places.claim(str(self)) is None:
-            return fake(self, *args, **kw)
-        return _back(type(self), getattr(pathlib.PosixPath(str(self)), name)(*args, **kw))
+        text = str(self)
+        if places.claim(text) is None:
+            there = places.host(text)[0]
+            return fake(self if there is text else type(self)(there), *args, **kw)
+        return _back(type(self), getattr(pathlib.PosixPath(text), name)(*args, **kw))
 
     return call
 

@@ -205,7 +205,7 @@ def parse_mode(mode: str) -> tuple[int, str, bool] | None:
 def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., Any]:
     """The function that stands for open() and io.open()."""
     process = places.process
-    claim = places.claim
+    claim, host = places.claim, places.host
     files = places.files
 
     @wraps(real_open)  # its name and module are what pyfakefs knows open() by
@@ -223,7 +223,7 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
         if opener is None:
             where = claim(file)
             if where is None:
-                return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+                return real_open(host(file)[0], mode, buffering, encoding, errors, newline, closefd, opener)
         parsed = parse_mode(mode) if isinstance(mode, str) else None
         if parsed is None or (parsed[2] and (encoding or errors or newline) is not None):
             return real_open(os.devnull, mode, buffering, encoding, errors, newline)  # it says what is wrong

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.vfs import Inode, StatFs
-from pykernel.surfaces.inprocess.places import kernel_text
+from pykernel.surfaces.inprocess.places import host_text, kernel_text
 from pykernel.syscalls import At, PathArg
 
 if TYPE_CHECKING:
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["DirEntry", "PathCalls"]
 
 
-def _host_text(text: str) -> str:
-    """A name of the kernel as Python has it."""
-    return text if text.isascii() else os.fsdecode(text.encode("latin-1"))
+def _wants_bytes(path: Any) -> bool:
+    """Names come back as they were asked for."""
+    return isinstance(path, bytes) or (hasattr(path, "__fspath__") and isinstance(os.fspath(path), bytes))
+
+
+def _shown(path: Any) -> Any:
+    """A path as an OSError has it."""
+    return os.fspath(path) if hasattr(path, "__fspath__") else path
 
 
 def statvfs_of(row: StatFs) -> os.statvfs_result:
@@ -133,26 +138,29 @@ class PathCalls:
     def table(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         made: dict[str, Callable[..., Any]] = {name: self._dispatch(name) for name in self.names}
-        made["remove"] = made["unlink"]
+        made["remove"], made["readlink"] = made["unlink"], self._readlink(made["readlink"])
         made["rename"] = made["replace"] = self.rename
         made["link"], made["symlink"] = self.link, self.symlink
         made |= {"listdir": self.listdir, "scandir": self.scandir, "fchdir": self.fchdir, "umask": self.umask}
         return made | {"getcwd": self.getcwd, "getcwdb": lambda: os.fsencode(self.getcwd())}
 
     def _dispatch(self, name: str) -> Callable[..., Any]:
-        real, mine, claim = self.real[name], getattr(self, name), self.places.claim
+        real, mine, claim, host = self.real[name], getattr(self, name), self.places.claim, self.places.host
 
         @wraps(real)
         def call(path: Any, *args: Any, dir_fd: int | None = None, **kw: Any) -> Any:
             where = claim(path, dir_fd)
-            if where is None:
+            there = path
+            try:
+                if where is not None:
+                    return mine(where, *args, **kw)
+                there, dir_fd = host(path, dir_fd)
                 if dir_fd is not None:
                     kw["dir_fd"] = dir_fd
-                return real(path, *args, **kw)
-            try:
-                return mine(where, *args, **kw)
+                return real(there, *args, **kw)
             except OSError as e:
-                e.filename = path
+                if where is not None or there is not path:
+                    e.filename = _shown(path)
                 raise
 
         return call
@@ -173,7 +181,16 @@ class PathCalls:
 
     def readlink(self, path: PathArg) -> str:
         """The text."""
-        return _host_text(self.process.readlink(path))
+        return host_text(self.process.readlink(path))
+
+    @staticmethod
+    def _readlink(either: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(either)
+        def call(path: Any, *, dir_fd: int | None = None) -> Any:
+            text = either(path, dir_fd=dir_fd)
+            return os.fsencode(text) if _wants_bytes(path) else text
+
+        return call
 
     def access(self, path: PathArg, mode: int, *, effective_ids: bool = False, follow_symlinks: bool = True) -> bool:
         """By the real ids unless told otherwise."""
@@ -297,7 +314,7 @@ class PathCalls:
 
     def getcwd(self) -> str:
         """The emulated one while we are inside."""
-        return _host_text(self.process.getcwd()) if self.places.cwd_inside else self.real["getcwd"]()
+        return host_text(self.process.getcwd()) if self.places.cwd_inside else self.real["getcwd"]()
 
     def umask(self, mask: int) -> int:
         """For emulated and real files."""
@@ -311,29 +328,29 @@ class PathCalls:
         try:
             return self.process.scandir(where)
         except OSError as e:
-            e.filename = path
+            e.filename = _shown(path)
             raise
 
     def listdir(self, path: Any = None) -> list[Any]:
         """The names, of the argument's type."""
         where = self.places.claim("." if path is None else path)
         if where is None:
-            return list(self.real["listdir"](path))
+            return list(self.real["listdir"](self.places.host(path)[0]))
         names = [name for name, _ in self._entries(where, path)]
-        if isinstance(path, bytes):
+        if _wants_bytes(path):
             return [name.encode("latin-1") for name in names]
-        return [_host_text(name) for name in names]
+        return [host_text(name) for name in names]
 
     def scandir(self, path: Any = None) -> Any:
         """The entries."""
         where = self.places.claim("." if path is None else path)
         if where is None:
-            return self.real["scandir"](path)
+            return self.real["scandir"](self.places.host(path)[0])
         top = path if isinstance(path, int) else os.fspath("." if path is None else path)
         text = str(where) if not isinstance(where, At | int) else ""
         made = []
         for name, inode in self._entries(where, path):
-            shown: Any = name.encode("latin-1") if isinstance(top, bytes) else _host_text(name)
+            shown: Any = name.encode("latin-1") if isinstance(top, bytes) else host_text(name)
             place: PathArg = At(where, name) if isinstance(where, int) else f"{text.rstrip('/')}/{name}"
             made.append(DirEntry(top, shown, inode, self._stat_later(place)))
         return ScanDir(made)
@@ -347,6 +364,7 @@ class PathCalls:
         """Between the emulated kernel's files and others it is EXDEV."""
         old, new = self.places.claim(src, src_dir_fd), self.places.claim(dst, dst_dir_fd)
         if old is None and new is None:
+            (src, src_dir_fd), (dst, dst_dir_fd) = self.places.host(src, src_dir_fd), self.places.host(dst, dst_dir_fd)
             self.real["rename"](src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
             return
         try:
@@ -354,7 +372,7 @@ class PathCalls:
                 raise err(EXDEV)
             self.process.rename(old, new)
         except OSError as e:
-            e.filename, e.filename2 = src, dst
+            e.filename, e.filename2 = _shown(src), _shown(dst)
             raise
 
     def link(
@@ -369,6 +387,7 @@ class PathCalls:
         """Between the emulated kernel's files and others it is EXDEV."""
         old, new = self.places.claim(src, src_dir_fd), self.places.claim(dst, dst_dir_fd)
         if old is None and new is None:
+            (src, src_dir_fd), (dst, dst_dir_fd) = self.places.host(src, src_dir_fd), self.places.host(dst, dst_dir_fd)
             self.real["link"](src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
             return
         try:
@@ -378,13 +397,14 @@ class PathCalls:
                 raise err(EXDEV)
             self.process.link(old, new)
         except OSError as e:
-            e.filename, e.filename2 = src, dst
+            e.filename, e.filename2 = _shown(src), _shown(dst)
             raise
 
     def _must_be(self, path: Any, where: PathArg | None, dir_fd: int | None, *, there: bool) -> None:
         """fs/namei.c:do_linkat(): the source is looked up, then the target must be free. Raises ENOENT, EEXIST."""
         try:
             if where is None:
+                path, dir_fd = self.places.host(path, dir_fd)
                 self.real["lstat"](path, dir_fd=dir_fd)
             else:
                 self.process.lstat(where)
@@ -406,10 +426,11 @@ class PathCalls:
         """symlink()."""
         where = self.places.claim(dst, dir_fd)
         if where is None:
+            dst, dir_fd = self.places.host(dst, dir_fd)
             self.real["symlink"](src, dst, target_is_directory, dir_fd=dir_fd)
             return
         try:
             self.process.symlink(kernel_text(os.fsdecode(src)), where)
         except OSError as e:
-            e.filename, e.filename2 = src, dst
+            e.filename, e.filename2 = _shown(src), _shown(dst)
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from pykernel.fs.namei import walk
+from pykernel.fs.namei import d_path, walk
 from pykernel.fs.procfs import ProcFs
 from pykernel.syscalls import At, PathArg
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.syscalls import Process
 
-__all__ = ["HOST_NODES", "Places", "kernel_text"]
+__all__ = ["HOST_NODES", "Places", "host_text", "kernel_text"]
 
 # The host's /dev shows through here: the nodes that are the same on every Linux and that programs hand to children,
 # and what belongs to the host's terminals and shared memory. Every other name is the emulated kernel's, if it has it.
@@ -43,6 +43,11 @@ def kernel_text(path: str) -> str:
     return path
 
 
+def host_text(text: str) -> str:
+    """A name of the kernel as Python has it."""
+    return text if text.isascii() else os.fsdecode(text.encode("latin-1"))
+
+
 class Places:
     """Answers "whose is it?" for every path and descriptor of one process."""
 
@@ -51,6 +56,7 @@ class Places:
         self.process = process
         self.files: dict[int, File] = process.fds.files
         self.proc_names = kernel.sub(ProcFs).root.children
+        self.dev = walk(kernel, "/dev")
         self.cwd_inside = False
         self._getcwd = getcwd
         self.root_is_cwd = getcwd() == "/"
@@ -61,7 +67,7 @@ class Places:
         self.root_is_cwd = not inside and self._getcwd() == "/"
 
     def claim(self, path: Any, dir_fd: int | None = None) -> PathArg | None:
-        """What a system call of the emulated kernel takes for *path*; None when it is not its."""
+        """What a system call of the emulated kernel takes for *path*; None when it is not its: see :meth:`host`."""
         if type(path) is not str:
             if isinstance(path, int):
                 return path if path in self.files else None
@@ -73,49 +79,94 @@ class Places:
             return self.judge(path)
         if path[:1] == "/":
             if ("/../" in path or "/./" in path or path[:2] == "//") and any(top in path for top in TOPS):
-                return self._enters(path)
+                return self._ours(path)
             return None
         if dir_fd is not None:
-            return At(dir_fd, kernel_text(path)) if dir_fd in self.files else None
+            if dir_fd not in self.files:
+                return None
+            if ".." in path or self.files[dir_fd].inode is self.dev:
+                return self._ours(self._full(path, dir_fd))
+            return At(dir_fd, kernel_text(path))
         if self.cwd_inside:
+            if ".." in path or self.process.cwd is self.dev:
+                return self._ours(self._full(path, None))
             return kernel_text(path)
         if self.root_is_cwd or "../" in path or path[-2:] == "..":
-            return self._enters(f"{self._getcwd()}/{path}")
+            return self._ours(self._full(path, None))
         return None
 
     def judge(self, path: str) -> str | None:
         """As :meth:`claim` for what begins like one of ours."""
         if path.startswith("/sys/") and "/.." not in path and path.isascii() and "\0" not in path:
             return path
-        return self._enters(path)
+        return self._ours(path)
 
-    def _enters(self, path: str) -> str | None:
-        """Walk by text from the host's root; the first name below it decides."""
+    def host(self, path: Any, dir_fd: int | None = None) -> tuple[Any, int | None]:
+        """
+        What the host's function takes for a *path* that is not ours, and its dir_fd.
+
+        The same, unless it begins at or leads through our directories: the host has none of those, so the way to
+        its root is left out.
+        """
+        ours = self.cwd_inside if dir_fd is None else dir_fd in self.files
+        if not (ours or ".." in str(path)) or isinstance(path, int):
+            return path, dir_fd
+        try:
+            text = os.fsdecode(path)
+        except TypeError:
+            return path, dir_fd
+        absolute = text[:1] == "/"
+        if not text or (not absolute and not ours and dir_fd is not None):
+            return path, dir_fd
+        full = text if absolute else self._full(text, dir_fd)
+        end = self._sort(full)[1]
+        if end == full and (absolute or not ours):
+            return path, dir_fd
+        return (os.fsencode(end) if isinstance(os.fspath(path), bytes) else end), None
+
+    def _full(self, path: str, dir_fd: int | None) -> str:
+        """A relative path from the root; *dir_fd* is one of ours."""
+        if dir_fd is not None:
+            start = host_text(d_path(self.kernel, self.files[dir_fd].inode))
+        else:
+            start = host_text(self.process.getcwd()) if self.cwd_inside else self._getcwd()
+        return f"{start}/{path}"
+
+    def _ours(self, path: str) -> str | None:
+        ours, end = self._sort(path)
+        return kernel_text(end) if ours else None
+
+    def _sort(self, path: str) -> tuple[bool, str]:
+        """Whether an absolute path is ours, and its part from the last time on that it is at the root."""
         parts = path.split("/")
         depth = 0
         for i, part in enumerate(parts):
             if part in ("", "."):
                 continue
-            if part == "..":
-                depth = max(depth - 1, 0)
-                continue
-            depth += 1
+            depth = max(depth - 1, 0) if part == ".." else depth + 1
             if depth == 1 and part in TOPS:
-                return self._inside(part, parts[i + 1 :])
-        return None
+                return self._sort_inside(part, parts[i + 1 :])
+        return False, path
 
-    def _inside(self, top: str, rest: list[str]) -> str | None:
-        depth, first = 0, ""
+    def _sort_inside(self, top: str, rest: list[str]) -> tuple[bool, str]:
+        """The same for what begins with */top/*: the host's part of it is walked by text, ours name by name."""
+        first, depth = "", 0
         for i, part in enumerate(rest):
             if part in ("", "."):
                 continue
             depth += -1 if part == ".." else 1
-            first = part if depth == 1 and part != ".." else first
-            if depth < 0 and self._is_root("/".join(("", top, *rest[: i + 1]))):
-                return self._enters("/" + "/".join(rest[i + 1 :]))
-        if (top == "dev" and first in HOST_NODES) or (top == "proc" and first not in self.proc_names):
-            return None
-        return kernel_text("/".join(("", top, *rest)))
+            if depth == 1 and part != "..":
+                first = part
+            elif part == ".." and self._is_hosts(top, first):
+                if depth == 0:
+                    return self._sort("/" + "/".join((top, *rest[i + 1 :])))
+            elif part == ".." and self._is_root("/".join(("", top, *rest[: i + 1]))):
+                return self._sort("/" + "/".join(rest[i + 1 :]))
+        ours = not self._is_hosts(top, first) and (top != "proc" or first in self.proc_names)
+        return ours, "/".join(("", top, *rest))
+
+    def _is_hosts(self, top: str, first: str) -> bool:
+        return bool(first) and (first in HOST_NODES if top == "dev" else top == "proc" and first not in self.proc_names)
 
     def _is_root(self, path: str) -> bool:
         try:

@@ -162,3 +162,85 @@ def test_hypothesis_works_inside(kernel):
             assert int(f.read()) == priority
 
     check()
+
+
+@pytest.fixture
+def at(tmp_path):
+    """Change the directory for the test's time."""
+    before = os.getcwd()
+    yield os.chdir
+    os.chdir(before)
+
+
+OUT_OF = [
+    ("/sys", ".."), ("/sys/bus/dsa/devices", "../../../.."), ("/sys/bus/dsa/devices", "wq0.0/../../../../../.."),
+    ("/dev", ".."), ("/sys", "../sys/bus/.././.."), ("/sys", "../tmp/../proc/.."),
+    # a link leads two directories up from where its name is
+    ("/sys/bus/dsa/devices/wq0.0/subsystem", "../../.."), ("/sys", "bus/dsa/devices/wq0.0/subsystem/../../.."),
+]  # fmt: skip
+
+
+@pytest.mark.kernel(machine="dsa")
+@pytest.mark.parametrize(("start", "way"), OUT_OF)
+@pytest.mark.parametrize("kind", ["cwd", "dir_fd", "absolute"])
+def test_out_of_the_emulated_directories_is_the_host(kernel, at, tmp_path, start, way, kind):
+    """Linux has one tree: ".." of a mount's root is the directory that it is mounted in."""
+    (tmp_path / "f").write_text("real")
+    path, kw = f"{way}{tmp_path}/f", {}
+    if kind == "cwd":
+        at(start)
+    elif kind == "dir_fd":
+        kw["dir_fd"] = os.open(start, os.O_RDONLY)
+    else:
+        path = f"{start}/{path}"
+    for spelled in (path, os.fsencode(path)):
+        assert os.stat(spelled, **kw).st_ino == (tmp_path / "f").stat().st_ino
+        fd = os.open(spelled, os.O_RDONLY, **kw)
+        assert os.read(fd, 9) == b"real"
+        os.close(fd)
+        os.rename(spelled, tmp_path / "g", **({"src_dir_fd": kw["dir_fd"]} if kw else {}))
+        os.link(tmp_path / "g", spelled, **({"dst_dir_fd": kw["dir_fd"]} if kw else {}))
+        os.unlink(tmp_path / "g")
+    missing = f"{path}.none"
+    with pytest.raises(FileNotFoundError) as e:
+        os.stat(missing, **kw)
+    assert e.value.filename == missing
+    with pytest.raises(FileNotFoundError):
+        os.open(missing, os.O_RDONLY, **kw)
+    if kw:
+        os.close(kw["dir_fd"])
+        return
+    with open(path) as f:
+        assert f.read() == "real"
+    root = path.removesuffix(f"{tmp_path}/f")
+    assert os.path.samestat(os.stat(root), os.stat("/"))
+    assert sorted(os.listdir(root)) == sorted(os.listdir("/"))
+    assert sorted(e.name for e in os.scandir(root)) == sorted(os.listdir("/"))
+    assert os.path.realpath(path) == os.path.realpath(tmp_path / "f")
+
+
+@pytest.mark.kernel(machine="dsa")
+@pytest.mark.parametrize(("start", "way"), OUT_OF)
+def test_changing_the_directory_out_is_the_host(kernel, at, start, way):
+    at(start)
+    os.chdir(way)
+    assert os.getcwd() == "/"
+    assert sorted(os.listdir()) == sorted(os.listdir("/"))
+    assert os.path.exists("etc/passwd")
+    assert subprocess.check_output(["pwd"], text=True) == "/\n"
+    os.chdir("sys/bus/dsa")
+    assert os.path.isdir("devices/wq0.0")
+
+
+@pytest.mark.kernel(machine="dsa")
+def test_relative_to_dev_the_table_is_the_same(kernel, at):
+    fd = os.open("/dev", os.O_RDONLY)
+    null = os.stat("/dev/null")
+    assert os.stat("null", dir_fd=fd) == null
+    assert os.stat("kmsg", dir_fd=fd) == os.stat("/dev/kmsg")
+    at("/dev")
+    assert os.stat("null") == null
+    assert os.stat("./shm/../null") == null
+    assert os.path.isdir("shm")
+    os.close(fd)
+    assert subprocess.check_output(["pwd"], cwd="..", text=True) == "/\n"
