@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
+from collections.abc import Container
 from errno import EAGAIN, EBUSY, ECONNRESET, EINVAL, ENOTTY, EPERM, EPIPE, ESPIPE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
+from pykernel.fs.garbage import UnixGarbage
 from pykernel.fs.ramfs import InoCounter
 from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable
 from pykernel.mm.uaccess import copy_to_user
@@ -274,17 +276,21 @@ def pipe(kernel: Kernel, flags: int = 0) -> tuple[PipeEnd, PipeEnd]:
     return PipeEnd(b, os.O_RDONLY | flags & os.O_NONBLOCK), PipeEnd(b, os.O_WRONLY | keep)
 
 
+Message = tuple[bytes, list[File]]
+
+
 class SocketEnd(AnonFile):
     """One end of a stream socket pair; messages carry files (SCM_RIGHTS)."""
 
-    __slots__ = ("closed", "inbox", "peer", "queue", "reset")
+    __slots__ = ("closed", "garbage", "inbox", "peer", "queue", "reset")
 
     peer: SocketEnd
 
     def __init__(self, kernel: Kernel, flags: int) -> None:
         super().__init__(AnonInode(kernel, stat.S_IFSOCK, "socket", 0o777), os.O_RDWR | flags & os.O_NONBLOCK)
-        self.inbox: deque[tuple[bytes, list[File]]] = deque()
+        self.inbox: deque[Message] = deque()
         self.queue = kernel.waitqueue()
+        self.garbage = kernel.sub(UnixGarbage)
         self.closed = False
         self.reset = False
 
@@ -294,6 +300,9 @@ class SocketEnd(AnonFile):
             raise err(EPIPE)
         if data:
             self.peer.inbox.append((data, [f.get() for f in files]))
+            for f in files:
+                if isinstance(f, SocketEnd):
+                    self.garbage.sent(f)
             self.peer.queue.wake_up()
         return len(data)
 
@@ -318,7 +327,13 @@ class SocketEnd(AnonFile):
             self.inbox.popleft()
             if len(take) < len(data):
                 self.inbox.appendleft((data[len(take) :], []))
-        return out, files
+        return out, self._landed(files)
+
+    def _landed(self, files: list[File]) -> list[File]:
+        for f in files:
+            if isinstance(f, SocketEnd):
+                self.garbage.received(f)
+        return files
 
     def read(self, count: int) -> bytes:
         """Files that come with the data are closed, as Linux does."""
@@ -345,11 +360,26 @@ class SocketEnd(AnonFile):
         """Files that nobody took go, too."""
         self.closed = True
         self.peer.reset = bool(self.inbox)
-        for _, files in self.inbox:
-            for f in files:
-                f.put()
-        self.inbox.clear()
+        for f in self.drop():
+            f.put()
         self.peer.queue.wake_up()
+
+    def put(self) -> None:
+        """A reference less: perhaps the last one from outside of messages."""
+        super().put()
+        if self.garbage.inflight:
+            self.garbage.collect()
+
+    def drop(self, having: Container[File] | None = None) -> list[File]:
+        """
+        Drop the messages that carry one of *having*, or all.
+
+        Returns:
+            Their files, whose references are the caller's now.
+        """
+        gone = [m for m in self.inbox if having is None or any(f in having for f in m[1])]
+        self.inbox = deque(m for m in self.inbox if m not in gone) if having else deque()
+        return self._landed([f for _, files in gone for f in files])
 
 
 def socketpair(kernel: Kernel, flags: int = 0) -> tuple[SocketEnd, SocketEnd]:
