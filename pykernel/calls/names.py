@@ -22,6 +22,7 @@ from pykernel.fs.vfs import (
     MAY_WRITE,
     Inode,
     StatFs,
+    inode_newsize_ok,
     permission,
     setattr_prepare,
     xattr_permission,
@@ -160,6 +161,7 @@ class Names(Caller):
         if not stat.S_ISREG(inode.mode):
             raise err(EINVAL)
         permission(inode, MAY_WRITE, self.task.cred)
+        inode_newsize_ok(inode, size)
         inode.setattr(size=size)
 
     @syscall
@@ -168,6 +170,7 @@ class Names(Caller):
         file = self._fd(fd)
         if size < 0 or not file.can_write or not stat.S_ISREG(file.inode.mode):
             raise err(EINVAL)
+        inode_newsize_ok(file.inode, size)
         file.inode.setattr(size=size)
 
     @syscall

@@ -47,6 +47,7 @@ class KernfsNode(Inode):
     statfs_row = StatFs(SYSFS_MAGIC)
     dev = 22
     noexec = True
+    s_maxbytes = MAX_NON_LFS
 
     def __init__(self, root: KernfsRoot, parent: KernfsDir | None, name: str, mode: int) -> None:
         super().__init__(root.kernel, mode, next(root.inos), parent)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from errno import (
     EACCES,
+    EFBIG,
     EINVAL,
     EISDIR,
     ELOOP,
@@ -49,6 +50,7 @@ __all__ = [
     "PollTable",
     "StatFs",
     "generic_llseek",
+    "inode_newsize_ok",
     "may_open",
     "no_llseek",
     "permission",
@@ -82,6 +84,8 @@ class Inode:
     blksize = PAGE_SIZE
     noexec = False
     """Mounted noexec: nothing of it is mapped or run as a program."""
+    s_maxbytes = MAX_LFS_FILESIZE
+    """The size that no file can exceed. C: ``inode->i_sb->s_maxbytes``."""
     negative = True
     """lookup() of what is not there leaves a negative dentry, which a name can be made of."""
 
@@ -489,6 +493,12 @@ def setattr_prepare(
         if times == "set":
             raise err(EPERM)
         permission(inode, MAY_WRITE, cred)
+
+
+def inode_newsize_ok(inode: Inode, size: int) -> None:
+    """C: ``int inode_newsize_ok(const struct inode *, loff_t)``. Raises EFBIG: more than the file system can have."""
+    if size > max(inode.size, inode.s_maxbytes):
+        raise err(EFBIG)
 
 
 def xattr_permission(inode: Inode, name: str, mask: int, cred: Cred) -> None:

@@ -300,8 +300,10 @@ class FuseServer:
         return abi.LSEEK_OUT.pack(self.files[fh].llseek(off, whence))
 
     def fallocate(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_FALLOCATE."""
+        """FUSE_FALLOCATE. Raises ENODEV: the host takes a device for a regular file."""
         fh, off, length, mode, _ = abi.FALLOCATE_IN.unpack_from(self.buf, HEADER)
+        if not stat.S_ISREG(self.files[fh].inode.mode):
+            raise err(ENODEV)
         self.files[fh].fallocate(mode, off, length)
         return b""
 

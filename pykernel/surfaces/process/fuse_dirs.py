@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from errno import EINVAL, ENOENT, ERANGE
+from errno import EINVAL, ENOENT, EPERM, ERANGE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, permission, setattr_prepare
+from pykernel.fs.kernfs import KernfsDir
+from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, inode_newsize_ok, permission, setattr_prepare
 from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.fuse_abi import FATTR, Op
 from pykernel.surfaces.process.nodes import host_ino, host_mode
@@ -158,12 +159,17 @@ class DirOps:
         new_mode = mode if valid & FATTR.MODE else None
         new_uid = uid if valid & FATTR.UID else None
         new_gid = gid if valid & FATTR.GID else None
+        if valid & FATTR.SIZE:
+            # fs/open.c:do_sys_ftruncate(), vfs_truncate(): the host takes a device for a regular file
+            if not stat.S_ISREG(inode.mode):
+                raise err(EINVAL)
+            if not valid & FATTR.FH:
+                permission(inode, MAY_WRITE, cred)
+            inode_newsize_ok(inode, size)
         times = ""
         if valid & (FATTR.ATIME | FATTR.MTIME):
             times = "now" if valid & (FATTR.ATIME_NOW | FATTR.MTIME_NOW) else "set"
         setattr_prepare(inode, cred, mode=new_mode, uid=new_uid, gid=new_gid, times=times)
-        if valid & FATTR.SIZE and not valid & FATTR.FH:
-            permission(inode, MAY_WRITE, cred)
         inode.setattr(
             mode=new_mode,
             uid=new_uid,
@@ -201,9 +207,16 @@ class DirOps:
         return server.nodes.enter(inode) + server.opened(file)
 
     def mknod(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_MKNOD."""
+        """
+        FUSE_MKNOD.
+
+        Raises EPERM for a device, as in a container: the host would open its own driver, so it must not see one, but
+        it takes nothing else for an answer here.
+        """
         server = self.server
         mode, rdev, _, _ = abi.MKNOD_IN.unpack_from(server.buf, HEADER)
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise err(EPERM)
         where, name = self._change(nodeid), server.name(HEADER + abi.MKNOD_IN.size, n)
         if stat.S_ISREG(mode):
             return server.nodes.enter(where.create(name, mode, 0))
@@ -251,7 +264,8 @@ class DirOps:
         new = server.name(start + len(old) + 1, n)
         where, to = self._change(nodeid), self._change(newdir)
         inode = where.lookup(old)
-        if flags & ~RENAME_NOREPLACE and type(where).rename is not Inode.rename:
+        # fs/kernfs/dir.c:kernfs_iop_rename() takes no flag, fs/libfs.c:simple_rename() this one
+        if flags & (~0 if isinstance(where, KernfsDir) else ~RENAME_NOREPLACE):
             raise err(EINVAL)
         where.rename(old, to, new)
         server.nodes.renamed(inode)

@@ -51,7 +51,7 @@ def host_size(inode: Inode) -> int:
     empty.
     """
     size = inode.size
-    if size or inode.mode & _IFMT in (stat.S_IFDIR, stat.S_IFLNK) or isinstance(inode, RamFile):
+    if size or host_mode(inode.mode) & _IFMT != stat.S_IFREG or isinstance(inode, RamFile):
         return size
     return PAGE_SIZE
 

@@ -209,6 +209,60 @@ def test_python_reads_and_writes(surface: Any) -> None:
     assert r.returncode == 0
 
 
+ERRNOS = """
+import ctypes, errno, os, stat
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir("/sys/devices/toy")
+
+def no(f, *a):
+    try:
+        print(f(*a))
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+
+def c(name, *a):
+    if getattr(libc, name)(*a) < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return 0
+
+no(os.truncate, "value", 1 << 31)
+no(os.truncate, "value", (1 << 31) - 1)
+no(os.open, "value", os.O_DIRECT)
+for flags in 0, 1, 2, 4:
+    no(c, "renameat2", -100, b"value", -100, b"new" if flags < 2 else b"only", flags)
+fd = os.open("/dev/toy/0", os.O_RDWR)
+no(os.truncate, "/dev/toy/0", 0)
+no(os.ftruncate, fd, 0)
+no(c, "fallocate", fd, 0, ctypes.c_long(0), ctypes.c_long(1))
+no(os.lseek, fd, 0, 0)
+"""
+
+
+def test_errnos_of_sizes_flags_and_renames(surface: Any) -> None:
+    """
+    Those of fs/attr.c:inode_newsize_ok(), fs/kernfs/dir.c:kernfs_iop_rename(), and of devices those of fs/open.c.
+
+    The toy's device has no llseek operation: fs/open.c:do_dentry_open().
+    """
+    r = surface.run(PYTHON, "-c", ERRNOS)
+    assert r.stdout.split() == [
+        "EFBIG", "None", "EINVAL",
+        "EPERM", "EINVAL", "EINVAL", "EINVAL",
+        "EINVAL", "EINVAL", "ENODEV", "ESPIPE",
+    ]  # fmt: skip
+
+
+def test_nodes_that_root_makes(surface: Any) -> None:
+    """Pipes and sockets are empty, as in tmpfs; a device cannot be made, as in a container, and none is left."""
+    r = surface.sh("cd /dev; mkfifo p; stat -c '%F %s' p; mknod -m 666 x c 1 3; ls x; rm p; ls p")
+    assert lines(r) == [
+        "fifo 0",
+        "mknod: x: Operation not permitted",
+        "ls: x: No such file or directory",
+        "ls: p: No such file or directory",
+    ]
+
+
 DEVICE = """
 import ctypes, errno, os, select, threading
 fd = os.open("/dev/toy/0", os.O_RDWR)
