@@ -17,7 +17,7 @@ from pykernel.pci.irq import Irqs
 
 __all__ = ["boot"]
 
-BUILT_IN = ("pci_stub",)
+BUILT_IN = ("pci_stub",)  # loaded on every machine, with the arguments of its file if there are any
 
 
 def boot(
@@ -69,9 +69,7 @@ def _modules_init(kernel: Kernel) -> None:
     modules = kernel.sub(Modules)
     for name in machines.DRIVERS:
         modules.add(name, partial(machines.module_class, name))
-    for name in BUILT_IN:
-        modules.init_module(name)
-    for name, args in kernel.machine.modules.items():
+    for name, args in (dict.fromkeys(BUILT_IN, "") | kernel.machine.modules).items():
         try:
             modules.modprobe(name, args)
         except OSError as e:

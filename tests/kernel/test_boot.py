@@ -77,3 +77,10 @@ def test_unknown_names():
         boot("dsa", "linux-2.4")
     with pytest.raises(ValueError, match="clock must be"):
         boot("dsa", clock="cuckoo")
+
+
+def test_a_module_that_every_machine_has_takes_the_arguments_of_the_file() -> None:
+    """pci_stub's ids claim the device, as on a kernel command line."""
+    kernel = boot(parse('[[pci]]\nmodel = "edu"\naddress = "0000:00:02.0"\n[modules]\npci_stub = "ids=1234:11e8"\n'))
+
+    assert kernel.process().readlink("/sys/bus/pci/devices/0000:00:02.0/driver").endswith("/pci-stub")
