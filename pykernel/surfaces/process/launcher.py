@@ -27,7 +27,7 @@ from errno import ENOEXEC, ENOSYS
 from typing import NoReturn
 
 from pykernel.surfaces.process import host, seccomp
-from pykernel.surfaces.process.visibility import Bind
+from pykernel.surfaces.process.visibility import HOST_DEV, Bind
 
 __all__ = ["Plan", "SetupError", "launcher"]
 
@@ -78,7 +78,7 @@ def launcher(plan: Plan, control: socket.socket) -> NoReturn:
 
 def _launch(plan: Plan, control: socket.socket) -> int:
     _enter_namespaces(plan)
-    trees = [(host.open_tree(b.source, recursive=True), b.target) for b in plan.binds]
+    trees = [(_tree(b), b.target) for b in plan.binds]
     fuse = _mount_fuse(plan)
     _say(control, "fuse", fuse)
     os.close(fuse)
@@ -95,6 +95,18 @@ def _launch(plan: Plan, control: socket.socket) -> int:
     os.close(pidfd)
     control.close()
     return _code(os.waitpid(pid, 0)[1])
+
+
+def _tree(bind: Bind) -> int:
+    """A copy of the host's mounts; read-only where the client must not change the host, if this host can do that."""
+    tree = host.open_tree(bind.source, recursive=True)
+    if not bind.writable:
+        try:
+            host.make_read_only(tree, recursive=bind.target != HOST_DEV)
+        except OSError as e:
+            if e.errno != ENOSYS:
+                raise
+    return tree
 
 
 def _enter_namespaces(plan: Plan) -> None:

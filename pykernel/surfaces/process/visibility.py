@@ -3,7 +3,8 @@ What a client sees of /sys, /proc and /dev: one table.
 
 All that is not listed is the emulated kernel's own: what it does not have is not there. ``HOST`` shows the host's
 node under that name even if the emulated kernel has one; ``EITHER`` only where the emulated kernel has none. The
-host's nodes are bind mounts; a link row is a symbolic link.
+host's nodes are bind mounts, read-only unless the row says so: a client that is root must not change the host (devices
+can be written on a read-only mount). A link row is a symbolic link.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Row:
     source: Source
     target: str = ""
     why: str = ""
+    writable: bool = False
 
 
 H, E, L = Source.HOST, Source.EITHER, Source.LINK
@@ -60,13 +62,13 @@ ROWS = (
     Row("/dev/urandom", H),
     Row("/dev/zero", H),
     Row("/dev/fuse", E),
-    Row("/dev/hugepages", E, why="DPDK"),
+    Row("/dev/hugepages", E, why="DPDK", writable=True),
     Row("/dev/kvm", E, why="QEMU as a client"),
     Row("/dev/log", E, why="syslog()"),
-    Row("/dev/mqueue", E),
+    Row("/dev/mqueue", E, writable=True),
     Row("/dev/net", E, why="tun"),
-    Row("/dev/pts", H, why="terminals are the host's"),
-    Row("/dev/shm", E, why="shm_open()"),
+    Row("/dev/pts", H, why="terminals are the host's", writable=True),
+    Row("/dev/shm", E, why="shm_open()", writable=True),
     Row("/dev/userfaultfd", E),
     Row(HOST_DEV, H, "/dev"),
     Row("/dev/core", L, "/proc/kcore"),
@@ -80,10 +82,11 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """Mount the host's *source* on *target*."""
+    """Mount the host's *source* on *target*; names, modes and owners can be changed if *writable*."""
 
     source: str
     target: str
+    writable: bool
 
 
 class View:
@@ -115,7 +118,7 @@ class View:
             return
         if row.source is Source.EITHER and has:
             return
-        self.binds.append(Bind(source, row.path))
+        self.binds.append(Bind(source, row.path, row.writable))
         if not has:
             self._add(row.path, RamDir(self.kernel) if stat.S_ISDIR(mode) else RamFile(self.kernel, 0o666))
 

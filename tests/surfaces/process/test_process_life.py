@@ -244,3 +244,14 @@ def test_devices_of_the_host_still_work(surface: Any) -> None:
     assert "No space left on device" in r.stderr
     code = "import os; m, s = os.openpty(); print(os.isatty(s) and os.ttyname(s).startswith('/dev/'))"
     assert surface.run(PYTHON, "-c", code).stdout == "True\n"
+
+
+def test_the_hosts_nodes_cannot_be_changed(surface: Any) -> None:
+    """Root of the run may be the host's root: modes and owners of what is the host's stay as they are."""
+    paths = ("/dev/full", "/dev/null", "/sys/devices/system/cpu/online")
+    before = [os.stat(path) for path in paths]
+    all_of_them = " ".join((*paths, "/dev/.host/full"))
+    r = surface.sh(f"for f in {all_of_them}; do chmod 600 $f; chown 1 $f; done; echo x > /dev/null && echo written")
+    assert r.stdout == "written\n"
+    assert all("Read-only file system" in line for line in r.stderr.splitlines())
+    assert [(s.st_mode, s.st_uid) for s in map(os.stat, paths)] == [(s.st_mode, s.st_uid) for s in before]
