@@ -14,8 +14,9 @@ def test_two_hundred_kills_leave_nothing(surface: Any, seed: int) -> None:
     with surface.popen(
         "50", str(seed), script="killer.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as p:
-        out, errors = p.communicate(timeout=120)
+        out, errors = p.communicate(timeout=240)
     assert (p.returncode, errors) == (0, "")
     last = out.splitlines()[-1]
     assert last.startswith("50 runs, nothing left")
-    assert all(int(word.partition("=")[2]) > 0 for word in last.split(": ")[1].split()), "some kind was never killed"
+    killed = {k: int(n) for k, _, n in (word.partition("=") for word in last.split(": ")[1].split())}
+    assert min(killed.values()) >= 10, f"a kind was seldom hit: {killed}"
