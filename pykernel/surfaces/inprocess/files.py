@@ -228,6 +228,7 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
         if parsed is None or (parsed[2] and (encoding or errors or newline) is not None):
             return real_open(os.devnull, mode, buffering, encoding, errors, newline)  # it says what is wrong
         flags, raw_mode, binary = parsed
+        file = os.fspath(file) if hasattr(file, "__fspath__") else file
         if buffering == 0 and not binary:
             raise ValueError("can't have unbuffered text I/O")
         if opener is not None:

@@ -17,7 +17,7 @@ from pykernel.syscalls import At, PathArg
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pykernel.fs.vfs import File
+    from pykernel.fs.vfs import File, Inode
     from pykernel.kernel import Kernel
     from pykernel.syscalls import Process
 
@@ -84,16 +84,22 @@ class Places:
         if dir_fd is not None:
             if dir_fd not in self.files:
                 return None
-            if ".." in path or self.files[dir_fd].inode is self.dev:
+            if self._needs_sorting(path, self.files[dir_fd].inode):
                 return self._ours(self._full(path, dir_fd))
             return At(dir_fd, kernel_text(path))
         if self.cwd_inside:
-            if ".." in path or self.process.cwd is self.dev:
+            if self._needs_sorting(path, self.process.cwd):
                 return self._ours(self._full(path, None))
             return kernel_text(path)
         if self.root_is_cwd or "../" in path or path[-2:] == "..":
             return self._ours(self._full(path, None))
         return None
+
+    def _needs_sorting(self, path: str, start: Inode) -> bool:
+        """Whether a path from *start*, ours, may be the host's. A removed directory has no path, but still parents."""
+        if start is self.dev:
+            return True
+        return ".." in path and not d_path(self.kernel, start).endswith(" (deleted)")
 
     def judge(self, path: str) -> str | None:
         """As :meth:`claim` for what begins like one of ours."""

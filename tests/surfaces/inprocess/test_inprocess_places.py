@@ -176,7 +176,8 @@ OUT_OF = [
     ("/sys", ".."), ("/sys/bus/dsa/devices", "../../../.."), ("/sys/bus/dsa/devices", "wq0.0/../../../../../.."),
     ("/dev", ".."), ("/sys", "../sys/bus/.././.."), ("/sys", "../tmp/../proc/.."),
     # a link leads two directories up from where its name is
-    ("/sys/bus/dsa/devices/wq0.0/subsystem", "../../.."), ("/sys", "bus/dsa/devices/wq0.0/subsystem/../../.."),
+    ("/sys/bus/dsa/devices/wq0.0/subsystem", "../../.."), ("/sys/bus/dsa/devices", "wq0.0/subsystem/../../.."),
+    ("/sys", "bus/dsa/devices/wq0.0/subsystem/../../.."),
 ]  # fmt: skip
 
 
@@ -230,6 +231,18 @@ def test_changing_the_directory_out_is_the_host(kernel, at, start, way):
     assert subprocess.check_output(["pwd"], text=True) == "/\n"
     os.chdir("sys/bus/dsa")
     assert os.path.isdir("devices/wq0.0")
+
+
+@pytest.mark.kernel(machine="dsa")
+def test_a_removed_directory_still_has_parents(kernel, at):
+    """fs/namei.c:handle_dots() goes by the dentry's parent, not by names."""
+    os.makedirs("/dev/a/b")
+    above = os.stat("/dev/a")
+    at("/dev/a/b")
+    os.rmdir("/dev/a/b")
+    assert os.stat("..").st_ino == above.st_ino
+    os.chdir("..")
+    assert os.getcwd() == "/dev/a"
 
 
 @pytest.mark.kernel(machine="dsa")
