@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pykernel.surfaces.inprocess.places import Places
     from pykernel.syscalls import Process
 
-__all__ = ["KernelRawIO", "opener_of"]
+__all__ = ["KernelRawIO", "open_code_of", "opener_of"]
 
 CHUNK = 65536
 
@@ -264,6 +264,16 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
             raise
 
     return open
+
+
+def open_code_of(places: Places, real: Callable[[str], Any], opener: Callable[..., Any]) -> Callable[[str], Any]:
+    """The function that stands for io.open_code(), of the *opener* that stands for open()."""
+
+    @wraps(real)
+    def open_code(path: str) -> Any:
+        return real(places.host(path)[0]) if places.claim(path) is None else opener(path, "rb")
+
+    return open_code
 
 
 def _layers(

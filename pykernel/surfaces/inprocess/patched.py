@@ -12,6 +12,7 @@ import selectors
 import signal
 import sys
 import threading
+import tokenize
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 from pykernel.surfaces.inprocess.children import Children
 from pykernel.surfaces.inprocess.descriptors import HostFdTable
 from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
-from pykernel.surfaces.inprocess.files import opener_of
+from pykernel.surfaces.inprocess.files import open_code_of, opener_of
 from pykernel.surfaces.inprocess.ids import Ids
 from pykernel.surfaces.inprocess.mapping import mmap_class
 from pykernel.surfaces.inprocess.memory import HostMemory
 from pykernel.surfaces.inprocess.paths import PathCalls
-from pykernel.surfaces.inprocess.places import Places
+from pykernel.surfaces.inprocess.places import TOPS, Places
 from pykernel.surfaces.inprocess.waiting import Waiter, epoll_class, poll_class, select_function
 from pykernel.surfaces.unfaked import unfaked
 from pykernel.syscalls import Pids, Process
@@ -140,6 +141,7 @@ class Patched:
         places = Places(self.kernel, self.process, lambda: fake() if fake is not None and self._is_fake else real())
         waiter = Waiter(places)
         rows = self._file_rows(undo, places, os, io)
+        rows.append((tokenize, "_builtin_open", rows[0][2]))  # also below pyfakefs: tracebacks need real sources
         rows += Children(places).rows()
         rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
         epoll, poll = epoll_class(waiter), poll_class(waiter)
@@ -192,7 +194,9 @@ class Patched:
         mine["fork"] = self._fork(os_.fork)
         self._abilities(undo, os_, mine)
         open_ = opener_of(places, io_.open)
-        return [(builtins, "open", open_), (io_, "open", open_), *((os_, name, new) for name, new in mine.items())]
+        code = open_code_of(places, io_.open_code, open_)
+        opens = [(builtins, "open", open_), (io_, "open", open_), (io_, "open_code", code)]
+        return [*opens, *((os_, name, new) for name, new in mine.items())]
 
     def _names_of_modules(self, undo: ExitStack, by_id: dict[int, Any]) -> None:
         for module in self.modules:
@@ -261,6 +265,8 @@ class Patched:
 
         self._patcher = undo.enter_context(fake_files(self._anew))
         self.fs = self._patcher.fs
+        for top in TOPS:
+            self.fs.makedirs(f"/{top}", exist_ok=True)
         undo.callback(self._no_fake_files)
 
     @property

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.syscalls import Process
 
-__all__ = ["HOST_NODES", "Places", "host_text", "kernel_text"]
+__all__ = ["HOST_NODES", "TOPS", "Places", "host_text", "kernel_text"]
 
 # The host's /dev shows through here: the nodes that are the same on every Linux and that programs hand to children,
 # and what belongs to the host's terminals and shared memory. Every other name is the emulated kernel's, if it has it.

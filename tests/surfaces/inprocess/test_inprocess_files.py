@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import io
+import linecache
 import os
 import pathlib
+import tokenize
 from typing import Any
 
 import pytest
@@ -181,4 +183,27 @@ def test_fake_files_below(kernel):
         assert open("/etc/app.conf").read() == "x"  # noqa: SIM115
         assert os.listdir("/etc") == ["app.conf"]
         assert os.path.isdir("/sys/bus/dsa/drivers")
+        assert {"sys", "dev", "proc", "etc"} <= set(os.listdir("/"))
+        assert {"sys", "dev", "proc", "etc"} <= set(next(os.walk("/"))[1])
+        os.chdir("/sys/bus")
+        assert open("../../etc/app.conf").read() == "x"  # noqa: SIM115
+        assert pathlib.Path("../../etc/app.conf").read_text() == "x"
+        os.chdir("../..")
+        assert os.path.exists("etc/app.conf")
     assert not os.path.exists("/etc/app.conf")
+
+
+@pytest.mark.parametrize("real_files", [True, False])
+def test_what_python_itself_reads_with(kernel, wq, real_files):
+    """Modules that took open() for themselves, and the open of code."""
+    path = f"{wq}/state"
+    with kernel.patched(real_files=real_files):
+        with tokenize.open(path) as f:
+            assert f.read() == "disabled\n"
+        with io.open_code(path) as f:
+            assert f.read() == b"disabled\n"
+        assert linecache.getline(path, 1) == "disabled\n"
+        linecache.clearcache()
+        with pytest.raises(FileNotFoundError):
+            io.open_code("/nothing/at/all")
+        assert linecache.getline(tokenize.__file__, 1) != ""
