@@ -205,5 +205,5 @@ def test_what_python_itself_reads_with(kernel, wq, real_files):
         assert linecache.getline(path, 1) == "disabled\n"
         linecache.clearcache()
         with pytest.raises(FileNotFoundError):
-            io.open_code("/nothing/at/all")
+            io.open_code("/nothing/at/all")  # noqa: SIM115
         assert linecache.getline(tokenize.__file__, 1) != ""
