@@ -111,6 +111,7 @@ class Kernel:
         """
         if self.is_up:
             return
+        self.check_alive()
         self.is_up = True
         with self.as_task(self.idle_task):
             for call in self.initcalls:
@@ -138,17 +139,30 @@ class Kernel:
         """Where *thing* was taken, for a leak report; empty when nobody noted it."""
         return self._origins.get(thing, "")
 
+    def check_alive(self) -> None:
+        """Raises RuntimeError after :meth:`shutdown`."""
+        if self.dead:
+            raise RuntimeError("this kernel was shut down: boot another one")
+
     def shutdown(self) -> None:
         """
-        Stop the machine.
+        Stop the machine; a second time does nothing.
 
         What is still taken is told with its path; set ``track_origins`` before, and with the line that took it.
+        Another thread's call is served as its system calls are. Afterwards the calls of processes raise ESRCH, and
+        what belongs to the kernel itself (``process()``, ``patched()``, ``modules``, ``up()``) RuntimeError.
 
         Raises:
             Leak: something that a client or a driver took was not given back.
+            RuntimeError: a system call is under way, which would wake up without a machine.
         """
         if self.dead:
             return
+        if self.owner != threading.get_ident():
+            self.call_from_thread(self.shutdown)
+            return
+        if self.depth:
+            raise RuntimeError("a system call is under way: shut down when it has returned")
         self.sched.run_ready()
         leaks = [line for fn in self._leaks for line in fn()]
         for fn in reversed(self._exits):
@@ -181,7 +195,9 @@ class Kernel:
 
         Raises:
             EDEADLK: the owner did not enter within two seconds.
+            RuntimeError: the kernel was shut down.
         """
+        self.check_alive()
         done = threading.Event()
         box: list[tuple[T | None, BaseException | None]] = []
 
@@ -266,6 +282,7 @@ class Kernel:
     @property
     def modules(self) -> Modules:
         """The modules: ``kernel.modules.modprobe("idxd")``."""
+        self.check_alive()
         from pykernel.base.module import Modules
 
         return self.sub(Modules)
@@ -283,6 +300,7 @@ class Kernel:
 
     def process(self, *, uid: int = 0, gid: int = 0, comm: str = "test", cred: Cred | None = None) -> Process:
         """A new client process on the direct surface: system calls as methods."""
+        self.check_alive()
         from pykernel.syscalls import Process
 
         return Process.create(self, cred or Cred(uid, gid), comm)
@@ -299,6 +317,7 @@ class Kernel:
         Unmodified Python code inside this context sees the emulated /sys and /dev; other paths are real, or
         pyfakefs'.
         """
+        self.check_alive()
         from pykernel.surfaces.inprocess import Patched
 
         return Patched(self, real_files=real_files, uid=uid, gid=gid, modules=modules)

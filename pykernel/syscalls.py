@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from errno import EINVAL, EPERM
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from pykernel.calls.anonymous import Anonymous
@@ -133,15 +134,18 @@ class Process(Descriptors, Memory, Names, Anonymous):
         if old is not None and hasattr(old.mem, "exit"):
             old.mem.exit()
 
-    @syscall
     def exit(self, code: int = 0) -> None:
-        """C: ``void exit_group(int)``: mappings, then descriptors are given back."""
+        """C: ``void exit_group(int)``: mappings, then descriptors are given back. A second time does nothing."""
         if self.exited is None:
-            self.exited = code
-            if self.task.mm is not None and hasattr(self.task.mm.mem, "exit"):
-                self.task.mm.mem.exit()
-            self.fds.exit()
-            self.kernel.sub(Pids).remove(self)
+            self._exit(code)
+
+    @syscall
+    def _exit(self, code: int) -> None:
+        self.exited = index(code)
+        if self.task.mm is not None and hasattr(self.task.mm.mem, "exit"):
+            self.task.mm.mem.exit()
+        self.fds.exit()
+        self.kernel.sub(Pids).remove(self)
 
     @syscall
     def setuid(self, uid: int) -> None:
@@ -203,7 +207,8 @@ class Pids:
         kernel.check_leaks(self._leaks)
 
     def alloc(self) -> int:
-        """C: ``struct pid *alloc_pid(...)``."""
+        """C: ``struct pid *alloc_pid(...)``. Raises RuntimeError after shutdown."""
+        self.kernel.check_alive()
         self.last += 1
         while self.last in self.processes:
             self.last += 1

@@ -168,6 +168,7 @@ class Modules:
         Raises:
             ENOENT: no such module. EPERM: the caller has no CAP_SYS_MODULE. Else what its init() says.
         """
+        self.kernel.check_alive()
         name = name.replace("-", "_")
         if name in self.loaded:
             return self.loaded[name]
@@ -205,6 +206,7 @@ class Modules:
         return module
 
     def _may(self) -> None:
+        self.kernel.check_alive()
         if not self.kernel.current.cred.capable(CAP_SYS_MODULE):
             raise err(EPERM)
 

@@ -12,6 +12,7 @@ from errno import (
     EINVAL,
     EIO,
     ENOMEM,
+    ESRCH,
 )
 from threading import get_ident
 from types import FunctionType
@@ -64,11 +65,13 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
 
     Only errnos come out, and TypeError and ValueError for arguments that a C compiler would not have taken.
     """
-    name = fn.__name__
+    name = fn.__name__.lstrip("_")
 
     @functools.wraps(fn)
     def enter(self: C, *args: P.args, **kw: P.kwargs) -> R:
         kernel = self.kernel
+        if self.exited is not None:
+            raise err(ESRCH, "the kernel was shut down" if kernel.dead else "the process has exited")
         if kernel.owner != get_ident():
             return kernel.call_from_thread(lambda: enter(self, *args, **kw))  # type: ignore[no-any-return]
         before, kernel.current = kernel.current, self.task

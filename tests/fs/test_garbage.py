@@ -110,8 +110,9 @@ def test_the_peer_is_told_of_what_it_wrote_for_nothing(p):
 def test_a_work_queue_and_its_pasid_come_back(p, kernel):
     """A dedicated queue's only client is a file in such a message: clients is 0 when all are closed, and none leaks."""
     dev = "/sys/bus/dsa/devices/dsa0"
-    for name, text in (("engine0.0/group_id", "0"), ("wq0.0/group_id", "0"), ("wq0.0/mode", "dedicated"),
-                       ("wq0.0/size", "8"), ("wq0.0/type", "user"), ("wq0.0/name", "app"), ("wq0.0/priority", "1")):  # fmt: skip
+    rows = {"engine0.0/group_id": "0", "wq0.0/group_id": "0", "wq0.0/mode": "dedicated", "wq0.0/size": "8"}
+    rows |= {"wq0.0/type": "user", "wq0.0/name": "app", "wq0.0/priority": "1"}
+    for name, text in rows.items():
         p.write_text(f"{dev}/{name}", text)
     p.write_text("/sys/bus/dsa/drivers/idxd/bind", "dsa0")
     p.write_text("/sys/bus/dsa/drivers/user/bind", "wq0.0")

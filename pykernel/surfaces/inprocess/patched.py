@@ -120,6 +120,7 @@ class Patched:
     # ---- in and out
 
     def __enter__(self) -> Patched:
+        self.kernel.check_alive()
         with unfaked():
             assert self.process is not None  # made with the real functions
         with ExitStack() as undo:
