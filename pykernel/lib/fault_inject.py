@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EFAULT, ENOMEM
 from fnmatch import fnmatchcase
+from operator import index
 from types import TracebackType
 
 from pykernel.errors import err
 
 __all__ = ["FaultInjector", "FaultRule"]
+
+KINDS = ("alloc", "copy", "reg")
 
 
 class FaultRule:
@@ -62,6 +65,16 @@ class FaultRule:
         self.cancel()
 
 
+def _number(name: str, value: int, least: int) -> int:
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, not {number}")
+    return number
+
+
 class FaultInjector:
     """One kernel's rules. Kinds in use: "alloc" (ENOMEM), "copy" (EFAULT), "reg" (what it means is the device's)."""
 
@@ -83,7 +96,16 @@ class FaultInjector:
             nth: the first matching call to fail; 1 is the next one.
             every: 0, only that one; n, every n-th from it on.
             times: stop after so many failures; -1, never.
+
+        Raises:
+            ValueError: no such kind, or a number that no call has.
+            TypeError: a number that is none, or *where* is neither text nor a function.
         """
+        if kind not in KINDS:
+            raise ValueError(f"no calls of kind {kind!r} fail; known: {', '.join(KINDS)}")
+        if not isinstance(where, str) and not callable(where):
+            raise TypeError(f"where must be text or a function of the name, not {type(where).__name__}")
+        nth, every, times = _number("nth", nth, 1), _number("every", every, 0), _number("times", times, -1)
         rule = FaultRule(self, kind, where, nth, every, times)
         self._rules.append(rule)
         self.active = True

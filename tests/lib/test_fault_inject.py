@@ -1,10 +1,13 @@
 """Fault injection: the same calls fail in every run, and none when nothing was asked for."""
 
+import re
 from errno import EFAULT, ENOMEM
+from pathlib import Path
 
 import pytest
 
-from pykernel.lib.fault_inject import FaultInjector
+import pykernel
+from pykernel.lib.fault_inject import KINDS, FaultInjector
 
 
 def answers(faults: FaultInjector, n: int, kind: str = "alloc", where: str = "x") -> str:
@@ -104,3 +107,37 @@ def test_sweep_of_error_paths() -> None:
         if not rule.fired:
             break
     assert failed_after == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("args", "kw", "kind", "words"),
+    [
+        (("nope",), {}, ValueError, "no calls of kind 'nope' fail; known: alloc, copy, reg"),
+        ((None,), {}, ValueError, "known: alloc, copy, reg"),
+        (("alloc", 5), {}, TypeError, "where must be text or a function"),
+        (("alloc",), {"nth": 0}, ValueError, "nth must be 1 or more, not 0"),
+        (("alloc",), {"nth": -1}, ValueError, "nth must be 1 or more, not -1"),
+        (("alloc",), {"nth": "x"}, TypeError, "nth must be an integer, not str"),
+        (("alloc",), {"nth": 1.0}, TypeError, "nth must be an integer, not float"),
+        (("alloc",), {"every": -1}, ValueError, "every must be 0 or more, not -1"),
+        (("alloc",), {"every": None}, TypeError, "every must be an integer, not NoneType"),
+        (("alloc",), {"times": -2}, ValueError, "times must be -1 or more, not -2"),
+    ],
+)
+def test_a_rule_that_could_never_fire_is_refused(args, kw, kind, words):
+    """When it is made, in words, and nothing of it stays."""
+    faults = FaultInjector()
+    with pytest.raises(kind, match=words):
+        faults.fail(*args, **kw)
+    assert not faults.active
+
+
+def test_the_known_kinds_are_those_that_kernel_code_asks_for():
+    """Each place in the source that asks names one of them, and each has a place."""
+    root = Path(pykernel.__file__).resolve().parent
+    asked = set()
+    for path in [*root.rglob("*.py"), *(root / "drivers").resolve().rglob("*.py")]:
+        text = path.read_text("utf-8")
+        asked |= set(re.findall(r"faults\.should_fail\(\s*\"(\w+)\"", text))
+        asked |= set(re.findall(r"\bfaults\.(alloc|copy)\(", text))
+    assert asked == set(KINDS)
