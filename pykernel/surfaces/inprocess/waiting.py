@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from errno import EBADF, EEXIST, ENOENT, EPERM
+from errno import EBADF, ENOENT, EPERM
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
+from pykernel.fs.eventpoll import EventPoll, file_can_poll
 from pykernel.fs.vfs import File, PollTable
 from pykernel.syscalls import PathFile
+from pykernel.uapi.linux.eventpoll import EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
 
 if TYPE_CHECKING:
     from pykernel.sched import WaitQueue
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Waiter", "epoll_class", "poll_class", "select_function"]
 
 Ready = list[tuple[int, int]]
-EPOLL_KIND = select.EPOLLET | select.EPOLLONESHOT | 1 << 28 | 1 << 29  # EPOLLEXCLUSIVE, EPOLLWAKEUP
+MAXEVENTS = 1023  # Modules/selectmodule.c: FD_SETSIZE - 1
 # fs/select.c
 POLLIN_SET = select.POLLRDNORM | select.POLLRDBAND | select.POLLIN | select.POLLHUP | select.POLLERR
 POLLOUT_SET = select.POLLWRBAND | select.POLLWRNORM | select.POLLOUT | select.POLLERR
@@ -215,50 +217,6 @@ def select_function(waiter: Waiter) -> Callable[..., Any]:
     return select_
 
 
-class Item:
-    """``struct epitem``: one emulated file in an epoll set. ``armed``: something woke it since it was reported."""
-
-    def __init__(self, file: File, events: int) -> None:
-        self.file = file
-        self.events = events
-        self.armed = True
-        table = PollTable()
-        file.poll(table)
-        self.queues = list(table.queues)
-        for queue in self.queues:
-            queue.hooks.append(self.wake)
-
-    def wake(self) -> None:
-        """The file's wait queue was woken."""
-        self.armed = True
-
-    def drop(self) -> None:
-        """It leaves the set."""
-        for queue in self.queues:
-            queue.hooks.remove(self.wake)
-
-    def ready(self) -> int:
-        """Its events now; edge-triggered ones once a wake-up. fs/eventpoll.c:ep_send_events()."""
-        if self.events & select.EPOLLET and not self.armed:
-            return 0
-        mask = self.file.poll(PollTable()) & (self.events | select.EPOLLERR | select.EPOLLHUP) & ~EPOLL_KIND
-        if not self.events & ~EPOLL_KIND:
-            return 0  # a one-shot that was reported
-        if mask:
-            self.armed = False
-            if self.events & select.EPOLLONESHOT:
-                self.events &= EPOLL_KIND
-        return mask
-
-
-def _pollable(file: File) -> None:
-    """fs/eventpoll.c:do_epoll_ctl(). Raises EBADF: O_PATH; EPERM: no poll operation."""
-    if isinstance(file, PathFile):
-        raise err(EBADF)
-    if type(file).poll is File.poll:
-        raise err(EPERM)
-
-
 def epoll_class(waiter: Waiter) -> type:
     """The class that stands for select.epoll: a real one for real descriptors, and the emulated ones beside it."""
     real_class = select.epoll
@@ -268,13 +226,13 @@ def epoll_class(waiter: Waiter) -> type:
 
         def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
             self._real = real_class(sizehint, flags)
-            self._items: dict[int, Item] = {}
+            self._set = EventPoll(waiter.kernel)
 
         @classmethod
         def fromfd(cls, fd: int) -> Any:
             """Of a real epoll descriptor."""
             made = cls.__new__(cls)
-            made._real, made._items = real_class.fromfd(fd), {}
+            made._real, made._set = real_class.fromfd(fd), EventPoll(waiter.kernel)
             return made
 
         @property
@@ -288,74 +246,72 @@ def epoll_class(waiter: Waiter) -> type:
 
         def close(self) -> None:
             """Empty the set."""
-            for item in self._items.values():
-                item.drop()
-            self._items.clear()
+            self._set.release()
             self._real.close()
 
-        def _live(self) -> dict[int, Item]:
-            for fd in [n for n, item in self._items.items() if not item.file.refs]:
-                self._items.pop(fd).drop()
-            return self._items
+        def _ctl(self, op: int, fd: int, events: int = 0) -> None:
+            """fs/eventpoll.c:do_epoll_ctl(). Raises EBADF: O_PATH; EPERM: no poll operation; what the set says."""
+            file = waiter.files[fd]
+            if isinstance(file, PathFile):
+                raise err(EBADF)
+            if not file_can_poll(file):
+                raise err(EPERM)
+            self._set.ctl(op, file, fd, events, fd)
 
         def register(self, fd: Any, eventmask: int = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT) -> None:
             """Raises EEXIST, EPERM, EBADF."""
             number = _fd(fd)
-            if number not in waiter.files:
+            if number in waiter.files:
+                self._ctl(EPOLL_CTL_ADD, number, eventmask)
+            else:
                 self._real.register(number, eventmask)
-                return
-            file = waiter.files[number]
-            _pollable(file)
-            if number in self._live():
-                raise err(EEXIST)
-            self._items[number] = Item(file, eventmask)
 
         def modify(self, fd: Any, eventmask: int) -> None:
             """Raises ENOENT."""
             number = _fd(fd)
-            if number not in waiter.files:
+            if number in waiter.files:
+                self._ctl(EPOLL_CTL_MOD, number, eventmask)
+            else:
                 self._real.modify(number, eventmask)
-                return
-            if number not in self._live():
-                raise err(ENOENT)
-            self._items[number].events, self._items[number].armed = eventmask, True
 
         def unregister(self, fd: Any) -> None:
             """Raises ENOENT."""
             number = _fd(fd)
-            if number not in waiter.files and number not in self._items:
+            if number in waiter.files:
+                self._ctl(EPOLL_CTL_DEL, number)
+            else:
                 self._real.unregister(number)
-                return
-            if number not in self._live():
-                raise err(ENOENT)
-            self._items.pop(number).drop()
 
         def poll(self, timeout: float | None = None, maxevents: int = -1) -> Ready:
             """The ready ones; seconds."""
-            if not self._items:
+            if not self._set.items:
                 return self._real.poll(timeout, maxevents)
             if maxevents < -1 or maxevents == 0:
                 raise ValueError(f"maxevents must be greater than 0, got {maxevents}")
+            limit = MAXEVENTS if maxevents == -1 else maxevents
+            found: Ready = []
+
+            def real(milliseconds: float | None, bell: int) -> tuple[bool, Ready]:
+                if milliseconds != 0:
+                    return self._wait_real(milliseconds, bell), []
+                found[:] = self._real.poll(0, limit)
+                return False, found
+
             milliseconds = None if timeout is None or timeout < 0 else timeout * 1e3
-            ready, found = waiter.wait(
-                self._ready, [i.file for i in self._live().values()], self._wait_real, milliseconds, alone=False
+            ready, _ = waiter.wait(
+                lambda: self._set.send_events(limit - len(found)), [self._set], real, milliseconds, alone=False
             )
-            both: Ready = [*found, *ready]
-            return both[: maxevents if maxevents > 0 else None]
+            return [*found, *ready]
 
-        def _ready(self) -> Ready:
-            return [(fd, ev) for fd, item in list(self._live().items()) if (ev := item.ready())]
-
-        def _wait_real(self, milliseconds: float | None, bell: int) -> tuple[bool, Ready]:
-            if milliseconds == 0:
-                return False, self._real.poll(0)
+        def _wait_real(self, milliseconds: float | None, bell: int) -> bool:
             poller = waiter.real_poll()
             poller.register(self._real.fileno(), select.POLLIN)
             poller.register(bell, select.POLLIN)
-            if any(fd == bell for fd, _ in poller.poll(milliseconds)):
+            rang = any(fd == bell for fd, _ in poller.poll(milliseconds))
+            if rang:
                 os.eventfd_read(bell)
                 waiter._serve()
-            return False, []
+            return rang
 
         def __enter__(self) -> Any:
             if self.closed:

@@ -188,3 +188,20 @@ def test_an_owner_that_is_no_main_thread(wq):
     thread.start()
     thread.join()
     assert box == ["none\n"]
+
+
+def test_epoll_reports_no_more_than_asked_for_and_loses_nothing(kernel, wq, raises_errno):
+    """fs/eventpoll.c:ep_send_events(): what did not fit stays in line; a one-shot counts when it was reported."""
+    fds = [os.open(f"{wq}/{name}", os.O_RDONLY) for name in ("type", "state", "mode")]
+    r, w = os.pipe()
+    os.write(w, b"x")
+    with select.epoll() as ep:
+        for fd in (*fds, r):
+            ep.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        seen = [ep.poll(0, maxevents=2) for _ in range(3)]
+        assert [len(some) for some in seen] == [2, 2, 0]
+        assert {fd for some in seen for fd, _ in some} == {*fds, r}
+        for fd in (*fds, r, w):
+            os.close(fd)
+        for fd in (fds[0], r):
+            raises_errno(errno.EBADF, ep.unregister, fd)
