@@ -6,9 +6,9 @@ The pytest plugin: a fixture ``kernel`` with a booted machine that the test, unm
         assert open("/sys/bus/dsa/devices/wq0.0/state").read() == "disabled\\n"
 
 The marker's arguments are those of ``pykernel.boot`` (machine, profile, seed, clock, config) and of ``kernel.patched``
-(real_files, uid, gid, modules); beside pyfakefs' fixture ``fs`` real_files is False. The test fails when the kernel had an oops or when something that the test took was not
-given back; a failing test's report has the kernel's log. Nothing of the kernel is imported before a test asks for the
-fixture.
+(real_files, uid, gid, modules); beside pyfakefs' fixture ``fs`` real_files is False. The test fails when the kernel had
+an oops or when something that the test took was not given back; a failing test's report has the kernel's log. Nothing
+of the kernel is imported before a test asks for the fixture.
 """
 
 from __future__ import annotations
