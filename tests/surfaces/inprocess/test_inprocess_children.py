@@ -103,7 +103,7 @@ def test_exec_is_refused_in_the_process_that_would_change(mode, refused):
         try:
             os.execv("/bin/echo", ECHO)
         except OSError as e:
-            os._exit(e.errno)
+            os._exit(e.errno or 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == errno.EOPNOTSUPP
 
 

@@ -187,7 +187,8 @@ OUT_OF = [
 def test_out_of_the_emulated_directories_is_the_host(kernel, at, tmp_path, start, way, kind):
     """Linux has one tree: ".." of a mount's root is the directory that it is mounted in."""
     (tmp_path / "f").write_text("real")
-    path, kw = f"{way}{tmp_path}/f", {}
+    path = f"{way}{tmp_path}/f"
+    kw: dict[str, Any] = {}
     if kind == "cwd":
         at(start)
     elif kind == "dir_fd":
