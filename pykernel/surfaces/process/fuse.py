@@ -14,15 +14,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from errno import EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPERM, EPROTO
+from errno import EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPERM, EPROTO, ESTALE
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err
 from pykernel.fs.vfs import File, FsNotify, Inode, PollTable
 from pykernel.surfaces.process import fuse_abi as abi
+from pykernel.surfaces.process.flush import Flusher, host_path
 from pykernel.surfaces.process.fuse_abi import INIT, Notify, Op
 from pykernel.surfaces.process.fuse_dirs import DirOps
-from pykernel.surfaces.process.nodes import NodeTable
+from pykernel.surfaces.process.nodes import Node, NodeTable
 from pykernel.surfaces.process.sleep import Sleepers
 from pykernel.syscalls import do_open
 
@@ -41,6 +42,8 @@ _WRITE_DATA = HEADER + abi.WRITE_IN.size
 _BASE_FLAGS = abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES
 _ERRNO_MAX = 512  # fs/fuse/dev.c:fuse_dev_do_write() refuses more
 _ERRNO_OUT = {ERESTARTSYS: EINTR, ENOIOCTLCMD: ENOTTY}
+# The host holds no directory's lock while it waits for these.
+_HOLDABLE = frozenset({Op.OPEN, Op.READ, Op.WRITE, Op.IOCTL, Op.FLUSH, Op.FSYNC})
 _WANTED = (
     INIT.ASYNC_READ | INIT.ATOMIC_O_TRUNC | INIT.BIG_WRITES | INIT.DO_READDIRPLUS | INIT.READDIRPLUS_AUTO
     | INIT.PARALLEL_DIROPS | INIT.MAX_PAGES
@@ -54,7 +57,7 @@ class FuseServer:
     Serves *root* on the /dev/fuse descriptor *fd*, which it owns.
 
     *extras* are names that the kernel's own directories do not have (mount points for what is the host's); *only_id*
-    is the one uid and gid that exist in the clients' user namespace.
+    is the one uid and gid that exist in the clients' user namespace; *flusher* makes the host forget names.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class FuseServer:
         fd: int,
         clients: Clients,
         root: Inode,
+        flusher: Flusher,
         *,
         extras: dict[Inode, dict[str, Inode]] | None = None,
         only_id: tuple[int, int] | None = None,
@@ -71,6 +75,7 @@ class FuseServer:
         self.fd = fd
         self.clients = clients
         self.nodes = NodeTable(root, only_id)
+        self.flusher = flusher
         self.files: dict[int, File] = {}
         self.connected = True
         self.requests = 0
@@ -78,6 +83,7 @@ class FuseServer:
         self.view = memoryview(self.buf)
         self._iov = [self.buf]
         self.sleepers = Sleepers(self)
+        self.caller = 0
         self._last_fh = 0
         self._polls: dict[int, list[tuple[WaitQueue, Callable[[], None]]]] = {}
         self.ops: dict[int, Row] = {
@@ -117,6 +123,7 @@ class FuseServer:
         _, op, unique, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(self.buf)
         kernel = self.kernel
         kernel.current = self.clients.get(pid, uid, gid)
+        self.caller = pid
         row = self.ops.get(op)
         try:
             if row is None:
@@ -125,24 +132,36 @@ class FuseServer:
             if kernel.sched.ready:
                 kernel.sched.run_ready()
         except OSError as e:
-            self.fail(unique, e)
+            self.fail(unique, e, now=op not in _HOLDABLE)
         except Exception as e:
             kernel.oops(e)
-            self.fail(unique, err(EIO))
+            self.fail(unique, err(EIO), now=op not in _HOLDABLE)
         else:
             if reply is not None:
-                self.reply(unique, reply)
+                self.reply(unique, reply, now=op not in _HOLDABLE)
         finally:
             kernel.current = kernel.idle_task
+            self.caller = 0
+            if self.flusher.waiting:
+                self.flusher.kick()
 
-    def reply(self, unique: int, payload: bytes) -> None:
-        """Answer."""
-        self._send(16 + len(payload), 0, unique, payload)
+    def reply(self, unique: int, payload: bytes, *, now: bool = False) -> None:
+        """Answer; *now* to one who may hold a lock that the flusher needs."""
+        self._answer(0, unique, payload, now)
 
-    def fail(self, unique: int, e: OSError) -> None:
+    def fail(self, unique: int, e: OSError, *, now: bool = False) -> None:
         """Answer with an errno."""
         code = _ERRNO_OUT.get(e.errno or EIO, e.errno or EIO)
-        self._send(16, -(code if code < _ERRNO_MAX else EINVAL), unique)
+        self._answer(-(code if code < _ERRNO_MAX else EINVAL), unique, b"", now)
+
+    def _answer(self, error: int, unique: int, payload: bytes, now: bool) -> None:
+        flusher = self.flusher
+        if flusher.waiting:
+            flusher.kick()
+        if now or flusher.current is None:
+            self._send(16 + len(payload), error, unique, payload)
+        else:
+            flusher.held.append(lambda: self._send(16 + len(payload), error, unique, payload))
 
     def notify(self, code: Notify, payload: bytes) -> None:
         """Tell the host something."""
@@ -184,14 +203,28 @@ class FuseServer:
         """A node came or went: the host must ask again."""
         if event == "modify" or not self.connected:
             return
-        if event == "remove":
-            self._invalidate(self.nodes.removed(parent, name, inode))
+        node = self.nodes.removed(parent, name, inode) if event == "remove" else None
+        if node is not None:
+            self._invalidate(node)
+            self.flusher.add(node, f"{host_path(parent)}/{name}")
+            if self.caller == 0:  # no answer will do it
+                self.flusher.kick()
         if inode.is_dir and parent in self.nodes.by_inode:  # its st_nlink changed
-            self._invalidate(self.nodes.by_inode[parent].id)
+            self._invalidate(self.nodes.by_inode[parent])
 
-    def _invalidate(self, nodeid: int) -> None:
-        if nodeid:
-            self.notify(Notify.INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, -1, 0))
+    def _invalidate(self, node: Node) -> None:
+        self.notify(Notify.INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(node.id, -1, 0))
+
+    def live(self, nodeid: int) -> Inode:
+        """The inode, for a call that came by path. Raises ESTALE: its name is no longer its own."""
+        node = self.nodes.by_id[nodeid]
+        if node.stale and not self.keeps(node):
+            raise err(ESTALE)
+        return node.inode
+
+    def keeps(self, node: Node) -> bool:
+        """The flusher still finds the removed *node*: it is on its way to another."""
+        return self.caller == self.flusher.tid and node is not self.flusher.current
 
     # ---- session
 
@@ -224,7 +257,7 @@ class FuseServer:
         """FUSE_GETATTR: fstat() of a removed node's descriptor works, stat() of its path does not."""
         node = self.nodes.by_id[nodeid]
         if node.stale and not self.buf[HEADER] & abi.GETATTR_FH:
-            self.nodes.live(nodeid)
+            self.live(nodeid)
         return self.nodes.attr_out(node)
 
     # ---- files
@@ -232,7 +265,7 @@ class FuseServer:
     def open(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_OPEN."""
         flags, _ = abi.OPEN_IN.unpack_from(self.buf, HEADER)
-        return self.opened(do_open(self.kernel, self.nodes.live(nodeid), flags))
+        return self.opened(do_open(self.kernel, self.live(nodeid), flags))
 
     def opened(self, file: File) -> bytes:
         """``fuse_open_out`` for a file that was just opened."""

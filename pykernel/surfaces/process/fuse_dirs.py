@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from errno import EINVAL, ENOENT, EPERM, ERANGE
+from errno import EINVAL, EPERM, ERANGE
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
@@ -85,10 +85,11 @@ class DirOps:
         nodes = server.nodes
         name = bytes(server.view[HEADER : n - 1]).decode("latin-1")
         if nodes.stale:
+            old = nodes.stale.get((nodeid, name))
+            if old is not None and server.keeps(old):
+                return nodes.enter(old.inode, settle=False)
             nodes.looked_up(nodeid, name)
-        where = nodes.live(nodeid)
-        if nodes.by_id[nodeid].gone:
-            raise err(ENOENT)
+        where = server.live(nodeid)
         try:
             return nodes.enter(where.lookup(name))
         except FileNotFoundError:
@@ -100,7 +101,7 @@ class DirOps:
     def opendir(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_OPENDIR."""
         flags, _ = abi.OPEN_IN.unpack_from(self.server.buf, HEADER)
-        file = do_open(self.server.kernel, self.server.nodes.live(nodeid), flags)
+        file = do_open(self.server.kernel, self.server.live(nodeid), flags)
         return self.server.opened(DirFile(file))
 
     def readdir(self, nodeid: int, n: int, unique: int) -> bytes:
@@ -143,7 +144,7 @@ class DirOps:
     def access(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_ACCESS: access(), chdir(); sent when the host leaves permissions to us."""
         mask, _ = abi.ACCESS_IN.unpack_from(self.server.buf, HEADER)
-        permission(self.server.nodes.live(nodeid), mask & 7, self.server.kernel.current.cred)
+        permission(self.server.live(nodeid), mask & 7, self.server.kernel.current.cred)
         return b""
 
     def setattr(self, nodeid: int, n: int, unique: int) -> bytes:
@@ -153,7 +154,7 @@ class DirOps:
             server.buf, HEADER
         )
         node = server.nodes.by_id[nodeid]
-        inode = node.inode if valid & FATTR.FH else server.nodes.live(nodeid)
+        inode = node.inode if valid & FATTR.FH else server.live(nodeid)
         cred = server.kernel.current.cred
         now = server.kernel.sched.realtime_ns()
         new_mode = mode if valid & FATTR.MODE else None
@@ -182,7 +183,7 @@ class DirOps:
 
     def readlink(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_READLINK."""
-        return self.server.nodes.live(nodeid).readlink().encode("latin-1")
+        return self.server.live(nodeid).readlink().encode("latin-1")
 
     def statfs(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_STATFS. The magic number is the host's FUSE_SUPER_MAGIC: no field carries ours."""
@@ -193,7 +194,7 @@ class DirOps:
 
     def _change(self, nodeid: int) -> Inode:
         """The directory, which the caller may change. fs/namei.c:may_create(), may_delete()."""
-        where = self.server.nodes.live(nodeid)
+        where = self.server.live(nodeid)
         permission(where, MAY_WRITE | MAY_EXEC, self.server.kernel.current.cred)
         return where
 
@@ -239,18 +240,23 @@ class DirOps:
         """FUSE_LINK."""
         server = self.server
         (old,) = abi.LINK_IN.unpack_from(server.buf, HEADER)
-        inode = server.nodes.live(old)
+        inode = server.live(old)
         self._change(nodeid).link(inode, server.name(HEADER + abi.LINK_IN.size, n))
         return server.nodes.enter(inode)
 
     def unlink(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_UNLINK."""
-        self._change(nodeid).unlink(self.server.name(HEADER, n))
-        return b""
+        return self._remove(nodeid, n, "unlink")
 
     def rmdir(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_RMDIR."""
-        self._change(nodeid).rmdir(self.server.name(HEADER, n))
+        return self._remove(nodeid, n, "rmdir")
+
+    def _remove(self, nodeid: int, n: int, how: str) -> bytes:
+        where, name = self._change(nodeid), self.server.name(HEADER, n)
+        inode = where.lookup(name)
+        getattr(where, how)(name)
+        self.server.nodes.settled(inode)
         return b""
 
     def rename(self, nodeid: int, n: int, unique: int) -> bytes:
@@ -267,8 +273,11 @@ class DirOps:
         # fs/kernfs/dir.c:kernfs_iop_rename() takes no flag, fs/libfs.c:simple_rename() this one
         if flags & (~0 if isinstance(where, KernfsDir) else ~RENAME_NOREPLACE):
             raise err(EINVAL)
+        over = _find(to, new)
         where.rename(old, to, new)
-        server.nodes.renamed(inode)
+        for moved in (inode, over):
+            if moved is not None:
+                server.nodes.settled(moved)
         return b""
 
     # ---- extended attributes
@@ -280,25 +289,32 @@ class DirOps:
         start = HEADER + abi.SETXATTR_IN.size
         name = server.name(start, n)
         value = bytes(server.view[start + len(name) + 1 :][:size])
-        server.nodes.live(nodeid).setxattr(name, value, flags)
+        server.live(nodeid).setxattr(name, value, flags)
         return b""
 
     def getxattr(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_GETXATTR."""
         server = self.server
         size, _ = abi.GETXATTR_IN.unpack_from(server.buf, HEADER)
-        return _sized(server.nodes.live(nodeid).getxattr(server.name(HEADER + abi.GETXATTR_IN.size, n)), size)
+        return _sized(server.live(nodeid).getxattr(server.name(HEADER + abi.GETXATTR_IN.size, n)), size)
 
     def listxattr(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_LISTXATTR."""
         size, _ = abi.GETXATTR_IN.unpack_from(self.server.buf, HEADER)
-        names = self.server.nodes.live(nodeid).listxattr()
+        names = self.server.live(nodeid).listxattr()
         return _sized(b"".join(name.encode("latin-1") + b"\0" for name in names), size)
 
     def removexattr(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_REMOVEXATTR."""
-        self.server.nodes.live(nodeid).removexattr(self.server.name(HEADER, n))
+        self.server.live(nodeid).removexattr(self.server.name(HEADER, n))
         return b""
+
+
+def _find(where: Inode, name: str) -> Inode | None:
+    try:
+        return where.lookup(name)
+    except FileNotFoundError:
+        return None
 
 
 def _sized(value: bytes, size: int) -> bytes:

@@ -8,6 +8,7 @@ Messages to K on the control socket (SOCK_SEQPACKET): a word, and what belongs t
     client               the client's pidfd                       (descriptor)
     exec <errno>         the program could not be executed
     error <sentence>     the surface could not be set up
+    looked               the path that K sent was looked at
 
 FUSE is mounted by the launcher, which is still in K's PID namespace: so requests name their callers by K's pids.
 /dev/fuse is opened inside the user namespace (``fs/fuse/inode.c:fuse_fill_super()`` asks for that) and closed here as
@@ -19,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import select
 import signal
 import socket
 from contextlib import suppress
@@ -33,6 +35,7 @@ __all__ = ["Plan", "SetupError", "launcher"]
 
 _STAGE = "/sys"  # where the whole of the emulated tree is mounted while it is taken apart
 _MOUNT_FLAGS = host.MS_NOSUID | host.MS_NODEV | host.MS_NOEXEC
+_PATH_MAX = 4096
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, programs expect them
 
 
@@ -92,9 +95,22 @@ def _launch(plan: Plan, control: socket.socket) -> int:
     for tree, _ in trees:
         os.close(tree)
     _say(control, "init", pidfd := os.pidfd_open(pid))
-    os.close(pidfd)
-    control.close()
+    _look_until(pidfd, control)
     return _code(os.waitpid(pid, 0)[1])
+
+
+def _look_until(ended: int, control: socket.socket) -> None:
+    """Until *ended* is readable, lstat() what K says (``flush.py``)."""
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(control, select.POLLIN)
+    while all(fd != ended for fd, _ in poll.poll()):
+        path = control.recv(_PATH_MAX)
+        if not path:
+            return
+        with suppress(OSError):
+            os.lstat(path)
+        _say(control, "looked")
 
 
 def _tree(bind: Bind) -> int:

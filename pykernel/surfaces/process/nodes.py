@@ -6,17 +6,15 @@ A node id is never used twice, so its generation is always 0. The host caches na
 FUSE_NOTIFY_INVAL_ENTRY: that takes the directory's lock in the host, which a client may hold while it waits for our
 answer, and K has one thread. Instead a removed node becomes *stale*: its attributes are invalidated (which takes no
 lock), and whatever a path walk asks of it answers ESTALE. The host's VFS then walks the path again and looks every
-name up afresh (``fs/namei.c``, LOOKUP_REVAL): the client sees ENOENT or the node that has the name now. After that
-the node is *gone*: only open descriptors reach it, and they get ENODEV from the kernel's own file.
+name up afresh (``fs/namei.c``, LOOKUP_REVAL): the client sees ENOENT or the node that has the name now. After that only
+open descriptors reach the node, and it answers for itself. ``flush.py`` sees to it that this comes soon.
 """
 
 from __future__ import annotations
 
 import stat
-from errno import ESTALE
 from typing import TYPE_CHECKING
 
-from pykernel.errors import err
 from pykernel.fs.ramfs import RamFile
 from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.surfaces.process.fuse_abi import ATTR, ATTR_OUT, ENTRY_OUT, ROOT_ID
@@ -56,17 +54,21 @@ def host_size(inode: Inode) -> int:
     return PAGE_SIZE
 
 
+def _attr_ttl(node: Node) -> int:
+    """The next look at a stale node must reach us."""
+    return 0 if node.stale else ATTR_TTL
+
+
 class Node:
     """One inode that the host knows by number."""
 
-    __slots__ = ("gone", "id", "inode", "nlookup", "stale", "where")
+    __slots__ = ("id", "inode", "nlookup", "stale", "where")
 
     def __init__(self, id: int, inode: Inode) -> None:
         self.id = id
         self.inode = inode
         self.nlookup = 0
         self.stale = False
-        self.gone = False
         self.where: tuple[int, str] | None = None
 
 
@@ -82,15 +84,8 @@ class NodeTable:
         self.stale: dict[tuple[int, str], Node] = {}
         self._last = ROOT_ID
 
-    def live(self, nodeid: int) -> Inode:
-        """The inode, for a call that came by path. Raises ESTALE: its name is no longer its own."""
-        node = self.by_id[nodeid]
-        if node.stale:
-            raise err(ESTALE)
-        return node.inode
-
-    def enter(self, inode: Inode) -> bytes:
-        """``fuse_entry_out`` for *inode*; the host now holds one look-up more."""
+    def enter(self, inode: Inode, *, settle: bool = True) -> bytes:
+        """``fuse_entry_out`` for *inode*; the host now holds one look-up more. It has a name again if *settle*."""
         node = self.by_inode.get(inode)
         if node is None:
             self._last += 1
@@ -98,33 +93,38 @@ class NodeTable:
             self.by_id[node.id] = node
             self.by_inode[inode] = node
         node.nlookup += 1
-        if node.where is not None:
-            self._settle(node)
-        return ENTRY_OUT.pack(node.id, 0, ENTRY_TTL, ATTR_TTL, 0, 0) + self.attr(node)
+        if settle:
+            self.settle(node)
+        return ENTRY_OUT.pack(node.id, 0, ENTRY_TTL, _attr_ttl(node), 0, 0) + self.attr(node)
 
     def looked_up(self, parent: int, name: str) -> None:
         """A look-up of (*parent*, *name*) is being answered: the host's old name for a stale node ends here."""
         node = self.stale.get((parent, name))
         if node is not None:
-            self._settle(node)
-            node.gone = True
+            self.settle(node)
 
-    def removed(self, parent: Inode, name: str, inode: Inode) -> int:
-        """*inode* lost its name; its node id, or 0 when the host does not know it."""
+    def removed(self, parent: Inode, name: str, inode: Inode) -> Node | None:
+        """*inode* lost its name; its node, or None when the host does not know it."""
         node, where = self.by_inode.get(inode), self.by_inode.get(parent)
-        if node is None:
-            return 0
-        if where is not None:
+        if node is not None and where is not None:
             node.stale = True
             node.where = (where.id, name)
             self.stale[node.where] = node
-        return node.id
+        return node
 
-    def renamed(self, inode: Inode) -> None:
-        """The host moved the name itself."""
+    def settled(self, inode: Inode) -> None:
+        """The host took or moved the name itself."""
         node = self.by_inode.get(inode)
-        if node is not None and node.where is not None:
-            self._settle(node)
+        if node is not None:
+            self.settle(node)
+
+    def settle(self, node: Node) -> None:
+        """The host has no old name for *node* any more."""
+        if node.where is not None:
+            node.stale = False
+            if self.stale.get(node.where) is node:
+                del self.stale[node.where]
+            node.where = None
 
     def forget(self, nodeid: int, count: int) -> None:
         """The host dropped *count* look-ups."""
@@ -133,8 +133,7 @@ class NodeTable:
             return
         node.nlookup -= count
         if node.nlookup <= 0 and nodeid != ROOT_ID:
-            if node.where is not None:
-                self._settle(node)
+            self.settle(node)
             del self.by_id[nodeid]
             del self.by_inode[node.inode]
 
@@ -145,15 +144,9 @@ class NodeTable:
         uid, gid = self.only_id or (inode.uid, inode.gid)
         return ATTR.pack(
             host_ino(inode), host_size(inode), inode.blocks, at, mt, ct, an, mn, cn,
-            host_mode(inode.mode), 0 if node.gone else inode.nlink, uid, gid, 0, inode.blksize, 0,
+            host_mode(inode.mode), inode.nlink, uid, gid, 0, inode.blksize, 0,
         )  # fmt: skip
 
     def attr_out(self, node: Node) -> bytes:
         """``fuse_attr_out``."""
-        return ATTR_OUT.pack(ATTR_TTL, 0, 0) + self.attr(node)
-
-    def _settle(self, node: Node) -> None:
-        node.stale = node.gone = False
-        if node.where is not None and self.stale.get(node.where) is node:
-            del self.stale[node.where]
-        node.where = None
+        return ATTR_OUT.pack(_attr_ttl(node), 0, 0) + self.attr(node)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.surfaces.process import host
 from pykernel.surfaces.process.clients import Clients
+from pykernel.surfaces.process.flush import Flusher
 from pykernel.surfaces.process.fuse import FuseServer
 from pykernel.surfaces.process.launcher import Plan, launcher
 from pykernel.surfaces.process.server import Loop
@@ -140,6 +141,7 @@ class _Session:
         self.signals = _Signals(self)
         self.pid = self._fork()
         self.pidfd = os.pidfd_open(self.pid)
+        self.flusher = Flusher(self.pid, self._look)
         self.loop.add(self.pidfd, self._launcher_ended, owned=True)
         self.loop.add(self.control.fileno(), self._message)
 
@@ -201,7 +203,10 @@ class _Session:
         self.status = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
     def _message(self) -> None:
-        data, fds, _, _ = socket.recv_fds(self.control, 8192, 1)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.control, 8192, 1)
+        except ConnectionResetError:  # it ended before it read what we sent
+            data, fds = b"", []
         if not data:
             self.loop.remove(self.control.fileno())
             return
@@ -217,14 +222,23 @@ class _Session:
             code = int(rest)
             status = EXIT_NOT_FOUND if code == ENOENT else EXIT_NOT_EXECUTABLE
             self.error = RunError(f"{self.argv[0]}: {os.strerror(code)}", status)
+        elif word == "looked":
+            self.flusher.done()
         else:
             self.error = RunError(rest)
+
+    def _look(self, path: str) -> None:
+        """Have the launcher look at *path*; when it ends, so do all who could have the name."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.control.send(path.encode("latin-1"))
 
     def _serve(self, fd: int) -> None:
         caps0 = CAP_FULL_SET if self.userns else int(host.status_fields("self")["CapBnd"], 16)
         clients = Clients(self.kernel, self.loop, caps0=caps0, identity=not self.userns)
         only_id = (self.plan.uid, self.plan.gid) if self.userns else None
-        self.server = FuseServer(self.kernel, fd, clients, self.kernel.root, extras=self.view.extras, only_id=only_id)
+        self.server = FuseServer(
+            self.kernel, fd, clients, self.kernel.root, self.flusher, extras=self.view.extras, only_id=only_id
+        )
         self.loop.add(fd, self.server.on_readable)
 
 

@@ -158,6 +158,72 @@ def test_a_removed_node_is_gone_for_paths_and_enodev_for_descriptors(surface: An
     ]  # fmt: skip
 
 
+REMOVED = """
+import errno, os, select
+os.chdir("/sys/devices/toy")
+
+def no(f, *a, **k):
+    try:
+        print(f(*a, **k))
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+
+open("add", "w").write("c")
+f, o, d = os.open("c/name", os.O_RDONLY), os.open("c/name", os.O_PATH), os.open("c", os.O_RDONLY)
+os.stat("c/name"), os.chdir("c"), os.listdir()
+open("../remove", "w").write("c")
+for fd, kind in (f, "file"), (d, "directory"), (o, "path"):
+    st = os.fstat(fd)
+    print(kind, st.st_size, st.st_nlink)
+    no(os.fchmod, fd, 0o600)
+    print(oct(os.fstat(fd).st_mode & 0o777))
+no(os.pread, f, 1, 0)
+no(os.listdir, d)
+no(os.open, "name", os.O_RDONLY, dir_fd=d)
+no(os.open, f"/proc/self/fd/{o}", os.O_RDONLY)
+no(os.open, "/sys/devices/toy/c/name", os.O_RDONLY)
+no(os.stat, "name")
+no(os.listdir, ".")
+print(os.stat("..", dir_fd=d).st_ino == os.stat("..").st_ino == os.stat("/sys/devices/toy").st_ino)
+open("/sys/devices/toy/add", "w").write("c")
+print(os.stat("/sys/devices/toy/c").st_ino != os.fstat(d).st_ino == os.stat(".").st_ino)
+no(os.listdir, d)
+g = os.open("/dev/new", os.O_RDWR | os.O_CREAT)
+os.unlink("/dev/new")
+no(os.write, g, b"abc")
+print(os.fstat(g).st_size, os.fstat(g).st_nlink)
+"""
+
+
+def test_descriptors_and_directories_outlive_the_removal(surface: Any) -> None:
+    """
+    They answer as those of the recorded Linux 6.1 (tests/conformance/data/driver-core-linux-6.1.txt, "removal").
+
+    A file of /dev (ramfs, tmpfs) that was unlinked lives on without a link.
+    """
+    r = surface.run(PYTHON, "-c", REMOVED)
+    assert r.stderr == ""
+    assert r.stdout.splitlines() == [
+        "file 4096 1", "None", "0o600",
+        "directory 0 2", "None", "0o600",
+        "path 4096 1", "EBADF", "0o600",
+        "ENODEV", "[]", "ENOENT", "ENODEV", "ENOENT", "ENOENT", "[]", "True",
+        "True", "[]",
+        "3", "3 0",
+    ]  # fmt: skip
+
+
+def test_a_tree_that_goes_while_others_look(surface: Any) -> None:
+    """Each path is there or not, at once and for all who look; nobody is kept waiting."""
+    r = surface.sh(
+        "(while :; do ls -lR . > /dev/null; cat c/name > /dev/null; done) 2> /dev/null &"
+        " for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3; do"
+        " echo c > add; cat c/name > /dev/null || echo lost;"
+        " echo c > remove; test -e c/name && echo stays; done; done; true"
+    )
+    assert (r.stdout, r.returncode) == ("", 0)
+
+
 FILES = """
 import ctypes, errno, fcntl, mmap, os, pathlib, shutil
 p = pathlib.Path("/sys/devices/toy/value")
