@@ -200,8 +200,8 @@ def test_out_of_the_emulated_directories_is_the_host(kernel, at, tmp_path, start
         fd = os.open(spelled, os.O_RDONLY, **kw)
         assert os.read(fd, 9) == b"real"
         os.close(fd)
-        os.rename(spelled, tmp_path / "g", **({"src_dir_fd": kw["dir_fd"]} if kw else {}))
-        os.link(tmp_path / "g", spelled, **({"dst_dir_fd": kw["dir_fd"]} if kw else {}))
+        os.rename(spelled, tmp_path / "g", **{f"src_{k}": v for k, v in kw.items()})
+        os.link(tmp_path / "g", spelled, **{f"dst_{k}": v for k, v in kw.items()})
         os.unlink(tmp_path / "g")
     missing = f"{path}.none"
     with pytest.raises(FileNotFoundError) as e:
