@@ -8,6 +8,7 @@ import stat
 from collections.abc import Sequence
 from errno import (
     EBADF,
+    EFBIG,
     EINVAL,
     EMFILE,
     ENODEV,
@@ -254,6 +255,8 @@ class Descriptors(Caller):
             raise err(ESPIPE)
         if kind != stat.S_IFREG:
             raise err(ENODEV)
+        if offset + length > file.inode.s_maxbytes:
+            raise err(EFBIG)
         file.fallocate(mode, offset, length)
 
     @syscall

@@ -124,7 +124,7 @@ def do_open(kernel: Kernel, inode: Inode, flags: int, *, created: bool = False) 
         may_open(inode, flags, kernel.current.cred)
     file = inode.open(flags & ~O_AT_OPEN | O_LARGEFILE)
     # fs/open.c:do_dentry_open(): the file system's open comes first, then FMODE_CAN_ODIRECT is asked
-    if flags & os.O_DIRECT and not file.can_odirect and not stat.S_ISCHR(inode.mode):
+    if flags & os.O_DIRECT and not file.can_odirect:
         file.put()
         raise err(EINVAL, "no direct I/O here")
     if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):

@@ -16,6 +16,7 @@ from pykernel.calls.arguments import NameArg, Text, buffer_of, text_of
 from pykernel.calls.entry import Caller, PathArg, stat_of, syscall
 from pykernel.errors import err
 from pykernel.fs import change, namei
+from pykernel.fs.namei import MAXSYMLINKS
 from pykernel.fs.vfs import (
     MAY_EXEC,
     MAY_READ,
@@ -92,9 +93,13 @@ class Names(Caller):
         permission(inode, 4, self.task.cred)
         return list(inode.iterdir())
 
-    def realpath(self, path: str | os.PathLike[str]) -> str:
-        """realpath(3), by lstat() and readlink()."""
-        todo, done, links = os.fspath(path).split("/")[::-1], "", 0
+    def realpath(self, path: Text) -> str:
+        """realpath(3), by getcwd(), lstat() and readlink(). Raises ENOENT, ENOTDIR, ELOOP, as the C library's does."""
+        text = text_of(path)
+        if not text:
+            raise err(ENOENT)
+        todo, links = text.split("/")[::-1], 0
+        done = "" if text[0] == "/" else self.getcwd().rstrip("/")
         while todo:
             name = todo.pop()
             if name in ("", "."):
@@ -103,14 +108,17 @@ class Names(Caller):
                 done = done.rpartition("/")[0]
                 continue
             here = f"{done}/{name}"
-            if stat.S_ISLNK(self.lstat(here).st_mode):
+            mode = self.lstat(here).st_mode
+            if stat.S_ISLNK(mode):
                 links += 1
-                if links > 40:
+                if links > MAXSYMLINKS:
                     raise err(errno.ELOOP)
-                text = self.readlink(here)
-                todo += text.split("/")[::-1]
-                done = "" if text.startswith("/") else done
+                target = self.readlink(here)
+                todo += target.split("/")[::-1]
+                done = "" if target.startswith("/") else done
                 continue
+            if todo and not stat.S_ISDIR(mode):
+                raise err(ENOTDIR)
             done = here
         return done or "/"
 

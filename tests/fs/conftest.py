@@ -33,6 +33,7 @@ REPORT = 1000  # the child's way to tell its answer: a descriptor that no script
 
 
 libc = ctypes.CDLL(None, use_errno=True)
+libc.realpath.restype = ctypes.c_char_p
 
 
 def checked(result: int) -> int:
@@ -148,6 +149,12 @@ class Real:
         if not os.access(path, mode):
             os.stat(path)
             raise OSError(errno.EACCES, "access")
+
+    def realpath(self, path: str) -> str:
+        room = ctypes.create_string_buffer(4096)
+        if libc.realpath(os.fsencode(path), room) is None:
+            checked(-1)
+        return os.fsdecode(room.value)
 
     def chown(self, path: str, uid: int, gid: int, *, follow: bool = True) -> None:
         os.chown(path, uid, gid, follow_symlinks=follow)

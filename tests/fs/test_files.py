@@ -252,8 +252,10 @@ def devices(w: Any) -> Any:
         out += [call(w.write, fd, b""), call(w.lseek, fd, 5), call(w.lseek, fd, 5, 2), call(w.lseek, fd, 5, 9)]
         out += [call(w.ioctl, fd, 0x1234), call(w.fsync, fd), call(w.ftruncate, fd, 0), w.poll([(fd, ALL)], 0)]
         out += [call(w.truncate, f"/dev/{name}", 0), call(w.open, f"/dev/{name}", os.O_DIRECTORY)]
+        out += [call(w.open, f"/dev/{name}", os.O_DIRECT), call(w.fcntl, fd, fcntl.F_SETFL, os.O_DIRECT)]
         out += [call(w.open, f"/dev/{name}/x"), call(w.fallocate, fd, 0, 0, 10), w.close(fd)]
     fd = w.open("/dev/urandom")
+    out += [call(w.open, "/dev/urandom", os.O_DIRECT), call(w.open, "/dev/random", os.O_RDWR | os.O_DIRECT)]
     return [*out, len(w.read(fd, 33)), call(w.lseek, fd, 5)]
 
 

@@ -185,6 +185,27 @@ def test_counts_are_size_t(p):
     p.close(out)
 
 
+def test_sizes_that_sysfs_cannot_have(p):
+    """kernfs leaves s_maxbytes at 2 GiB - 1: fs/attr.c:inode_newsize_ok(), fs/open.c:vfs_fallocate()."""
+    path = f"{WQ}/size"
+    fd = p.open(path, os.O_RDWR)
+    for size in (1 << 31, 1 << 50):
+        assert [code(p.truncate, path, size), code(p.ftruncate, fd, size)] == ["EFBIG"] * 2
+        assert code(p.fallocate, fd, 0, size - 1, 1) == "EFBIG"
+    for size in (0, 4096, (1 << 31) - 1):
+        assert [code(p.truncate, path, size), code(p.ftruncate, fd, size)] == [None] * 2
+        assert code(p.fallocate, fd, 0, 0, size or 1) == "ENOTSUP"  # Python's name of EOPNOTSUPP
+    assert p.fstat(fd).st_size == 4096
+    p.close(fd)
+
+
+def test_no_direct_io_of_attributes_and_character_devices(p):
+    """fs/open.c:do_dentry_open(): without FMODE_CAN_ODIRECT it is EINVAL, and what was opened is closed."""
+    for path in (f"{WQ}/state", "/dev/null", "/dev/kmsg"):
+        assert code(p.open, path, os.O_DIRECT) == "EINVAL"
+    assert not p.fds.files
+
+
 def test_dup3_of_a_descriptor_to_itself(p):
     """EINVAL, open or not; dup2() gives it back."""
     fd = p.open("/tmp")
