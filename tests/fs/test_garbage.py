@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -170,8 +171,8 @@ def test_files_live_as_long_as_a_descriptor_leads_to_them(steps):
         fd = open_fds[n % len(open_fds)] if open_fds else None
         end = ends[n % len(ends)] if ends else None
         if what == "pair":
-            pair = p.socketpair(os.O_NONBLOCK)
-            for mine, other in (pair, pair[::-1]):
+            both = p.socketpair(os.O_NONBLOCK)
+            for mine, other in (both, both[::-1]):
                 m.fds[mine] = p.fds.get(mine)
                 m.boxes[m.fds[mine]], m.peer[m.fds[mine]] = [], p.fds.get(other)
             m.known += [m.fds[x] for x in pair]

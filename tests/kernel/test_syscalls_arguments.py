@@ -7,6 +7,7 @@ import errno
 import inspect
 import math
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +106,7 @@ def test_other_kinds(p):
         (p.chmod, "/tmp/f", None),
     ]  # fmt: skip
     assert [(fn.__name__, args) for fn, *args in type_errors if code(fn, *args) != "TypeError"] == []
-    values = [
+    values: list[tuple[Any, ...]] = [
         (p.poll, [], math.inf), (p.poll, [], math.nan), (p.mkdir, "/tmp/a\0b"), (p.open, "/tmp/a\0b"),
         (p.open, b"/tmp/a\0b", os.O_CREAT), (p.symlink, "a\0b", "/tmp/l"), (p.stat, "/sys/\0"), (p.chdir, "\0"),
         (p.getxattr, "/tmp/f", "user.\0"),

@@ -79,7 +79,7 @@ def test_what_the_table_says_of_programs_under_run_is_so(pykernel, tmp_path):
     if platform.machine() != "x86_64":
         pytest.skip("the number of io_uring_setup is asked for as on x86")
     script = tmp_path / "probe.py"
-    names = {"ATTR": ATTR, "BAR": BAR, "WQ": WQ, "HOST": os.uname().release}
+    names: dict[str, object] = {"ATTR": ATTR, "BAR": BAR, "WQ": WQ, "HOST": os.uname().release}
     names |= {"QUESTIONS": [question for question, _ in UNDER_RUN.values()]}
     script.write_text("".join(f"{k} = {v!r}\n" for k, v in names.items()) + PROBE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def _missing(path):
         return e.filename
 
 
-CALLS = {
+CALLS: dict[str, tuple[str, Any]] = {
     "readlink": ("subsystem", lambda p: os.readlink(p)),
     "listdir": ("", lambda p: os.listdir(p)[0]),
     "scandir name": ("", lambda p: _entry(p).name),

@@ -88,7 +88,7 @@ class Surface:
 
     def sh(self, script: str, **kw: Any) -> subprocess.CompletedProcess[str]:
         """The script in busybox's shell, in the toy's directory."""
-        return self.run("busybox", "sh", "-c", f"cd /sys/devices/toy; {script}", **kw)
+        return self.run("busybox", "sh", "-c", f"cd /sys/devices/toy || exit 99; {script}", **kw)
 
 
 @pytest.fixture(params=["root", "user"])
