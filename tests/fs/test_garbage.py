@@ -163,7 +163,7 @@ def test_files_live_as_long_as_a_descriptor_leads_to_them(steps):
     k = boot("dsa")
     p = k.process()
     m = Model()
-    pair, serial = [], iter(range(1000))
+    serial = iter(range(1000))
     for what, n, more in [("pair", 0, [0]), ("pair", 0, [0]), ("plain", 0, [0]), *steps]:
         live = m.reachable()
         open_fds = sorted(m.fds)
@@ -175,7 +175,7 @@ def test_files_live_as_long_as_a_descriptor_leads_to_them(steps):
             for mine, other in (both, both[::-1]):
                 m.fds[mine] = p.fds.get(mine)
                 m.boxes[m.fds[mine]], m.peer[m.fds[mine]] = [], p.fds.get(other)
-            m.known += [m.fds[x] for x in pair]
+            m.known += [m.fds[x] for x in both]
         elif what == "plain":
             fd = p.eventfd(next(serial))
             m.fds[fd] = p.fds.get(fd)
