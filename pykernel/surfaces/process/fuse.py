@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from errno import EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPERM, EPROTO, ESTALE
+from errno import EAGAIN, ECONNABORTED, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPERM, EPROTO, ESTALE
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err
@@ -43,6 +43,7 @@ _BASE_FLAGS = abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES
 _ERRNO_MAX = 512  # fs/fuse/dev.c:fuse_dev_do_write() refuses more
 _ERRNO_OUT = {ERESTARTSYS: EINTR, ENOIOCTLCMD: ENOTTY}
 # The host holds no directory's lock while it waits for these.
+GONE = (ENODEV, ECONNABORTED)  # fs/fuse/dev.c:fuse_dev_do_read(): unmounted, or aborted while requests were waiting
 _HOLDABLE = frozenset({Op.OPEN, Op.READ, Op.WRITE, Op.IOCTL, Op.FLUSH, Op.FSYNC})
 _WANTED = (
     INIT.ASYNC_READ | INIT.ATOMIC_O_TRUNC | INIT.BIG_WRITES | INIT.DO_READDIRPLUS | INIT.READDIRPLUS_AUTO
@@ -114,7 +115,7 @@ class FuseServer:
         try:
             n = os.readv(self.fd, self._iov)
         except OSError as e:
-            if e.errno == ENODEV:
+            if e.errno in GONE:
                 self.connected = False
             elif e.errno not in (EINTR, EAGAIN, ENOENT):
                 raise
@@ -172,7 +173,7 @@ class FuseServer:
         try:
             os.write(self.fd, abi.OUT_HEADER.pack(length, error, unique) + payload)
         except OSError as e:
-            if e.errno not in (ENOENT, ENODEV, EPERM):
+            if e.errno not in (ENOENT, EPERM, *GONE):
                 raise
             self.connected = self.connected and e.errno == ENOENT
 
