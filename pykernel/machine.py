@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,19 +100,29 @@ class _Where:
     file: str
     text: str
 
+    @cached_property
+    def rows(self) -> list[str]:
+        """The lines of the file."""
+        return self.text.splitlines()
+
+    @cached_property
+    def heads(self) -> dict[str, list[int]]:
+        """Table -> the numbers of the lines where one begins; the top begins before the first line."""
+        found: dict[str, list[int]] = {"": [0]}
+        for n, row in enumerate(self.rows, 1):
+            if m := re.match(r"\s*\[\[?\s*([^\]]*?)\s*\]\]?\s*(#.*)?$", row):
+                found.setdefault(m[1], []).append(n)
+        return found
+
     def line(self, table: str, nth: int, key: str) -> int:
         """The line of *key* in the *nth* table called *table* ("" is the top), 0 when it is not found."""
-        seen, inside = -1, not table
-        head = re.compile(rf"\s*\[\[?\s*{re.escape(table)}\s*\]\]?\s*(#.*)?$") if table else None
-        for n, row in enumerate(self.text.splitlines(), 1):
-            if head is not None and head.match(row):
-                seen += 1
-                inside = seen == nth
-                if inside and not key:
-                    return n
-            elif row.lstrip().startswith("["):
-                inside = False
-            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", row):
+        heads = self.heads.get(table, [])
+        if nth >= len(heads) or not key:
+            return heads[nth] if nth < len(heads) else 0
+        for n, row in enumerate(self.rows[heads[nth] :], heads[nth] + 1):
+            if row.lstrip().startswith("["):
+                break
+            if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", row):
                 return n
         return 0
 
@@ -194,6 +205,7 @@ _NAMES = {str: "a string", int: "a whole number", bool: "true or false", dict: "
 
 def _pci(where: _Where, rows: list[Any]) -> tuple[PciSpec, ...]:
     specs: list[PciSpec] = []
+    taken: set[str] = set()
     for nth, row in enumerate(rows):
         if not isinstance(row, dict):
             raise where.error("pci", nth, "", "must be a table: write [[pci]]")
@@ -204,22 +216,33 @@ def _pci(where: _Where, rows: list[Any]) -> tuple[PciSpec, ...]:
         if not isinstance(model, str):
             raise where.error("pci", nth, "model", _must_be("model", str, model))
         if address is None:
-            address = f"0000:{0x6A + nth:02x}:01.0"
+            address = default_address(nth)
         if not isinstance(address, str) or not ADDRESS.fullmatch(address):
             raise where.error("pci", nth, "address", f'{address!r} is no PCI address like "0000:6a:01.0"')
-        if any(s.address == address for s in specs):
+        if address in taken:
             raise where.error("pci", nth, "address", f"{address} is taken")
+        taken.add(address)
         specs.append(PciSpec(model, address, options, where.line("pci", nth, "")))
     _check_options(where, specs)
     return tuple(specs)
 
 
+def default_address(nth: int) -> str:
+    """Where the *nth* function sits when its row does not say: a bus of its own, from 6a on, in as many domains."""
+    domain, bus = divmod(0x6A + nth, 0x100)
+    return f"{domain:04x}:{bus:02x}:01.0"
+
+
 def _check_options(where: _Where, specs: list[PciSpec]) -> None:
     from pykernel.hw import make
 
+    good: list[tuple[str, dict[str, Any]]] = []  # rows are often alike
     for nth, spec in enumerate(specs):
+        if (spec.model, spec.options) in good[-8:]:
+            continue
         try:
             make(spec.model, spec.options)
+            good.append((spec.model, spec.options))
         except ValueError as e:
             key = next((k for k in spec.options if k in str(e)), "model" if "model" in str(e) else "")
             raise where.error("pci", nth, key, str(e)) from e

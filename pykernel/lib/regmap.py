@@ -119,12 +119,16 @@ class _Slot:
 
     __slots__ = ("guard", "hook", "reg", "rw", "shift", "w1c", "wo")
 
+    guard: Callable[[], bool] | None
+    hook: Callable[[Any], None] | None
+
     def __init__(self, reg: Reg, at: At[Any], shift: int, owner: RegMap) -> None:
         self.reg, self.shift, self.wo = reg, shift, at.access == "w"
         self.rw = 0 if at.access == "r" else reg.rw
         self.w1c = 0 if at.access == "r" else reg.w1c
-        self.guard: Callable[[], bool] | None = getattr(owner, f"{at.name}_writable", None)
-        self.hook: Callable[[Any], None] | None = getattr(owner, f"{at.name}_write", None)
+        guard, hook = owner._calls[at.name]
+        self.guard = None if guard is None else guard.__get__(owner)
+        self.hook = None if hook is None else hook.__get__(owner)
 
     def write(self, value: int, enable: int) -> None:
         """Write the bits that *enable* selects; both count from bit 0 of the register."""
@@ -148,9 +152,11 @@ class RegMap:
     """
 
     _at: ClassVar[dict[str, At[Any]]] = {}
+    _calls: ClassVar[dict[str, tuple[Any, Any]]] = {}  # register -> its NAME_writable() and NAME_write(), if any
 
     def __init_subclass__(cls) -> None:
         cls._at = {**cls._at, **{k: v for k, v in vars(cls).items() if isinstance(v, At)}}
+        cls._calls = {n: (getattr(cls, f"{n}_writable", None), getattr(cls, f"{n}_write", None)) for n in cls._at}
         for name in vars(cls):
             stem = name.removesuffix("_writable").removesuffix("_write")
             if stem != name and not name.startswith("_") and stem not in cls._at and not hasattr(RegMap, name):

@@ -7,8 +7,10 @@ The kernel meets silicon on this bus and nowhere else: a ``Slot`` is the port th
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from errno import ENODEV
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pykernel.base.class_ import Class
@@ -63,7 +65,8 @@ class Pci:
         self.devices: dict[str, PciDev] = {}
         self.bridges: dict[str, Device] = {}
         self.translator: Callable[[], DmaTranslator] = _no_translator
-        self._used: list[tuple[int, int]] = []
+        self._used: list[tuple[int, int]] = []  # (start, size), ascending
+        self._full: dict[tuple[bool, int], int] = {}  # (window, size) -> below this no such range is free
 
     @property
     def bus(self) -> PciBus:
@@ -111,20 +114,23 @@ class Pci:
 
     def alloc_mmio(self, size: int, *, wide: bool) -> int:
         """An aligned range of the host bridge's window."""
-        at = MMIO_64 if wide else MMIO_32
-        for start, used in sorted(self._used):
+        at = self._full.get((wide, size), MMIO_64 if wide else MMIO_32)
+        first = max(0, bisect_left(self._used, (at, 0)) - 1)  # the one before may reach beyond *at*
+        for start, used in islice(self._used, first, None):
             if start + used <= at:
                 continue
             if at + size <= start:
                 break
             at = -(-(start + used) // size) * size
-        self._used.append((at, size))
+        insort(self._used, (at, size))
+        self._full[wide, size] = at + size
         return at
 
     def free_mmio(self, resources: Any) -> None:
         """Give ranges back."""
         gone = {(x.start, x.size) for x in resources}
         self._used = [u for u in self._used if u not in gone]
+        self._full.clear()
 
     def intx_irq(self) -> int:
         """The pin's interrupt: one line for all, 11 as firmware likes it."""

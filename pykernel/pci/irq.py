@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MSI_ADDRESS", "IrqDesc", "Irqs"]
 
 MSI_ADDRESS = 0xFEE00000
-FIRST_IRQ, LAST_IRQ = 24, 4096
+FIRST_IRQ, LAST_IRQ = 24, 524_544 + 8_196  # NR_IRQS of CONFIG_MAXSMP, and what sparse irqs add to it
 PREC = 4  # columns of an irq number: kernel/irq/proc.c:show_interrupts() counts the digits of nr_irqs
 
 
@@ -55,12 +55,14 @@ class Irqs:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.descs: dict[int, IrqDesc] = {}
+        self._lowest = FIRST_IRQ  # no number below is free
         kernel.sub(ProcFs).create("interrupts", self.proc_interrupts)
 
     def alloc(self, chip: str, hwirq: int) -> IrqDesc:
         """The lowest free number. C: ``irq_domain_alloc_irqs()``. Raises ENOSPC."""
-        for irq in range(FIRST_IRQ, LAST_IRQ):
+        for irq in range(self._lowest, LAST_IRQ):
             if irq not in self.descs:
+                self._lowest = irq + 1
                 self.descs[irq] = IrqDesc(irq, chip, hwirq)
                 return self.descs[irq]
         raise err(ENOSPC)
@@ -72,6 +74,7 @@ class Irqs:
     def free(self, irq: int) -> None:
         """C: ``irq_domain_free_irqs()``."""
         del self.descs[irq]
+        self._lowest = max(FIRST_IRQ, min(self._lowest, irq))
 
     def request(
         self, irq: int, thread_fn: Callable[[], None], name: str, dev_id: object = None, *, shared: bool = False
