@@ -16,12 +16,13 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from errno import EDEADLK
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from pykernel.errors import Oops, err
 from pykernel.lib.fault_inject import FaultInjector
+from pykernel.lib.ledger import Holder, Ledger, place
 from pykernel.log import CRIT, Dmesg
-from pykernel.sched import Completion, Scheduler, WaitQueue
+from pykernel.sched import Completion, Scheduler, Thread, Timer, WaitQueue
 from pykernel.task import Cred, Task
 from pykernel.trace import Trace
 
@@ -42,6 +43,10 @@ RINGS_S = (0.001, 0.01, 0.05, *(0.1,) * 20)  # how long a thread waits for the o
 PATIENCE_S = sum(RINGS_S)
 
 
+def _is_kernel_code(namespace: dict[str, Any]) -> bool:
+    return namespace.get("__name__", "").startswith("pykernel.") or "__pykernel__" in namespace
+
+
 @contextmanager
 def _collector_paused() -> Generator[None, None, None]:
     """Bringing a large machine up makes nothing but what stays: looking through it again and again costs a third."""
@@ -55,7 +60,89 @@ def _collector_paused() -> Generator[None, None, None]:
 
 
 class Leak(AssertionError):
-    """Something was still there at :meth:`Kernel.shutdown`; the message names each object and where it was taken."""
+    """
+    Something was still there at :meth:`Kernel.shutdown`; the message names each object and where it was taken.
+
+    Attributes:
+        lines: one sentence an object.
+    """
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("still there at shutdown:\n  " + "\n  ".join(lines))
+        self.lines = lines
+
+
+Note = tuple[Holder | None, str]  # whose, and where it was made
+
+
+class _Scheduler(Scheduler):
+    """A kernel's scheduler: it knows that work of the kernel runs, and on request who made each timer and task."""
+
+    def __init__(self, clock: str, seed: int) -> None:
+        super().__init__(clock, seed)
+        self.note: Callable[[], Note] | None = None
+        self._running = 0
+        self._made: list[tuple[Timer | Thread, Note]] = []
+
+    def call_later(self, ns: int, fn: Callable[[], None]) -> Timer:
+        timer = super().call_later(ns, fn)
+        if self.note is not None and getattr(fn, "__module__", "") != "pykernel.sched":  # a wait's time-out
+            self._add(timer, self.note())
+        return timer
+
+    def spawn(self, fn: Callable[[], Any], name: str = "kthread", **kw: Any) -> Thread:
+        thread = super().spawn(fn, name, **kw)
+        if self.note is not None:
+            self._add(thread, self.note())
+        return thread
+
+    def _add(self, made: Timer | Thread, note: Note) -> None:
+        self._made.append((made, note))
+        if not len(self._made) % 256:
+            self._made = self.pending()
+
+    def pending(self) -> list[tuple[Timer | Thread, Note]]:
+        """The timers and tasks that have not ended."""
+        return [(m, note) for m, note in self._made if (not m.done if isinstance(m, Thread) else m.fn is not None)]
+
+    @property
+    def busy(self) -> bool:
+        """Whether ready work is under way, and not a client that is a task."""
+        return self._running > 0 and not getattr(self.thread, "client", False)
+
+    def _run_one(self) -> None:
+        self._running += 1
+        try:
+            super()._run_one()
+        finally:
+            self._running -= 1
+
+
+class _Queue(WaitQueue):
+    """A wait queue that can be found."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _describe(made: Timer | Thread, now_ns: int) -> str:
+    if isinstance(made, Thread):
+        return f"task {made.name}, which has not ended"
+    return f"timer for {_name_of(made.fn)}, {made.when_ns - now_ns} ns to go"
+
+
+def _name_of(fn: Any) -> str:
+    """A function for a message: its name, and its place when it is Python's."""
+    fn = getattr(fn, "func", fn)  # functools.partial
+    code = getattr(fn, "__code__", None)
+    name = getattr(fn, "__qualname__", type(fn).__name__)
+    return name if code is None else f"{name}() at {code.co_filename}:{code.co_firstlineno}"
+
+
+def _is_clients(fn: Any) -> bool:
+    """Whether a function is neither the kernel's own nor a bound method of its objects."""
+    fn = getattr(fn, "func", fn)
+    owner = type(getattr(fn, "__self__", fn))
+    return not (getattr(fn, "__module__", None) or owner.__module__ or "").startswith("pykernel.")
 
 
 class Cpu:
@@ -75,7 +162,7 @@ class Kernel:
     def __init__(self, profile: Profile, cpu: dict[str, bool], *, seed: int = 0, clock: str = "virtual") -> None:
         self.profile = profile
         self.cpu = Cpu(cpu)
-        self.sched = Scheduler(clock, seed)
+        self.sched = _Scheduler(clock, seed)
         self.log = Dmesg(self.sched.clock_ns)
         self.idle_task = Task(self, 0)
         self.current = self.idle_task
@@ -91,8 +178,11 @@ class Kernel:
         self.depth = 0  # calls into the kernel that the owner is in
         self.doorbells: list[Callable[[], None]] = []
         self.arrival = threading.Event()
-        self.track_origins = False
-        self._origins: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+        self._origins: WeakKeyDictionary[Any, str] | None = None
+        self._queues: WeakSet[_Queue] = WeakSet()
+        self._at_work: FrameType | None = None  # where another thread is whose call is served
+        self.callers: WeakSet[threading.Thread] = WeakSet()
+        self.ledger = Ledger(self.where, lambda: self.current is not self.idle_task or self.sched.busy)
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
         self._root: Inode | None = None
@@ -101,8 +191,8 @@ class Kernel:
         self._exits: list[Callable[[], None]] = []
         self._leaks: list[Callable[[], list[str]]] = []
         self.sched.on_oops = self.oops
-        self.sched.idle_context = self.idle_task
-        self.sched.get_context = lambda: self.current
+        self.sched.idle_context = (self.idle_task, None)
+        self.sched.get_context = lambda: (self.current, self.ledger.holder)
         self.sched.set_context = self._set_current
         self.sched.on_stuck = self.wait_for_threads
 
@@ -113,7 +203,8 @@ class Kernel:
         try:
             return self._subs[cls]  # type: ignore[no-any-return]
         except KeyError:
-            made = self._subs[cls] = cls(self)  # type: ignore[call-arg]
+            with self.ledger.held(self.ledger.kernel):
+                made = self._subs[cls] = cls(self)  # type: ignore[call-arg]
             return made
 
     def up(self) -> None:
@@ -126,7 +217,7 @@ class Kernel:
             return
         self.check_alive()
         self.is_up = True
-        with self.as_task(self.idle_task), _collector_paused():
+        with self.as_task(self.idle_task), self.ledger.held(self.ledger.kernel), _collector_paused():
             for call in self.initcalls:
                 call()
             self.sched.run_ready()
@@ -139,18 +230,50 @@ class Kernel:
         """Ask *fn* at shutdown for what is still taken: one sentence an object."""
         self._leaks.append(fn)
 
+    @property
+    def track_origins(self) -> bool:
+        """Whether a leak is told with the line of the client's code that took it; set it before."""
+        return self._origins is not None
+
+    @track_origins.setter
+    def track_origins(self, value: bool) -> None:
+        self._origins = WeakKeyDictionary() if value else None
+        self.sched.note = self._note if value else None
+
+    def where(self) -> str:
+        """Which line of the client's code is running, for a leak report; empty while ``track_origins`` is off."""
+        if self._origins is None or self.ledger.holder is self.ledger.kernel:
+            return ""
+        text = place(self._at_work or sys._getframe(1), _is_kernel_code)
+        return f", taken at {text}" if text else ""
+
     def took(self, thing: Any) -> None:
         """Remember which line of the client's code took *thing*; called while ``track_origins`` is on."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("pykernel."):
-            frame = frame.f_back
-        if frame is not None:
-            code = frame.f_code
-            self._origins[thing] = f", taken at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}()"
+        if self._origins is not None:
+            self._origins[thing] = self.where()
 
     def origin(self, thing: Any) -> str:
         """Where *thing* was taken, for a leak report; empty when nobody noted it."""
-        return self._origins.get(thing, "")
+        return "" if self._origins is None else self._origins.get(thing, "")
+
+    def _note(self) -> tuple[Holder | None, str]:
+        holder = self.ledger.whose()
+        return holder, "" if holder is self.ledger.kernel else self.where()
+
+    def _left_to_do(self) -> list[str]:
+        """Timers that will fire and tasks that have not ended, of nobody or of what is gone; calls at a wake-up."""
+        lines = [
+            f"{_describe(made, self.sched.clock_ns())}{origin}"
+            for made, (holder, origin) in self.sched.pending()
+            if holder is None or holder.gone
+        ]
+        for queue in self._queues:
+            lines += [f"a wait queue calls {_name_of(h)} when it wakes up" for h in queue.hooks if _is_clients(h)]
+        return lines
+
+    def leaks(self) -> list[str]:
+        """What a client or a driver took and has not given back: a sentence each, with its path and its birthplace."""
+        return [*(line for fn in self._leaks for line in fn()), *self.ledger.leaks(), *self._left_to_do()]
 
     def check_alive(self) -> None:
         """Raises RuntimeError after :meth:`shutdown`."""
@@ -177,7 +300,7 @@ class Kernel:
         if self.depth:
             raise RuntimeError("a system call is under way: shut down when it has returned")
         self.sched.run_ready()
-        leaks = [line for fn in self._leaks for line in fn()]
+        leaks = self.leaks()
         for fn in reversed(self._exits):
             try:
                 fn()
@@ -185,7 +308,7 @@ class Kernel:
                 self.oops(e)
         self.dead = True
         if leaks:
-            raise Leak("still there at shutdown:\n  " + "\n  ".join(leaks))
+            raise Leak(leaks)
 
     # ---- who is running
 
@@ -214,12 +337,19 @@ class Kernel:
         done = threading.Event()
         box: list[tuple[T | None, BaseException | None]] = []
 
+        frame = sys._getframe(1)
+
         def serve() -> None:
+            before, self._at_work = self._at_work, frame
             try:
                 box.append((fn(), None))
             except BaseException as e:
                 box.append((None, e))
+            finally:
+                self._at_work = before
             done.set()
+
+        self.callers.add(threading.current_thread())
 
         self.foreign.append(serve)
         self.arrival.set()
@@ -263,14 +393,18 @@ class Kernel:
         self.serve_threads()
         return True
 
-    def _set_current(self, task: Task) -> None:
-        self.current = task
+    def _set_current(self, context: tuple[Task, Holder | None]) -> None:
+        self.current, self.ledger.holder = context
 
     # ---- waiting
 
     def waitqueue(self) -> WaitQueue:
         """C: ``init_waitqueue_head()``."""
-        return WaitQueue(self.sched)
+        if self._origins is None:
+            return WaitQueue(self.sched)
+        queue = _Queue(self.sched)
+        self._queues.add(queue)
+        return queue
 
     def completion(self) -> Completion:
         """C: ``init_completion()``."""
