@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from pykernel.errors import Oops, err
 from pykernel.lib.fault_inject import FaultInjector
-from pykernel.lib.ledger import Holder, Ledger, place
+from pykernel.lib.ledger import Holder, Ledger, place, place_of
 from pykernel.log import CRIT, Dmesg
 from pykernel.sched import Completion, Scheduler, Thread, Timer, WaitQueue
 from pykernel.task import Cred, Task
@@ -127,15 +127,7 @@ class _Queue(WaitQueue):
 def _describe(made: Timer | Thread, now_ns: int) -> str:
     if isinstance(made, Thread):
         return f"task {made.name}, which has not ended"
-    return f"timer for {_name_of(made.fn)}, {made.when_ns - now_ns} ns to go"
-
-
-def _name_of(fn: Any) -> str:
-    """A function for a message: its name, and its place when it is Python's."""
-    fn = getattr(fn, "func", fn)  # functools.partial
-    code = getattr(fn, "__code__", None)
-    name = getattr(fn, "__qualname__", type(fn).__name__)
-    return name if code is None else f"{name}() at {code.co_filename}:{code.co_firstlineno}"
+    return f"timer for {place_of(made.fn)}, {made.when_ns - now_ns} ns to go"
 
 
 def _is_clients(fn: Any) -> bool:
@@ -268,7 +260,7 @@ class Kernel:
             if holder is None or holder.gone
         ]
         for queue in self._queues:
-            lines += [f"a wait queue calls {_name_of(h)} when it wakes up" for h in queue.hooks if _is_clients(h)]
+            lines += [f"a wait queue calls {place_of(h)} when it wakes up" for h in queue.hooks if _is_clients(h)]
         return lines
 
     def leaks(self) -> list[str]:

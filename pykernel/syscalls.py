@@ -20,8 +20,9 @@ from pykernel.calls.memory import Memory
 from pykernel.calls.names import Names
 from pykernel.errors import err
 from pykernel.fs import namei
+from pykernel.fs.anon import SocketEnd
 from pykernel.fs.fdtable import FdTable
-from pykernel.fs.vfs import Inode
+from pykernel.fs.vfs import File, Inode
 from pykernel.mm.sim import SimMemory
 from pykernel.task import CAP_SETGID, CAP_SETUID, Cred, Mm, Task
 
@@ -110,7 +111,7 @@ class Process(Descriptors, Memory, Names, Anonymous):
     def create(cls, kernel: Kernel, cred: Cred, comm: str, mem: Any = None) -> Process:
         """A process with an address space of its own (*mem*, else simulated pages) and no descriptors."""
         pids = kernel.sub(Pids)
-        task = Task(kernel, pids.alloc(), comm, cred, Mm(SimMemory() if mem is None else mem))
+        task = Task(kernel, pids.alloc(), comm, cred, Mm(_memory(kernel) if mem is None else mem))
         return pids.add(cls(kernel, task, FdTable(), kernel.root))
 
     # ---- processes
@@ -129,7 +130,7 @@ class Process(Descriptors, Memory, Names, Anonymous):
     def exec(self, comm: str | None = None) -> None:
         """C: ``int execve(...)`` as the kernel sees it: a new address space, close-on-exec."""
         self.fds.exec()
-        old, self.task.mm = self.task.mm, Mm(SimMemory())
+        old, self.task.mm = self.task.mm, Mm(_memory(self.kernel))
         self.task.comm = comm or self.task.comm
         if old is not None and hasattr(old.mem, "exit"):
             old.mem.exit()
@@ -186,6 +187,12 @@ class Process(Descriptors, Memory, Names, Anonymous):
 
     def __repr__(self) -> str:
         return f"<Process {self.task.comm} pid={self.pid} uid={self.task.cred.uid} fds={sorted(self.fds.files)}>"
+
+
+def _memory(kernel: Kernel) -> SimMemory:
+    mem = SimMemory()
+    mem.ledger = kernel.ledger
+    return mem
 
 
 def valid_id(n: int) -> int:
@@ -245,16 +252,37 @@ def _describe(kernel: Kernel, inode: Inode) -> str:
 
 def _open_files(p: Process) -> list[str]:
     kernel = p.kernel
-    return [
+    lines = [
         f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{kernel.origin(f)}" for fd, f in p.fds.files.items()
     ]
+    return lines + [
+        f"file in a message to {_describe(kernel, sock.inode)} of {_who(p)}: "
+        f"{_describe(kernel, f.inode)}{kernel.origin(f)}"
+        for f, sock in _in_flight(p)
+    ]
+
+
+def _in_flight(p: Process) -> list[tuple[File, SocketEnd]]:
+    """The files in messages (SCM_RIGHTS) that nobody received, and the socket that they wait for."""
+    seen: set[int] = set()
+    found: list[tuple[File, SocketEnd]] = []
+    todo = [f for f in p.fds.files.values() if isinstance(f, SocketEnd)]
+    while todo:
+        sock = todo.pop()
+        if id(sock) in seen:
+            continue
+        seen.add(id(sock))
+        files = [f for _, files in sock.inbox for f in files]
+        found += [(f, sock) for f in files]
+        todo += [f for f in files if isinstance(f, SocketEnd)]
+    return found
 
 
 def _mappings(p: Process) -> list[str]:
     areas = getattr(p.mem, "vmas", ()) if p.task.mm is not None else ()
     return [
-        f"mapping {v.vm_start:#x}-{v.vm_end:#x} of {_who(p)}: {_describe(p.kernel, v.vm_file.inode)}"
-        f"{p.kernel.origin(v.vm_file)}"
+        f"mapping {v.vm_start:#x}-{v.vm_end:#x} of {_who(p)}: "
+        f"{'anonymous' if v.vm_file is None else _describe(p.kernel, v.vm_file.inode)}{v.origin}"
         for v in areas
-        if v.vm_file is not None
+        if v.vm_file is not None or v.origin
     ]

@@ -11,7 +11,8 @@ from pykernel.base import dd
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
-from pykernel.lib.notifier import Notifier, NotifierFlavour
+from pykernel.lib.ledger import place_of
+from pykernel.lib.notifier import Notifier, NotifierBlock, NotifierFlavour
 from pykernel.log import ERR
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class Bus(Kset):
         self.devices_dir = Kset(kernel, "devices", self)
         self.drivers_dir = Kset(kernel, "drivers", self)
         self.notifier = Notifier(NotifierFlavour.BLOCKING)
+
+        self.notifier.joined = lambda nb: kernel.ledger.take("notifier", nb, lambda: self._notifier(nb))
+        self.notifier.left = lambda nb: kernel.ledger.give("notifier", nb)
+
+    def _notifier(self, nb: NotifierBlock) -> str:
+        return f"notifier {place_of(nb.notifier_call)} of bus {self.name}"
 
     # ---- what a bus decides
 
@@ -59,6 +66,7 @@ class Bus(Kset):
     def register(self) -> None:
         """C: ``int bus_register(struct bus_type *)``. Raises EEXIST."""
         self.add()
+        self.kernel.ledger.take("bus", self, lambda: f"bus {self.name}")
         self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "bus"})
         self.devices_dir.add()
         self.drivers_dir.add()
@@ -66,6 +74,7 @@ class Bus(Kset):
     def unregister(self) -> None:
         """C: ``void bus_unregister(struct bus_type *)``."""
         self.kernel.sub(Uevents).send(self, "remove", {"SUBSYSTEM": "bus"})
+        self.kernel.ledger.give("bus", self)
         self.delete()
 
     def notify(self, event: int, dev: Device) -> None:
@@ -168,6 +177,7 @@ class Driver(Kobject):
             self.kernel.log.printk(ERR, f"Error: Driver '{self.name}' is already registered, aborting...")
             raise err(EBUSY)
         self.add()
+        self.kernel.ledger.take("driver", self, lambda: f"driver {self.name} of bus {self.bus.name}")
         self.bus.drivers[self.name] = self
         if self.bus.autoprobe:
             dd.driver_attach(self)
@@ -178,6 +188,7 @@ class Driver(Kobject):
     def unregister(self) -> None:
         """C: ``void driver_unregister(struct device_driver *)``: unbinds its devices, last bound first."""
         del self.bus.drivers[self.name]
+        self.kernel.ledger.give("driver", self)
         for dev in reversed(list(self.devices)):
             dd.device_release_driver(dev)
         if self.module is not None:

@@ -25,11 +25,13 @@ class Class(Kset):
     def register(self) -> None:
         """Make /sys/class/NAME. Raises EEXIST."""
         self.add()
+        self.kernel.ledger.take("class", self, lambda: f"class {self.name}")
         self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "class"})
 
     def unregister(self) -> None:
         """C: ``void class_unregister(struct class *)``."""
         self.kernel.sub(Uevents).send(self, "remove", {"SUBSYSTEM": "class"})
+        self.kernel.ledger.give("class", self)
         self.delete()
 
     def uevent(self, dev: Device, env: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from pykernel.fs.chardev import MAJOR, MINOR, Chrdevs, Open
 from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import AttrGroup, Kobject, Kset, SysFs
 from pykernel.fs.vfs import Owner
+from pykernel.lib.ledger import Holder
 from pykernel.log import CRIT, DEBUG, ERR, INFO, NOTICE, WARNING
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Device(Kobject):
         self.devt = devt
         self.driver: Driver | None = None
         self.drvdata: Any = None
+        self.holder: Holder | None = None  # in whose name the driver takes things, while it is bound
         self.numa_node = -1
         self.dead = False
         self.releasing = False
@@ -174,6 +176,7 @@ class Device(Kobject):
             self.numa_node = parent.numa_node
         self._add_files()
         self.registered = True
+        self.kernel.ledger.take("device", self, lambda: f"device {self.name}", parent)
         if self.bus:
             self.bus.notify(BUS_NOTIFY_ADD_DEVICE, self)
         self.send_uevent("add")
@@ -226,6 +229,7 @@ class Device(Kobject):
         if not self.registered:
             return
         self.registered = False
+        self.kernel.ledger.give("device", self)
         if self.bus:
             self.bus.notify(BUS_NOTIFY_DEL_DEVICE, self)
         if self.device_parent is not None:

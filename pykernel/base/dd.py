@@ -13,6 +13,7 @@ from pykernel.base.notify import (
     BUS_NOTIFY_UNBOUND_DRIVER,
 )
 from pykernel.errors import EPROBE_DEFER, err
+from pykernel.lib.ledger import Holder
 from pykernel.log import ERR, WARNING
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ def really_probe(dev: Device, drv: Driver) -> OSError | None:
     if dev.driver is not None:
         raise err(EBUSY, f"{dev.name} is bound to {dev.driver.name}")
     dev.driver = drv
+    dev.holder = Holder(f"driver {drv.name} on {dev.name}")
     drv.bus.notify(BUS_NOTIFY_BIND_DRIVER, dev)
     try:
-        _sysfs_add(dev, drv)
-        failure = _call_probe(dev, drv)
-        if failure is None:
-            _add_groups(dev, drv)
+        with dev.kernel.ledger.held(dev.holder):
+            _sysfs_add(dev, drv)
+            failure = _call_probe(dev, drv)
+            if failure is None:
+                _add_groups(dev, drv)
     except BaseException:
         _not_bound(dev, drv)
         raise
@@ -148,8 +151,15 @@ def _not_bound(dev: Device, drv: Driver) -> None:
     drv.remove_link(dev.name)
     dev.remove_link("driver")
     drv.bus.notify(BUS_NOTIFY_DRIVER_NOT_BOUND, dev)
+    _unbound(dev)
+
+
+def _unbound(dev: Device) -> None:
+    """From now on what the driver took for the device and did not give back is nobody's."""
     dev.driver = None
     dev.drvdata = None
+    if dev.holder is not None:
+        dev.holder.gone, dev.holder = True, None
 
 
 def _driver_probe_device(drv: Driver, dev: Device) -> bool:
@@ -245,8 +255,7 @@ def _release(dev: Device, drv: Driver) -> None:
         drv.bus.remove(dev)
     except Exception as e:
         dev.kernel.oops(e)  # remove() returns void: whatever comes out of it is a bug
-    dev.driver = None
-    dev.drvdata = None
+    _unbound(dev)
     drv.devices.remove(dev)
     drv.bus.notify(BUS_NOTIFY_UNBOUND_DRIVER, dev)
     dev.send_uevent("unbind")

@@ -17,6 +17,7 @@ from pykernel.base.uevent import Uevents, kobject_synth_uevent
 from pykernel.errors import err
 from pykernel.fs.procfs import ProcFs
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
+from pykernel.lib.ledger import Holder
 from pykernel.task import CAP_SYS_MODULE
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Module(Kobject):
         super().__init__(kernel, self.name_, kernel.sub(SysFs).top["module"])
         self.param: dict[str, Any] = {p.name: p.default for p in self.params}
         self.state = "coming"
+        self.holder = Holder(f"module {self.name_}")
         self.refcnt = 0
         self.users: list[Module] = []
         self.drivers: dict[str, Driver] = {}
@@ -197,7 +199,8 @@ class Modules:
             need.users.insert(0, module)
             need.holders.create_link(module, module.name)
         try:
-            module.init()
+            with self.kernel.ledger.held(module.holder):
+                module.init()
         except BaseException:
             self._forget(module)
             raise
@@ -241,6 +244,7 @@ class Modules:
             self.loaded[d].users.remove(module)
             self.loaded[d].holders.remove_link(module.name)
         del self.loaded[module.name]
+        module.holder.gone = True
         module.delete()
 
     def proc_modules(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, Kobject, SysFs, raw
+from pykernel.lib.ledger import place_of
 from pykernel.log import WARNING
 
 if TYPE_CHECKING:
@@ -46,9 +47,15 @@ class Uevents:
         self.seqnum = 0
         self.listeners: list[Listener] = []
 
-    def subscribe(self, fn: Listener) -> None:
-        """Call ``fn(action, devpath, env)`` for each event."""
+    def subscribe(self, fn: Listener) -> Callable[[], None]:
+        """Call ``fn(action, devpath, env)`` for each event; returns how to end it."""
         self.listeners.append(fn)
+        self.kernel.ledger.take("uevents", fn, lambda: f"uevent listener {place_of(fn)}")
+        return lambda: self._unsubscribe(fn)
+
+    def _unsubscribe(self, fn: Listener) -> None:
+        self.listeners.remove(fn)
+        self.kernel.ledger.give("uevents", fn)
 
     def send(self, kobj: Kobject, action: str, env: dict[str, str]) -> None:
         """

@@ -28,7 +28,7 @@ class Memory(Caller):
         if offset & 4095:
             raise err(EINVAL)
         if flags & MAP_ANONYMOUS:
-            return int(self.mem.mmap(addr, length, prot, flags))
+            return self._mapped(int(self.mem.mmap(addr, length, prot, flags)))
         file = self._fd(fd)
         if not file.can_read:
             raise err(errno.EACCES)
@@ -62,7 +62,14 @@ class Memory(Caller):
 
             vma.open = open
 
-        return int(self.mem.mmap(addr, length, prot, flags, pgoff=offset >> 12, file=file, setup=setup))
+        return self._mapped(int(self.mem.mmap(addr, length, prot, flags, pgoff=offset >> 12, file=file, setup=setup)))
+
+    def _mapped(self, addr: int) -> int:
+        """Note who mapped it, for a leak report."""
+        vma = self.mem.vmas.find(addr) if self.kernel.track_origins else None
+        if vma is not None:
+            vma.origin = self.kernel.where()
+        return addr
 
     @syscall
     def munmap(self, addr: int, length: int) -> None:

@@ -81,7 +81,16 @@ class Chrdevs:
             raise err(EINVAL)
         if any(r.dev < dev + count and dev < r.dev + r.count for r in self.regions):
             raise err(EBUSY, f"character devices {MAJOR(dev)}:{MINOR(dev)} are taken")
-        self.regions.append(Region(dev, count, name))
+        self.regions.append(region := Region(dev, count, name))
+        self.kernel.ledger.take(
+            "chrdev", region, lambda: f"character device numbers {MAJOR(dev)}:{MINOR(dev)}+{count} of {name!r}"
+        )
+
+    def unregister_region(self, dev: int, count: int) -> None:
+        """C: ``void unregister_chrdev_region(dev_t, unsigned)``."""
+        for region in [r for r in self.regions if (r.dev, r.count) == (dev, count)]:
+            self.regions.remove(region)
+            self.kernel.ledger.give("chrdev", region)
 
     def devices(self) -> str:
         """The text of /proc/devices."""
@@ -93,12 +102,13 @@ class Chrdevs:
         if dev in self.cdevs:
             raise err(EBUSY)
         self.cdevs[dev] = open
+        self.kernel.ledger.take("cdev", open, lambda: f"character device {MAJOR(dev)}:{MINOR(dev)}")
         if owner is not None:
             self.owners[dev] = owner
 
     def delete(self, dev: int) -> None:
         """C: ``void cdev_del(struct cdev *)``; files that are open stay usable."""
-        self.cdevs.pop(dev, None)
+        self.kernel.ledger.give("cdev", self.cdevs.pop(dev, None))
         self.owners.pop(dev, None)
 
 
@@ -117,8 +127,7 @@ def alloc_chrdev_region(kernel: Kernel, baseminor: int, count: int, name: str) -
 
 def unregister_chrdev_region(kernel: Kernel, dev: int, count: int) -> None:
     """C: ``void unregister_chrdev_region(dev_t, unsigned)``."""
-    reg = kernel.sub(Chrdevs)
-    reg.regions = [r for r in reg.regions if not (r.dev == dev and r.count == count)]
+    kernel.sub(Chrdevs).unregister_region(dev, count)
 
 
 def chrdev_open(inode: Inode, flags: int) -> File:

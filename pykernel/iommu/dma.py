@@ -32,9 +32,14 @@ __all__ = [
 class DmaBuffer:
     """What dma_alloc_coherent() gave: *addr* is the bus address; offsets in bytes."""
 
-    mem: SimMemory
+    physmem: PhysMem
     addr: int
     size: int
+
+    @property
+    def mem(self) -> SimMemory:
+        """The machine's memory."""
+        return self.physmem.mem
 
     def read(self, off: int, n: int) -> bytes:
         """*n* bytes at *off*."""
@@ -53,13 +58,16 @@ def dma_alloc_coherent(dev: PciDev, size: int) -> DmaBuffer:
         ENOMEM: fault injection.
     """
     dev.kernel.faults.alloc("dma_alloc_coherent")
-    mem = dev.kernel.sub(PhysMem).mem
-    addr = mem.mmap(0, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE)
-    return DmaBuffer(mem, addr, size)
+    physmem = dev.kernel.sub(PhysMem)
+    addr = physmem.mem.mmap(0, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE)
+    buffer = DmaBuffer(physmem, addr, size)
+    dev.kernel.ledger.take("dma", buffer, lambda: f"{size} bytes of DMA memory at {addr:#x} for {dev.name}", dev)
+    return buffer
 
 
 def dma_free_coherent(buffer: DmaBuffer) -> None:
     """C: ``void dma_free_coherent(struct device *, size_t, void *, dma_addr_t)``."""
+    buffer.physmem.kernel.ledger.give("dma", buffer)
     buffer.mem.munmap(buffer.addr, buffer.size)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["Holder", "Ledger", "place"]
+__all__ = ["Holder", "Ledger", "place", "place_of"]
 
 LIBRARIES = tuple({os.path.dirname(os.__file__) + os.sep, sysconfig.get_path("purelib") + os.sep})
 
@@ -119,6 +119,14 @@ def place(frame: FrameType | None, inside: Callable[[dict[str, Any]], bool]) -> 
             first = first or frame
         frame = frame.f_back
     return "" if first is None else _text(first)
+
+
+def place_of(fn: Any) -> str:
+    """A function for a message: its name, and its place when it is Python's."""
+    fn = getattr(fn, "func", fn)  # functools.partial
+    code = getattr(fn, "__code__", None)
+    name = getattr(fn, "__qualname__", type(fn).__name__)
+    return name if code is None else f"{name}() at {code.co_filename}:{code.co_firstlineno}"
 
 
 def _text(frame: FrameType) -> str:

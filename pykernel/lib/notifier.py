@@ -89,6 +89,8 @@ class Notifier:
     """
     C: ``struct atomic_notifier_head``, ``blocking_notifier_head``, ``raw_notifier_head``, ``srcu_notifier_head``.
 
+    ``joined`` is told of each block that is put on the chain, ``left`` of each that is taken off.
+
     Args:
         flavour: which of them.
         might_sleep: called before anything that may sleep; it raises Oops where that is forbidden.
@@ -104,6 +106,8 @@ class Notifier:
     ) -> None:
         self.flavour = flavour
         self.head: NotifierBlock | None = None
+        self.joined: Callable[[NotifierBlock], None] = _ignore
+        self.left: Callable[[NotifierBlock], None] = _ignore
         self._might_sleep = might_sleep or _nothing
         self._context = atomic if atomic is not None and flavour is NotifierFlavour.ATOMIC else nullcontext
 
@@ -143,6 +147,7 @@ class Notifier:
             before, at = at, at.next
         nb.next = at
         self._link(before, nb)
+        self.joined(nb)
 
     def unregister(self, nb: NotifierBlock) -> None:
         """
@@ -162,6 +167,7 @@ class Notifier:
                 raise err(ENOENT, "notifier is not on the chain")
             before, at = at, at.next
         self._link(before, nb.next)
+        self.left(nb)
 
     def _link(self, before: NotifierBlock | None, nb: NotifierBlock | None) -> None:
         if before is None:
@@ -223,3 +229,7 @@ class Notifier:
 
 def _nothing() -> None:
     """The might_sleep() of a chain that nobody checks."""
+
+
+def _ignore(_nb: NotifierBlock) -> None:
+    """Nobody is told."""

@@ -41,6 +41,8 @@ from pykernel.mm.vma import (
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from pykernel.lib.ledger import Ledger
+
 __all__ = ["SimMemory"]
 
 _PAGE_MASK: Final = PAGE_SIZE - 1
@@ -83,6 +85,7 @@ class SimMemory(UserMemory):
         self._brk = _HEAP_BASE
         self._heap: Vma | None = None
         self._notifiers: list[Callable[[int, int], None]] = []
+        self.ledger: Ledger | None = None  # of the kernel whose process this is, for pins
 
     # ---- mapping
 
@@ -249,6 +252,7 @@ class SimMemory(UserMemory):
     def fork(self) -> SimMemory:
         """A child's memory: private pages are copied when one of both writes, except pinned ones. C: ``dup_mmap()``."""
         child = SimMemory()
+        child.ledger = self.ledger
         child._brk = self._brk
         for vma in self.vmas:
             if vma.vm_flags & VM_DONTCOPY:
@@ -381,6 +385,8 @@ class SimMemory(UserMemory):
             pte.cow, pte.write = False, vma.may(write=True)
         page.pins += 1
         self.pinned += 1
+        if self.ledger is not None:
+            self.ledger.take("pin", page, lambda: f"pinned page {addr & ~_PAGE_MASK:#x}")
         return page
 
     def unpin(self, pages: Iterable[Page]) -> None:
@@ -397,6 +403,8 @@ class SimMemory(UserMemory):
                 raise Oops("unpin of a page that is not pinned")
             page.pins -= 1
             self.pinned -= 1
+            if self.ledger is not None:
+                self.ledger.give("pin", page)
 
     # ---- the CPU's accesses
 

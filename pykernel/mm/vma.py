@@ -103,6 +103,7 @@ class Vma:
         io: registers instead of pages.
         open: called with an area that was made from this one by a fork or a split.
         close: called with each area when it goes away.
+        origin: where a client mapped it, for messages.
     """
 
     vm_start: int
@@ -115,6 +116,7 @@ class Vma:
     io: VmaIo | None = None
     open: Callable[[Vma], None] | None = None
     close: Callable[[Vma], None] | None = None
+    origin: str = ""
 
     def offset(self, addr: int) -> int:
         """Where *addr* is in the file, in bytes."""

@@ -17,12 +17,13 @@ __all__ = ["DmaBuffer", "PhysMem"]
 class DmaBuffer:
     """Memory that kernel and device share: ``addr`` is its bus address. C: ``dma_alloc_coherent()``."""
 
-    __slots__ = ("addr", "mem", "size")
+    __slots__ = ("addr", "mem", "physmem", "size")
 
-    def __init__(self, mem: SimMemory, size: int) -> None:
-        self.mem = mem
+    def __init__(self, physmem: PhysMem, size: int) -> None:
+        self.physmem = physmem
+        self.mem = physmem.mem
         self.size = page_align(size)
-        self.addr = mem.mmap(0, self.size, 3, MAP_PRIVATE | MAP_ANONYMOUS)
+        self.addr = self.mem.mmap(0, self.size, 3, MAP_PRIVATE | MAP_ANONYMOUS)
 
     def read(self, off: int, n: int) -> bytes:
         """The kernel's load."""
@@ -34,6 +35,7 @@ class DmaBuffer:
 
     def free(self) -> None:
         """C: ``void dma_free_coherent(...)``."""
+        self.physmem.kernel.ledger.give("dma", self)
         self.mem.munmap(self.addr, self.size)
 
 
@@ -41,4 +43,5 @@ class PhysMem:
     """The machine's own memory, as far as the kernel lends it to devices."""
 
     def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
         self.mem = SimMemory()

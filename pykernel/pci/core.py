@@ -99,17 +99,19 @@ class Pci:
 
     def add_function(self, slot: Slot, bridge: Device, physfn: PciDev | None = None) -> PciDev:
         """Register what is in the slot; no driver gets it yet. C: ``pci_setup_device()``, ``pci_device_add()``."""
-        dev = slot.dev = PciDev(self, slot, bridge, physfn)
-        self.devices[dev.name] = dev
-        dev.register()
+        with self.kernel.ledger.held(self.kernel.ledger.kernel):
+            dev = slot.dev = PciDev(self, slot, bridge, physfn)
+            self.devices[dev.name] = dev
+            dev.register()
         return dev
 
     def _bridge(self, bus: str) -> Device:
         bridge = self.bridges.get(bus)
         if bridge is None:
-            bridge = self.bridges[bus] = Device(self.kernel, f"pci{bus}")
-            bridge.register()
-            PciBusDev(self, bus, bridge).register()
+            with self.kernel.ledger.held(self.kernel.ledger.kernel):
+                bridge = self.bridges[bus] = Device(self.kernel, f"pci{bus}")
+                bridge.register()
+                PciBusDev(self, bus, bridge).register()
         return bridge
 
     def alloc_mmio(self, size: int, *, wide: bool) -> int:

@@ -177,10 +177,12 @@ class PciDev(PciDevFiles):
         if self.regions_owner:
             raise err(EBUSY, f"BARs of {self.name} are held by {self.regions_owner}")
         self.regions_owner = name
+        self.kernel.ledger.take("regions", self, lambda: f"BARs of {self.name}, requested as {name!r}", self)
 
     def release_regions(self) -> None:
         """C: ``void pci_release_regions(struct pci_dev *)``."""
         self.regions_owner = ""
+        self.kernel.ledger.give("regions", self)
 
     def iomap(self, bar: int, off: int = 0, length: int | None = None) -> Iomem:
         """C: ``void __iomem *pcim_iomap(struct pci_dev *, int, unsigned long)``. Raises EINVAL: no such BAR."""
@@ -196,6 +198,7 @@ class PciDev(PciDevFiles):
 
     def enable_device(self) -> None:
         """C: ``int pci_enable_device(struct pci_dev *)``."""
+        self.kernel.ledger.take("enabled", self, lambda: f"PCI device {self.name}, enabled", self)
         self.enable_cnt += 1
         if self.enable_cnt == 1:
             self.power_state = "D0"
@@ -206,6 +209,7 @@ class PciDev(PciDevFiles):
 
     def disable_device(self) -> None:
         """C: ``void pci_disable_device(struct pci_dev *)``: bus mastering goes, memory decoding stays."""
+        self.kernel.ledger.give("enabled", self)
         self.enable_cnt -= 1
         if self.enable_cnt == 0:
             self.clear_master()
@@ -230,7 +234,10 @@ class PciDev(PciDevFiles):
     def dma_alloc_coherent(self, size: int) -> DmaBuffer:
         """C: ``void *dma_alloc_coherent(struct device *, size_t, dma_addr_t *, gfp_t)``. Raises ENOMEM by injection."""
         self.kernel.faults.alloc(f"dma_alloc_coherent {self.name}")
-        return DmaBuffer(self.kernel.sub(PhysMem).mem, size)
+        buffer = DmaBuffer(self.kernel.sub(PhysMem), size)
+        what = f"{buffer.size} bytes of DMA memory at {buffer.addr:#x} for {self.name}"
+        self.kernel.ledger.take("dma", buffer, lambda: what, self)
+        return buffer
 
     # ---- interrupts
 

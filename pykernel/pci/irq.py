@@ -90,7 +90,8 @@ class Irqs:
             raise err(EINVAL)
         if desc.actions and not (shared and all(a.shared for a in desc.actions)):
             raise err(EBUSY, f"irq {irq} is taken by {desc.actions[0].name}")
-        desc.actions.append(IrqAction(thread_fn, name, dev_id, shared))
+        desc.actions.append(action := IrqAction(thread_fn, name, dev_id, shared))
+        self.kernel.ledger.take("irq", action, lambda: f"interrupt {irq} ({name})", dev_id)
         if desc.set_mask is not None:
             desc.set_mask(False)
         if desc.asserted:
@@ -101,7 +102,9 @@ class Irqs:
         desc = self.descs.get(irq)
         if desc is None:
             return
-        desc.actions = [a for a in desc.actions if a.dev_id is not dev_id]
+        for action in [a for a in desc.actions if a.dev_id is dev_id]:
+            desc.actions.remove(action)
+            self.kernel.ledger.give("irq", action)
         if not desc.actions and desc.set_mask is not None:
             desc.set_mask(True)
 

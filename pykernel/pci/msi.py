@@ -114,6 +114,7 @@ class Msi:
         chip = f"PCI-{mode.upper()}-{dev.name}" if per_device else "PCI-MSI"
         first = 0 if per_device else (dev.bus_number << 8 | dev.devfn) << 11  # pci_msi_domain_calc_hwirq()
         self.mode = mode
+        dev.kernel.ledger.take("msi", self, lambda: f"{n} {mode.upper()} vectors of {dev.name}", dev)
         self.descs = [irqs.alloc(chip, first + i) for i in range(n)]
         self._dir = Kset(dev.kernel, "msi_irqs", dev)
         self._dir.add()
@@ -174,6 +175,7 @@ class Msi:
         """C: ``void pci_free_irq_vectors(struct pci_dev *)``."""
         if not self.mode:
             return
+        self.dev.kernel.ledger.give("msi", self)
         if self.mode == "msix":
             self._msix_control(0, r.PCI_MSIX_FLAGS_ENABLE)
         else:
