@@ -59,7 +59,9 @@ def dma_alloc_coherent(dev: PciDev, size: int) -> DmaBuffer:
     """
     dev.kernel.faults.alloc("dma_alloc_coherent")
     physmem = dev.kernel.sub(PhysMem)
-    addr = physmem.mem.mmap(0, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE)
+    addr = physmem.mem.mmap(
+        0, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE
+    )
     buffer = DmaBuffer(physmem, addr, size)
     dev.kernel.ledger.take("dma", buffer, lambda: f"{size} bytes of DMA memory at {addr:#x} for {dev.name}", dev)
     return buffer
