@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pykernel.lib.outside import is_path, resolve
 
 if TYPE_CHECKING:
     from pykernel.base.module import Module
@@ -222,7 +225,7 @@ def _pci(where: _Where, rows: list[Any]) -> tuple[PciSpec, ...]:
         if address in taken:
             raise where.error("pci", nth, "address", f"{address} is taken")
         taken.add(address)
-        specs.append(PciSpec(model, address, options, where.line("pci", nth, "")))
+        specs.append(PciSpec(resolve(model, where.file), address, options, where.line("pci", nth, "")))
     _check_options(where, specs)
     return tuple(specs)
 
@@ -244,7 +247,8 @@ def _check_options(where: _Where, specs: list[PciSpec]) -> None:
             make(spec.model, spec.options)
             good.append((spec.model, spec.options))
         except ValueError as e:
-            key = next((k for k in spec.options if k in str(e)), "model" if "model" in str(e) else "")
+            model = "model" if "model" in str(e) or is_path(spec.model) else ""
+            key = next((k for k in spec.options if k in str(e)), model)
             raise where.error("pci", nth, key, str(e)) from e
 
 
@@ -262,20 +266,26 @@ def check_module(name: str, args: str, *, e: bool = True) -> None:
     Raises:
         ValueError: no such module or parameter, or a value that the parameter's type refuses.
     """
-    name = name.replace("-", "_")
-    if name not in DRIVERS:
-        raise ValueError(f"no such module; known: {', '.join(sorted(DRIVERS))}")
+    find: Callable[[], type[Module]] | None
+    if name.replace("-", "_") in DRIVERS:
+        find = partial(module_class, name.replace("-", "_"))
+    else:
+        from pykernel.base.module import out_of_tree
+
+        find = out_of_tree(name)
+    if find is None:
+        raise ValueError(f"no such module; known: {', '.join(sorted(DRIVERS))}; or the path of a .py file")
     if args.strip():  # without arguments there is no need to import the driver
         from pykernel.base.params import check_args
 
-        check_args(args, module_class(name).params, e=e)
+        check_args(args, find().params, e=e)
 
 
 def _modules(where: _Where, rows: dict[str, Any]) -> dict[str, str]:
     _only(where, "modules", 0, rows, None)
     for name, args in rows.items():
         try:
-            check_module(name, args)
+            check_module(resolve(name, where.file), args)
         except ValueError as e:
             raise where.error("modules", 0, name, str(e)) from e
-    return rows
+    return {resolve(name, where.file): args for name, args in rows.items()}

@@ -8,6 +8,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pykernel.lib.outside import is_path
+
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
@@ -56,13 +58,13 @@ class Setup:
             name, *args = row.split(None, 1)[:2] or [""]
             if not name:
                 raise Fail(f"--modprobe {row!r}: give the name of a module, and its parameters")
-            modules[name.replace("-", "_")] = "".join(args)
+            modules[name if is_path(name) else name.replace("-", "_")] = "".join(args)
         enable = get(self.profile).kstrtobool_enable
         for name, text in modules.items():
             try:
                 check_module(name, text, e=enable)
             except ValueError as e:
-                raise Fail(f"module {name}: {e}") from e
+                raise Fail(str(e) if str(e).startswith(name) else f"module {name}: {e}") from e
         return modules
 
 
@@ -83,8 +85,8 @@ def machine_options(command: F) -> F:
     @click.option("-p", "--profile", default="linux-6.1", metavar="NAME", show_default=True,
                   help="Which kernel: linux-6.1, linux-6.12, linux-7.2.")  # fmt: skip
     @click.option("--config", multiple=True, metavar="CONFIG_X[=n]", help="Set or unset a configuration option.")
-    @click.option("--modprobe", multiple=True, metavar='"NAME ARGS"',
-                  help='Load a module, with parameters: --modprobe "idxd sva=0".')  # fmt: skip
+    @click.option("--modprobe", multiple=True, metavar='"NAME|FILE.py ARGS"',
+                  help='Load a module, with parameters: --modprobe "idxd sva=0", --modprobe ./mydrv.py.')  # fmt: skip
     @functools.wraps(command)
     def with_setup(
         *args: Any, machine: str, profile: str, config: Iterable[str], modprobe: Iterable[str], **kw: Any

@@ -99,6 +99,16 @@ class Ioctl(Generic[S]):
             return self.struct.sizeof()
         return _SCALARS[self._scalar] if self._scalar else 0
 
+    @property
+    def reads(self) -> bool:
+        """The caller gets something back: ``_IOR``, ``_IOWR``."""
+        return bool(self.direction & _IOC_READ)
+
+    @property
+    def writes(self) -> bool:
+        """The caller gives something: ``_IOW``, ``_IOWR``, and the struct of an ``_IO``."""
+        return bool(self.direction & _IOC_WRITE) or self.direction == _IOC_NONE
+
     @cached_property
     def nr(self) -> int:
         """The number that user space passes."""

@@ -2,7 +2,8 @@
 Modules: what modprobe and rmmod do, and /sys/module (kernel/module/main.c, sysfs.c; drivers/base/module.c).
 
 A module is a subclass of :class:`Module` that :class:`Modules` knows by name; loading makes an instance for this
-kernel.
+kernel. Out-of-tree modules come from a file (``modprobe("./mydrv.py")``) or from a package that is installed, which
+names them in the entry point group ``pykernel.modules``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pykernel.base.uevent import Uevents, kobject_synth_uevent
 from pykernel.errors import err
 from pykernel.fs.procfs import ProcFs
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
+from pykernel.lib import outside
 from pykernel.lib.ledger import Holder
 from pykernel.task import CAP_SYS_MODULE
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from pykernel.base.bus import Driver
     from pykernel.kernel import Kernel
 
-__all__ = ["Module", "Modules", "Param"]
+__all__ = ["ENTRY_POINTS", "Module", "Modules", "Param", "out_of_tree"]
 
+ENTRY_POINTS = "pykernel.modules"
 
 STATES = {"live": "Live", "coming": "Loading", "going": "Unloading"}  # kernel/module/procfs.c:m_show()
 
@@ -147,6 +150,19 @@ class Module(Kobject):
         return f"{self.refcnt}\n"
 
 
+def out_of_tree(name: str) -> Callable[[], type[Module]] | None:
+    """
+    What finds the class of the module at the path *name*, or that an installed package calls *name*; None: nobody does.
+
+    Raises:
+        ValueError: the file is not there, cannot be executed, or has no class that is a Module.
+    """
+    if outside.is_path(name):
+        cls = outside.load_class(name, Module)
+        return lambda: cls
+    return outside.entry_point(ENTRY_POINTS, name)
+
+
 class Modules:
     """The modules of one kernel: those that are known and those that are loaded."""
 
@@ -165,16 +181,37 @@ class Modules:
         """
         Load *name* and what it needs. An already loaded module is left as it is, as modprobe(8) does.
 
-        *args* come after what ``options`` (modprobe.d's) has for the module, so they win.
+        *args* come after what ``options`` (modprobe.d's) has for the module, so they win. *name* may be the path of
+        a Python file: the module that it has is loaded.
 
         Raises:
+            ValueError: the file is no module.
             ENOENT: no such module. EPERM: the caller has no CAP_SYS_MODULE. Else what its init() says.
         """
         self.kernel.check_alive()
-        name = name.replace("-", "_")
+        name = self.find(name)
         if name in self.loaded:
             return self.loaded[name]
         return self.init_module(name, f"{self.options.get(name, '')} {args}")
+
+    def find(self, name: str) -> str:
+        """
+        Make an out-of-tree module known, if *name* is one.
+
+        Returns:
+            The module's own name. Raises ValueError: a file that is no module.
+        """
+        plain = name if outside.is_path(name) else name.replace("-", "_")
+        if plain in self.known:
+            return plain
+        found = out_of_tree(plain)
+        if found is None:
+            return plain
+        if outside.is_path(plain):
+            plain = found().name_
+        if plain not in self.loaded:
+            self.add(plain, found)
+        return plain
 
     def init_module(self, name: str, args: str = "") -> Module:
         """C: ``long sys_init_module(...)``. Raises EPERM, EEXIST, ENOENT, EINVAL, and what init() says."""

@@ -103,6 +103,7 @@ _TWO = _all(_is_int, 2)
 
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int": (_is_int, "an integer"),
+    "SupportsIndex": (_is_int, "an integer"),
     "bool": (lambda _value: True, "anything"),
     "str": (lambda value: isinstance(value, str), "str"),
     "str | None": (_or_none(lambda value: isinstance(value, str)), "str or None"),

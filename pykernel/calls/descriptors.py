@@ -17,7 +17,7 @@ from errno import (
     EPERM,
     ESPIPE,
 )
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from pykernel.calls.arguments import buffer_of
 from pykernel.calls.entry import Caller, NameArg, PathFile, do_open, do_poll, segments, syscall
@@ -260,14 +260,14 @@ class Descriptors(Caller):
         file.fallocate(mode, offset, length)
 
     @syscall
-    def ioctl(self, fd: int, cmd: int, arg: int | bytearray | Struct = 0) -> int:
+    def ioctl(self, fd: int, cmd: SupportsIndex, arg: int | bytearray | Struct = 0) -> int:
         """
         C: ``int ioctl(int, unsigned long, ...)``.
 
         A bytearray or Struct is put into this process's memory, its address is passed, and it is read back.
         """
         file = self._fd(fd)
-        cmd &= 0xFFFFFFFF
+        cmd = operator.index(cmd) & 0xFFFFFFFF
         if isinstance(arg, int):
             return self._ioctl(fd, file, cmd, arg)
         room = arg if isinstance(arg, bytearray) else arg.memory()

@@ -1,0 +1,166 @@
+"""
+A driver to copy: one attribute, one ioctl, one register, one interrupt.
+
+It drives the small teaching device of QEMU (``model = "edu"``), which computes factorials and raises an interrupt when
+one is ready. Loaded, it makes ``/dev/skeleton0`` with an ioctl, and ``/sys/class/skeleton/skeleton0/liveness``.
+
+``pykernel new driver NAME`` makes a copy with a machine and a test; docs/tutorial.md tells how it comes about.
+"""
+
+from __future__ import annotations
+
+from errno import ENODEV, ETIMEDOUT
+from typing import Any, ClassVar, Final
+
+from pykernel.base.class_ import Class
+from pykernel.base.core import Device, cdev_device_add, cdev_device_del
+from pykernel.base.module import Module, Param
+from pykernel.errors import err
+from pykernel.fs.chardev import alloc_chrdev_region, unregister_chrdev_region
+from pykernel.fs.ioctl import IoctlFile, ioctl
+from pykernel.fs.sysfs import AttrGroup
+from pykernel.fs.vfs import Inode
+from pykernel.lib.kstrtox import kstrtou32
+from pykernel.pci.driver import PciDriver, PciId
+from pykernel.pci.msi import PCI_IRQ_ALL_TYPES
+from pykernel.uapi.ioctl import _IOWR
+from pykernel.uapi.struct import Struct, u32
+
+# ---- what programs see; in C it is a header
+
+
+class skeleton_factorial(Struct):
+    """``struct skeleton_factorial``: *n* goes in, *result* is n! modulo 2**32."""
+
+    n: u32 = 0
+    result: u32 = 0
+
+
+SKELETON_FACTORIAL: Final = _IOWR(ord("s"), 0x00, skeleton_factorial)
+
+# ---- what the device has in BAR 0: QEMU's docs/specs/edu.rst
+
+LIVENESS, FACTORIAL, STATUS, IRQ_STATUS, IRQ_ACK = 0x04, 0x08, 0x20, 0x24, 0x64
+STATUS_IRQFACT = 0x80  # raise an interrupt when a factorial is ready
+
+
+class SkeletonDev(Device):
+    """``/sys/class/skeleton/skeleton0``, and what the driver knows of one PCI function."""
+
+    attrs = AttrGroup("liveness")
+
+    def __init__(self, module: SkeletonModule, pdev: Any) -> None:
+        super().__init__(module.kernel, "skeleton0", parent=pdev, class_=module.class_, devt=module.devt)
+        self.pdev, self.timeout_ns = pdev, module.param["timeout_ms"] * 1_000_000
+        self.regs = pdev.iomap(0)
+        self.ready = module.kernel.completion()
+        self.gone = False
+
+    def liveness_show(self) -> str:
+        """The register, which holds the inverse of what was written."""
+        return f"{self.regs.readl(LIVENESS):#010x}\n"
+
+    def liveness_store(self, buf: str) -> None:
+        """Raises EINVAL, ERANGE: no number of 32 bits."""
+        self.regs.writel(kstrtou32(buf, 0), LIVENESS)
+
+    def factorial(self, n: int) -> int:
+        """n! from the device. Raises ETIMEDOUT: no interrupt came."""
+        self.ready.reinit()
+        self.regs.writel(STATUS_IRQFACT, STATUS)
+        self.regs.writel(n, FACTORIAL)
+        if not self.ready.wait(self.timeout_ns):
+            raise err(ETIMEDOUT, "the device did not raise its interrupt")
+        result: int = self.regs.readl(FACTORIAL)
+        return result
+
+    def irq(self) -> None:
+        """The interrupt thread."""
+        status = self.regs.readl(IRQ_STATUS)
+        if status:
+            self.regs.writel(status, IRQ_ACK)
+            self.ready.complete()
+
+
+class SkeletonFile(IoctlFile):
+    """An open ``/dev/skeleton0``."""
+
+    __slots__ = ("dev",)
+
+    def __init__(self, inode: Inode, flags: int, dev: SkeletonDev) -> None:
+        super().__init__(inode, flags)
+        self.dev = dev
+
+    @ioctl(SKELETON_FACTORIAL)
+    def get_factorial(self, arg: skeleton_factorial) -> skeleton_factorial:
+        """Raises ENODEV: the device was removed while this file was open. ETIMEDOUT."""
+        if self.dev.gone:
+            raise err(ENODEV)
+        arg.result = self.dev.factorial(arg.n)
+        return arg
+
+
+class SkeletonDriver(PciDriver):
+    """The PCI driver: what it takes, and gives back, for each device."""
+
+    id_table: ClassVar[tuple[PciId, ...]] = (PciId(0x1234, 0x11E8),)
+
+    def probe(self, pdev: Any, /) -> None:
+        """Take the device. What fails undoes what was done before, in reverse."""
+        pdev.enable_device()
+        try:
+            pdev.request_regions(self.name)
+            try:
+                pdev.set_master()
+                pdev.alloc_irq_vectors(1, 1, PCI_IRQ_ALL_TYPES)
+                try:
+                    self._start(pdev)
+                except OSError:
+                    pdev.free_irq_vectors()
+                    raise
+            except OSError:
+                pdev.release_regions()
+                raise
+        except OSError:
+            pdev.disable_device()
+            raise
+
+    def _start(self, pdev: Any) -> None:
+        dev = pdev.drvdata = SkeletonDev(self.module, pdev)
+        pdev.request_irq(pdev.irq_vector(0), dev.irq, self.name)
+        try:
+            cdev_device_add(dev, lambda inode, flags: SkeletonFile(inode, flags, dev), self.module)
+        except OSError:
+            pdev.free_irq(pdev.irq_vector(0))
+            raise
+        pdev.info("skeleton0 is ready")
+
+    def remove(self, pdev: Any, /) -> None:
+        """Give everything back. Files that are open stay, and their ioctls say ENODEV."""
+        pdev.drvdata.gone = True
+        cdev_device_del(pdev.drvdata)
+        pdev.free_irq(pdev.irq_vector(0))
+        pdev.free_irq_vectors()
+        pdev.release_regions()
+        pdev.disable_device()
+
+
+class SkeletonModule(Module):
+    """A driver to start from."""
+
+    name_ = "skeleton"
+    params: ClassVar[tuple[Param, ...]] = (Param("timeout_ms", "uint", 1000, 0o644),)
+
+    def init(self) -> None:
+        """``module_init``. Raises EBUSY: no major is free, or the name of the class or the driver is taken."""
+        self.devt = alloc_chrdev_region(self.kernel, 0, 1, self.name)
+        self.class_ = Class(self.kernel, self.name)
+        self.class_.register()
+        self.driver = SkeletonDriver(self.kernel, self.name, self)
+        self.driver.register()
+
+    def exit(self) -> None:
+        """``module_exit``."""
+        self.driver.unregister()
+        self.class_.unregister()
+        unregister_chrdev_region(self.kernel, self.devt, 1)
