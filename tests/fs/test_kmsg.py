@@ -135,6 +135,8 @@ def test_dynamic_majors_go_down_and_then_into_the_extended_range(kernel):
     assert code(alloc_chrdev_region, kernel, 0, 4, "x") == "EBUSY"
     unregister_chrdev_region(kernel, MKDEV(400, 0), 4)
     assert MAJOR(alloc_chrdev_region(kernel, 0, 4, "x")) == 400
+    for major in free:
+        unregister_chrdev_region(kernel, MKDEV(major, 0), 4)
 
 
 def test_regions_may_not_overlap(kernel, p):
@@ -148,6 +150,8 @@ def test_regions_may_not_overlap(kernel, p):
     assert text.startswith("Character devices:\n  1 mem\n")
     assert "300 a\n300 b\n" in text
     assert text.endswith("\nBlock devices:\n")
+    for minor in (0, 4):
+        unregister_chrdev_region(kernel, MKDEV(300, minor), 4)
 
 
 def test_a_number_has_one_driver(kernel, p):

@@ -23,6 +23,8 @@ from pykernel.task import CAP_SYS_ADMIN, Cred
 def kernel():
     k = pykernel.boot("dsa")
     yield k
+    for dev in range(MKDEV(400, 0), MKDEV(400, 9)):
+        k.sub(Chrdevs).delete(dev)  # what device_with() made
     k.shutdown()
 
 
