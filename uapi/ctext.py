@@ -11,6 +11,7 @@ _MARKER = re.compile(r'^# \d+ "([^"]*)"')
 _DEFINE = re.compile(r"^#define (\w+)(\(| +\S)", re.MULTILINE)  # a macro without a value is an include guard
 _ENUM = re.compile(r"\benum\b[^;{]*\{([^}]*)\}")
 _RECORD = re.compile(r"\b(?:struct|union)\s+(\w+)[^;{}()]*\{")
+_INNER = re.compile(r"\b(?:struct|union)\b\s*(\w*)[^;{}()]*\{")
 _DECLARATOR = re.compile(r"(\w+)\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+\s*)?$")
 _ATTRIBUTE = re.compile(r"__attribute__\s*\(\((?:[^()]|\([^()]*\))*\)\)")
 
@@ -27,7 +28,7 @@ def own_text(preprocessed: str, headers: tuple[str, ...]) -> str:
 
 
 def names(text: str) -> Iterator[str]:
-    """Macros, enumerators, structs as ``tag`` and their members as ``tag.member``."""
+    """Macros, enumerators, structs as ``tag``, their members as ``tag.member``."""
     yield from (m[1] for m in _DEFINE.finditer(text) if not m[1].startswith("_"))
     code = _ATTRIBUTE.sub("", re.sub(r"^#.*$", "", text, flags=re.MULTILINE))
     for body in _ENUM.findall(code):
@@ -48,13 +49,25 @@ def _block(code: str, start: int) -> str:
 
 
 def _members(body: str) -> Iterator[str]:
-    """The members of a struct body; those of anonymous structs and unions in it count as its own."""
-    while inner := re.search(r"\b(?:struct|union)\b[^;{}()]*\{", body):
+    """
+    The members of a struct body.
+
+    Those of anonymous structs and unions in it count as its own; those of a member whose type has no name are
+    ``member.inner``.
+    """
+    while inner := _INNER.search(body):
         content = _block(body, inner.end())
-        after = body[inner.end() + len(content) + 1 :]
-        if not after.lstrip().startswith(";"):
-            content = ""  # it has a name: a type of its own
-        body = f"{body[: inner.start()]} {content} {after}"
+        declarators, _, after = body[inner.end() + len(content) + 1 :].partition(";")
+        if not declarators.strip():
+            declarators = content.rstrip().removesuffix(";")
+        elif not inner[1]:
+            member = next(_declared(declarators), "")
+            yield from (f"{member}.{name}" for name in _members(content))
+        body = f"{body[: inner.start()]} {declarators}; {after}"
+    yield from _declared(body)
+
+
+def _declared(body: str) -> Iterator[str]:
     for declaration in body.split(";"):
         for one in declaration.split(","):
             if found := _DECLARATOR.search(one.strip()):

@@ -142,9 +142,16 @@ def module(**attributes: object) -> ModuleType:
     return made
 
 
+def of_kernel(where: Path, major: int, minor: int) -> None:
+    """Make the headers those of Linux major.minor."""
+    (where / "linux").mkdir(exist_ok=True)
+    (where / "linux/version.h").write_text(f"#define LINUX_VERSION_CODE {major << 16 | minor << 8 | 7}\n")
+
+
 @pytest.fixture
 def shapes(tmp_path: Path, cc: str, kernel_headers: None) -> Path:
     (tmp_path / "shapes.h").write_text(HEADER)
+    of_kernel(tmp_path, 6, 1)
     return tmp_path
 
 
@@ -236,6 +243,7 @@ def test_difference_reads_as_a_sentence(shapes: Path) -> None:
 
 def test_header_that_is_not_c_is_said(tmp_path: Path, cc: str, kernel_headers: None) -> None:
     (tmp_path / "bad.h").write_text("struct open {")
+    of_kernel(tmp_path, 6, 1)
     with pytest.raises(CheckError, match=r"bad\.h does not compile"):
         check(tmp_path, [module(HEADERS=("bad.h",))])
 
@@ -275,6 +283,7 @@ def test_newer_row_that_the_header_refutes_is_told(shapes: Path) -> None:
 
 
 def test_missing_header_and_missing_compiler_are_said(tmp_path: Path, cc: str, kernel_headers: None) -> None:
+    of_kernel(tmp_path, 6, 1)
     with pytest.raises(CheckError, match=r"no header nowhere\.h"):
         check(tmp_path, [module(HEADERS=("nowhere.h",))])
     with pytest.raises(CheckError, match="no C compiler"):

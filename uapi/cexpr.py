@@ -1,0 +1,109 @@
+"""Python expressions of the header modules in C: what stands behind a constant, an ioctl, a macro with arguments."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Collection, Sequence
+
+__all__ = ["NotInC", "expression", "integer", "known", "literal", "macro"]
+
+_BINARY = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "/", ast.Mod: "%",
+    ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
+}  # fmt: skip
+_UNARY = {ast.Invert: "~", ast.USub: "-", ast.UAdd: "+", ast.Not: "!"}
+_BOOL = {ast.And: "&&", ast.Or: "||"}
+_COMPARE = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+
+
+class NotInC(ValueError):
+    """The Python has no plain counterpart in C."""
+
+
+def integer(value: int, *, like: str = "") -> str:
+    """A C literal of that value, written *like* the Python literal for it."""
+    if value < 0:
+        return f"(-{integer(-value, like=like)})"
+    if value < 1 << 31:
+        return like.lower().replace("0o", "0").replace("_", "") if like.isalnum() else str(value)
+    return f"{value:#x}{'U' if value < 1 << 32 else 'ULL'}"
+
+
+def literal(node: ast.expr, text: Sequence[str]) -> str:
+    """How a constant is written in the lines *text*."""
+    return text[node.lineno - 1][node.col_offset : node.end_col_offset]
+
+
+def expression(node: ast.expr, text: Sequence[str], names: Callable[[str], str]) -> str:
+    """
+    *node*, parsed from the lines *text*, in C; *names* gives the C for a name.
+
+    Raises NotInC.
+    """
+    c = _Translation(text, names)
+    return c.of(node)
+
+
+class _Translation:
+    def __init__(self, text: Sequence[str], names: Callable[[str], str]) -> None:
+        self.text, self.names = text, names
+
+    def of(self, node: ast.expr, *, inside: bool = False) -> str:
+        """The expression, in parentheses when it stands *inside* another and needs them."""
+        match node:
+            case ast.Constant(value=bool() as value):
+                return str(int(value))
+            case ast.Constant(value=int() as value):
+                return integer(value, like=literal(node, self.text))
+            case ast.Name(id=name):
+                return self.names(name)
+            case ast.Call(func=ast.Name(id="ord"), args=[ast.Constant(value=str() as letter)]) if letter.isprintable():
+                return f"'{letter}'" if letter not in "'\\" else f"'\\{letter}'"
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="sizeof"), args=[]):
+                return f"sizeof({self.names(name)})"
+            case ast.Call(func=ast.Name(id="int"), args=[one]):
+                return self.of(one, inside=inside)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+                return f"{self.names(name)}({', '.join(self.of(a) for a in args)})"
+        text = self._operator(node)
+        return f"({text})" if inside else text
+
+    def _operator(self, node: ast.expr) -> str:
+        match node:
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return f"{self.of(left, inside=True)} {_BINARY[type(op)]} {self.of(right, inside=True)}"
+            case ast.UnaryOp(op=op, operand=operand):
+                return f"{_UNARY[type(op)]}{self.of(operand, inside=True)}"
+            case ast.BoolOp(op=op, values=values):
+                return f" {_BOOL[type(op)]} ".join(self.of(v, inside=True) for v in values)
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
+                return f"{self.of(left, inside=True)} {_COMPARE[type(op)]} {self.of(right, inside=True)}"
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                return " ".join([self.of(test, inside=True), "?", self.of(body, inside=True), ":",
+                                 self.of(orelse, inside=True)])  # fmt: skip
+        raise NotInC(ast.unparse(node))
+
+
+def macro(function: ast.FunctionDef, text: Sequence[str], names: Callable[[str], str]) -> str:
+    """
+    The definition of a macro with arguments: of a function that only returns an expression.
+
+    Raises NotInC.
+    """
+    body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    parameters = [a.arg for a in function.args.args]
+    if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
+        raise NotInC("it is more than one expression")
+    value = expression(body[0].value, text, lambda name: f"({name})" if name in parameters else names(name))
+    return f"#define {function.name}({', '.join(parameters)}) ({value})"
+
+
+def known(names: Collection[str]) -> Callable[[str], str]:
+    """A function for :func:`expression` that lets only *names* pass."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise NotInC(f"{name} is not in the header")
+        return name
+
+    return check

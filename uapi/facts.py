@@ -1,0 +1,113 @@
+"""
+What a header module states, each statement with the C that asks a compiler for the truth.
+
+Each fact (the value of a constant, the place of a field, the bits of a bit-field) is one C statement that prints what
+the compiler thinks of it. A statement that does not compile has a name that the header does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from inspect import isfunction, signature
+from types import ModuleType
+from typing import NamedTuple
+
+from pykernel.uapi import catalog, history
+from pykernel.uapi.history import NEWEST, Version
+from pykernel.uapi.ioctl import Ioctl
+from pykernel.uapi.shape import is_inline
+from pykernel.uapi.storage import get_ffi
+from pykernel.uapi.struct import Field, Struct, cname, layout
+
+__all__ = ["Fact", "facts", "inner_names"]
+
+_SAMPLES = (0, 1, 0x12345678, 0xFFFFFFFF)
+"""Arguments for macros with arguments."""
+
+
+class Fact(NamedTuple):
+    """What we hold true of *subject*, and the C statement that prints the truth."""
+
+    subject: str
+    fact: str
+    ours: str
+    c: str  # with {i} where its number goes
+
+
+def facts(module: ModuleType, version: Version = NEWEST) -> list[Fact]:
+    """Everything that a header module states of the headers of *version*."""
+    return [fact for entry in catalog.entries(module) for fact in _of_entry(entry, version)]
+
+
+def inner_names(module: ModuleType) -> Iterator[str]:
+    """``tag.member.inner`` for members whose struct has no name in C: the header's text has no other name for these."""
+    for entry in catalog.entries(module):
+        if isinstance(entry.value, type) and issubclass(entry.value, Struct):
+            yield from (f"{entry.name}.{name}" for name in _inner(entry.value))
+
+
+def _inner(cls: type[Struct]) -> Iterator[str]:
+    layout(cls)
+    for m in cls._members.values():
+        inner: type[Struct] | None = m.cls
+        if inner and is_inline(inner):
+            yield from (f"{m.cname}.{f.cname}" for f in layout(inner))
+            yield from (f"{m.cname}.{name}" for name in _inner(inner))
+
+
+def _of_entry(entry: catalog.Entry, version: Version) -> Iterator[Fact]:
+    name, value = entry.name, entry.value
+    if isinstance(value, Ioctl):
+        yield _number(name, "value", history.nr_at(value, version), name)
+    elif isinstance(value, int):
+        yield _number(name, "value", int(value), name)
+    elif isinstance(value, str):
+        yield Fact(name, "text", f"0x{value.encode().hex()}00", f"dump({{i}}, {name}, sizeof({name}));")
+    elif isfunction(value):
+        yield from _macro(name, value)
+    elif isinstance(value, type) and issubclass(value, Struct):
+        yield from _struct(value, history.at(value, version, history.newer(entry.module)))
+    elif not (isinstance(value, type) and issubclass(value, Enum)):
+        raise TypeError(f"{entry.module.__name__}.{name}: {value!r} says nothing about a header")
+
+
+def _number(subject: str, fact: str, ours: int, expression: str) -> Fact:
+    # As printf's %#llx prints it: zero has no prefix, negative numbers are those of unsigned long long.
+    return Fact(subject, fact, f"{ours & (1 << 64) - 1:#x}" if ours else "0", f"number({{i}}, {expression});")
+
+
+def _macro(name: str, function: Callable[..., int]) -> Iterator[Fact]:
+    count = len(signature(function).parameters)
+    for x in _SAMPLES:
+        arguments = ", ".join([f"{x:#x}U"] * count)
+        yield _number(name, f"({arguments})", function(*[x] * count), f"{name}({arguments})")
+
+
+def _struct(cls: type[Struct], old: type[Struct]) -> Iterator[Fact]:
+    """*old* is what the headers asked have; members that only *cls* has are asked for as *cls* has them."""
+    ctype, name = cname(cls), cls.__name__
+    yield _number(name, "sizeof", old.sizeof(), f"sizeof({ctype})")
+    yield _number(name, "alignment", get_ffi().alignof(old._ctype()), f"_Alignof({ctype})")
+    there = {f.name: f for f in layout(old)}
+    for f in layout(cls):
+        yield from _field(old if f.name in there else cls, there.get(f.name, f), f"{name}.{f.cname}", ctype)
+
+
+def _field(cls: type[Struct], f: Field, subject: str, ctype: str) -> Iterator[Fact]:
+    member = f"(({ctype} *)0)->{f.cname}"
+    element = f.cname + "[0]" * f.rank
+    if f.bits:
+        ones = cls(**{f.name: -1 if f.signed else (1 << f.bits[1]) - 1})
+        dump = f"{ctype} s; memset(&s, 0, sizeof s); s.{f.cname} = -1; dump({{i}}, &s, sizeof s);"
+        yield Fact(subject, "all ones", f"0x{bytes(ones).hex()}", dump)
+    else:
+        yield _number(subject, "offset", f.offset, f"offsetof({ctype}, {f.cname})")
+    if f.size and not f.bits:
+        yield _number(subject, "size", f.size, f"sizeof({member})")
+    if f.rank:
+        yield _number(subject, "size of an element", f.item, f"sizeof((({ctype} *)0)->{element})")
+    if f.signed is not None:
+        sign = f"{ctype} s; memset(&s, 0, sizeof s); s.{element} = -1; number({{i}}, s.{element} < 0);"
+        place = sign if f.rank == 0 or f.size else f"number({{i}}, (__typeof__((({ctype} *)0)->{element}))-1 < 0);"
+        yield Fact(subject, "signed", "0x1" if f.signed else "0", place)
