@@ -6,6 +6,10 @@ random generator picks. What may sleep is a task (a greenlet); interrupt threads
 A wait in a task parks it; a wait outside any task runs the scheduler in place until its condition holds. With nothing
 left to run, the virtual clock jumps to the next timer; with no timer either, the wait can never end: a hung task, which
 is an oops.
+
+While a test explores interleavings (:meth:`Scheduler.explore`), tasks are also switched at switch points: where system
+calls begin and end, before MMIO, user copies and notifier calls, after wake-ups, at locks. There work that may sleep -
+interrupt threads, work items - is tasks, too. All tasks are then switched to from one place, the wait that runs them.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pykernel.errors import Oops
+from pykernel.lib.interleave import Strategy, make_strategy
 
 __all__ = ["Completion", "Scheduler", "Thread", "Timer", "WaitQueue"]
 
@@ -40,22 +45,66 @@ class Timer:
 
 
 class Thread:
-    """A kernel task that may sleep; ``result`` after it ended."""
+    """
+    A kernel task that may sleep; ``result`` after it ended, or ``error``.
 
-    __slots__ = ("context", "error", "greenlet", "name", "parked", "result")
+    Called, it runs until it waits: that is how it stands in the run queue. *client* is code of the test, not the
+    kernel's: what it raises is no oops.
+    """
 
-    def __init__(self, name: str, greenlet: Any) -> None:
+    __slots__ = (
+        "atomic",
+        "client",
+        "context",
+        "dying",
+        "error",
+        "greenlet",
+        "name",
+        "parked",
+        "priority",
+        "queued",
+        "result",
+        "sched",
+        "waits_for",
+    )
+
+    def __init__(self, sched: Scheduler, name: str, *, client: bool = False) -> None:
+        self.sched = sched
         self.name = name
-        self.greenlet = greenlet
+        self.client = client
+        self.greenlet: Any = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.context: Any = None
         self.parked = True
+        self.queued = False
+        self.dying = False
+        self.priority: float | None = None
+        self.atomic: list[Any] = []
+        self.waits_for: Any = None
+
+    def __call__(self) -> None:
+        """Its turn in the run queue."""
+        self.queued = False
+        self.sched.switch_to(self)
 
     @property
     def done(self) -> bool:
         """True once its function returned or raised."""
         return bool(self.greenlet.dead)
+
+    def join(self) -> Any:
+        """Wait until it ended: its result. Raises what it raised."""
+        self.sched.run_until([self])
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def __str__(self) -> str:
+        if self.waits_for is None:
+            return f"{self.name} waits"
+        holder = getattr(self.waits_for, "holder", None)
+        return f"{self.name} waits for {self.waits_for!r}" + (f", held by {holder.name}" if holder is not None else "")
 
 
 class Scheduler:
@@ -65,11 +114,16 @@ class Scheduler:
         if clock not in ("virtual", "monotonic"):
             raise ValueError(f"clock must be 'virtual' or 'monotonic', not {clock!r}")
         self.virtual = clock == "virtual"
+        self.seed = seed
         self.rng = random.Random(seed)
         self.exploring = False
+        self.strategy: Strategy | None = None
         self.ready: deque[Callable[[], None]] = deque()
         self.timers: list[tuple[int, int, Timer]] = []
         self.thread: Thread | None = None
+        self.threads: dict[Thread, None] = {}
+        self.spinning: list[tuple[Thread, Callable[[], bool]]] = []
+        self._atomic: list[Any] = []
         self.on_oops: Callable[[BaseException], None] | None = None
         self.get_context: Callable[[], Any] = lambda: None
         self.set_context: Callable[[Any], None] = lambda _context: None
@@ -78,6 +132,11 @@ class Scheduler:
         self._now = 0
         self._seq = 0
         self._start = time.monotonic_ns()
+
+    def explore(self, strategy: str = "random") -> None:
+        """From now on the seed decides who runs. Raises ValueError: no strategy of that name."""
+        self.strategy = make_strategy(strategy, self.seed)
+        self.exploring = True
 
     # ---- clock
 
@@ -108,41 +167,86 @@ class Scheduler:
         heapq.heappush(self.timers, (timer.when_ns, self._seq, timer))
         return timer
 
-    def spawn(self, fn: Callable[[], Any], name: str = "kthread") -> Thread:
+    def schedule_work(self, fn: Callable[[], None], name: str = "kworker") -> None:
+        """Queue work that may sleep: a plain call, but a task while a test explores. C: ``schedule_work()``."""
+        if self.exploring:
+            self.spawn(fn, name)
+        else:
+            self.ready.append(fn)
+
+    def spawn(self, fn: Callable[[], Any], name: str = "kthread", *, client: bool = False) -> Thread:
         """Make a task that may sleep and queue it. C: ``kthread_run()``."""
         from greenlet import greenlet  # only kernels with sleeping tasks pay for the import
 
-        def body() -> None:
-            try:
-                thread.result = fn()
-            except BaseException as e:
-                thread.error = e
-                if not isinstance(e, OSError):
-                    self._oops(e)
-
-        thread = Thread(name, greenlet(body))
-        self.ready.append(lambda: self._switch(thread))
+        thread = Thread(self, name, client=client)
+        thread.greenlet = greenlet(lambda: self._body(thread, fn))
+        self.threads[thread] = None
+        self.make_ready(thread)
         return thread
+
+    def _body(self, thread: Thread, fn: Callable[[], Any]) -> None:
+        from greenlet import GreenletExit
+
+        try:
+            thread.result = fn()
+        except GreenletExit as e:
+            thread.error = e
+        except Exception as e:
+            thread.error = e
+            if not (thread.client or isinstance(e, OSError)):
+                self._oops(e)
+        except BaseException as e:
+            thread.error = e  # the end of everything, not of this task only
+            raise
+        finally:
+            self.threads.pop(thread, None)
+
+    def make_ready(self, thread: Thread) -> None:
+        """Queue a task, unless it is. C: ``int wake_up_process(struct task_struct *)``."""
+        if not thread.queued:
+            thread.queued = True
+            self.ready.append(thread)
 
     def run_ready(self) -> None:
         """Run everything that can run now, timers that are due included; time does not pass."""
         while True:
             self._expire()
+            if self.spinning:
+                self._look_at_spinning()
             if not self.ready:
                 return
             self._run_one()
 
-    def idle_until(self, cond: Callable[[], bool], timeout_ns: int | None = None) -> bool:
+    def resched(self) -> None:
+        """A system call ends: what became ready runs; where a client is a task, it takes its turn."""
+        thread = self.thread
+        if thread is None or not (self.exploring or thread.client):
+            self.run_ready()
+        elif self.exploring:
+            self.point()
+        elif (self.ready or self.spinning) and not thread.dying:
+            self.make_ready(thread)
+            self._park(thread)
+
+    def idle_until(self, cond: Callable[[], bool], timeout_ns: int | None = None, waits_for: Any = None) -> bool:
         """Run the scheduler in place until *cond* holds (True) or *timeout_ns* passed (False)."""
-        context = self.get_context()
-        self.set_context(self.idle_context)  # what runs meanwhile runs in its own name
+        deadline = None if timeout_ns is None else self.clock_ns() + timeout_ns
+        thread = self.thread
+        if thread is not None and (self.exploring or thread.client):
+            return self._spin_until(thread, cond, deadline, waits_for)
+        context, atomic = self.get_context(), self._atomic
+        self.set_context(self.idle_context)  # what runs meanwhile runs in its own name, and holds nothing
+        self._atomic = []
         try:
-            return self._idle_until(cond, None if timeout_ns is None else self.clock_ns() + timeout_ns)
+            return self._idle_until(cond, deadline)
         finally:
+            self._atomic = atomic
             self.set_context(context)
 
     def _idle_until(self, cond: Callable[[], bool], deadline: int | None) -> bool:
         while not cond():
+            if self.spinning:
+                self._look_at_spinning()
             if self.ready:
                 self._run_one()
                 continue
@@ -153,50 +257,183 @@ class Scheduler:
             if step is None and left is None:
                 if self.on_stuck():
                     continue
-                raise Oops("hung task: it waits for something that nothing in this kernel will do")
+                raise Oops(self._hung())
             self._pass(min(x for x in (step, left) if x is not None))
             self._expire()
         return True
 
-    def block(self) -> None:
-        """Park the running task until something queues it again."""
-        if self.thread is None:
+    def _spin_until(self, thread: Thread, cond: Callable[[], bool], deadline: int | None, waits_for: Any) -> bool:
+        """A task waits actively: others run, it goes on when its condition holds."""
+        timer = (
+            None if deadline is None else self.call_later(deadline - self.clock_ns(), lambda: self.make_ready(thread))
+        )
+        entry = (thread, cond)
+        try:
+            while not cond():
+                if deadline is not None and self.clock_ns() >= deadline:
+                    return False
+                self.spinning.append(entry)
+                try:
+                    self._park(thread, waits_for)
+                finally:
+                    self.spinning.remove(entry)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return True
+
+    def _look_at_spinning(self) -> None:
+        for thread, cond in self.spinning:
+            if not thread.queued and cond():
+                self.make_ready(thread)
+
+    def _hung(self) -> str:
+        waiting = "; ".join(str(t) for t in self.threads if t.parked)
+        return "hung task: it waits for something that nothing in this kernel will do" + (
+            f": {waiting}" * bool(waiting)
+        )
+
+    def block(self, waits_for: Any = None) -> None:
+        """
+        Park the running task until something queues it again.
+
+        Raises:
+            Oops: no task runs, or it holds a spinlock.
+        """
+        thread = self.thread
+        if thread is None:
             raise Oops("block() outside a task")
-        self.thread.parked = True
-        self.thread.greenlet.parent.switch()
+        if thread.atomic:
+            raise Oops(f"scheduling while atomic: {thread.name} waits with {thread.atomic[-1]!r} held")
+        self._park(thread, waits_for)
+
+    def _park(self, thread: Thread, waits_for: Any = None) -> None:
+        if thread.dying:
+            from greenlet import GreenletExit
+
+            raise GreenletExit
+        thread.parked, thread.waits_for = True, waits_for
+        try:
+            thread.greenlet.parent.switch()
+        finally:
+            thread.waits_for = None
+
+    # ---- switch points
+
+    @property
+    def atomic(self) -> list[Any]:
+        """The spinlocks that the caller holds, in the order in which it took them."""
+        return self._atomic if self.thread is None else self.thread.atomic
+
+    def might_sleep(self, what: object) -> None:
+        """Code that may wait begins; a switch point. C: ``might_sleep()``. Raises Oops: a spinlock is held."""
+        held = self.atomic
+        if held:
+            raise Oops(f"sleeping function called from invalid context: {what!r} with {held[-1]!r} held")
+        if self.exploring:
+            self.point()
 
     def point(self) -> None:
-        """A switch point: taken at random while a test explores interleavings, free otherwise."""
-        if self.exploring and self.thread is not None and self.rng.random() < 0.5:
-            thread = self.thread
-            self.ready.append(lambda: self._switch(thread))
-            self.block()
+        """A switch point: taken or not as the seed says while a test explores interleavings, free otherwise."""
+        thread = self.thread
+        if not self.exploring or thread is None or thread.atomic or thread.dying:
+            return
+        if not (self.ready or self.spinning):
+            return
+        if self._explorer().switches(thread, self.ready):
+            self.make_ready(thread)
+            self._park(thread)
+
+    def _explorer(self) -> Strategy:
+        if self.strategy is None:
+            self.explore()
+        assert self.strategy is not None
+        return self.strategy
 
     def _run_one(self) -> None:
-        if self.exploring and len(self.ready) > 1:
-            self.ready.rotate(-self.rng.randrange(len(self.ready)))
-        fn = self.ready.popleft()
+        ready = self.ready
+        if self.exploring and len(ready) > 1:
+            ready.rotate(-self._explorer().pick(ready))
+        fn = ready.popleft()
         try:
             fn()
         except Exception as e:
             self._oops(e)
 
-    def _switch(self, thread: Thread) -> None:
-        from greenlet import getcurrent
-
+    def switch_to(self, thread: Thread) -> None:
+        """Run *thread* until it waits; nothing if it runs, or ended."""
         if thread.done or not thread.parked:
             return  # it runs, or waits for a call of its own: it will look at its condition by itself
         thread.parked = False
+        self._enter(thread, thread.greenlet.switch)
+
+    def _enter(self, thread: Thread, go: Callable[..., Any], *args: Any) -> None:
+        from greenlet import getcurrent
+
         before, self.thread = self.thread, thread
         context = self.get_context()
         self.set_context(thread.context or self.idle_context)
         thread.greenlet.parent = getcurrent()
         try:
-            thread.greenlet.switch()
+            go(*args)
         finally:
             thread.context = self.get_context()
             self.set_context(context)
             self.thread = before
+
+    # ---- clients: several functions of a test at once
+
+    def run_until(self, threads: list[Thread]) -> None:
+        """
+        Run until all of *threads* ended.
+
+        Raises:
+            Oops: they never will: a hung task, which names who waits for what. They are ended, with all their locks.
+        """
+        try:
+            self.idle_until(lambda: all(t.done for t in threads))
+        except BaseException as e:
+            if isinstance(e, Oops) and self.on_oops is not None:
+                self.on_oops(e)
+            for thread in threads:
+                self.kill(thread)
+            raise
+
+    def gather(self, threads: list[Thread]) -> list[Any]:
+        """
+        Wait for all: their results. What they raised is raised, together if several did.
+
+        Raises:
+            Oops: a hung task. Where a client raised as well, that is raised, with the hung task as a note.
+        """
+        hung: Oops | None = None
+        try:
+            self.run_until(threads)
+        except Oops as e:
+            hung = e
+        errors = [t.error for t in threads if isinstance(t.error, Exception)]
+        if not errors:
+            if hung is not None:
+                raise hung
+            return [t.result for t in threads]
+        failure = errors[0] if len(errors) == 1 else ExceptionGroup("several clients failed", errors)
+        if hung is not None:
+            failure.add_note(str(hung))
+        raise failure
+
+    def kill(self, thread: Thread) -> None:
+        """End a task where it waits: its ``finally`` clauses run, and whatever it would wait for ends it again."""
+        if thread.done:
+            return
+        from greenlet import GreenletExit
+
+        thread.dying, thread.parked = True, False
+        self._enter(thread, thread.greenlet.throw, GreenletExit)
+        self.threads.pop(thread, None)  # one that never ran has no finally clause
+
+    def clients(self) -> list[Thread]:
+        """The clients that did not end."""
+        return [t for t in self.threads if t.client]
 
     def _pass(self, ns: int) -> None:
         if self.virtual:
@@ -221,16 +458,19 @@ class Scheduler:
 class WaitQueue:
     """``wait_queue_head_t``. ``hooks`` are called at each wake-up (poll and FUSE use them)."""
 
-    __slots__ = ("hooks", "sched", "waiters")
+    __slots__ = ("hooks", "name", "sched", "waiters")
 
-    def __init__(self, sched: Scheduler) -> None:
+    def __init__(self, sched: Scheduler, name: str = "") -> None:
         self.sched = sched
+        self.name = name
         self.waiters: list[Thread] = []
         self.hooks: list[Callable[[], None]] = []
 
     def wait_event(self, cond: Callable[[], bool], timeout_ns: int | None = None) -> bool:
         """Sleep until *cond* holds; False when *timeout_ns* passed first. C: ``wait_event_timeout()``."""
         sched = self.sched
+        if sched.atomic:
+            sched.might_sleep(self)
         if cond():
             return True
         thread = sched.thread
@@ -244,7 +484,7 @@ class WaitQueue:
                     return False
                 if thread not in self.waiters:
                     self.waiters.append(thread)
-                sched.block()
+                sched.block(self)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -252,17 +492,31 @@ class WaitQueue:
                 self.waiters.remove(thread)
         return True
 
+    def wait_event_lock(self, cond: Callable[[], bool], lock: Any) -> None:
+        """Sleep until *cond* holds; *lock* is held, but for the sleep. C: ``wait_event_lock_irq()``."""
+        while not cond():
+            lock.unlock()
+            try:
+                self.wait_event(cond)
+            finally:
+                lock.lock()
+
     def wake_up(self) -> None:
         """Make every waiter look at its condition again. C: ``wake_up_all()``."""
         for thread in tuple(self.waiters):
             self._wake(thread)
         for hook in tuple(self.hooks):
             hook()
+        if self.sched.exploring:
+            self.sched.point()
+
+    def __repr__(self) -> str:
+        return f"wait queue {self.name}" if self.name else "an event"
 
     def _wake(self, thread: Thread) -> None:
         if thread in self.waiters:
             self.waiters.remove(thread)
-        self.sched.ready.append(lambda: self.sched._switch(thread))
+        self.sched.make_ready(thread)
 
 
 class Completion:
@@ -270,9 +524,9 @@ class Completion:
 
     __slots__ = ("done", "queue")
 
-    def __init__(self, sched: Scheduler) -> None:
+    def __init__(self, sched: Scheduler, name: str = "a completion") -> None:
         self.done = 0
-        self.queue = WaitQueue(sched)
+        self.queue = WaitQueue(sched, name)
 
     def complete(self) -> None:
         """C: ``void complete(struct completion *)``."""

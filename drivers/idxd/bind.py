@@ -133,13 +133,15 @@ def drv_enable_wq(wq: IdxdWq) -> None:
     C: ``int drv_enable_wq(struct idxd_wq *wq)``. Raises ENXIO, EBUSY, EINVAL, EOPNOTSUPP, ENOMEM.
     """
     idxd = wq.idxd
+    wq.wq_lock.assert_held()
     _check_wq(wq)
     if idxd.configurable:
         if wq.pasid_enabled() and (wq.wq_type == WqType.KERNEL or wq.shared):
             set_pasid_locked(wq, idxd.pasid if wq.dedicated else 0)
         if idxd.kernel.profile.idxd_wq_priv:
             set_priv_locked(wq, int(wq.wq_type == WqType.KERNEL))
-        idxd_device_config(idxd)
+        with idxd.dev_lock:
+            idxd_device_config(idxd)
     wq_enable(wq)
     status = IDXD_SCMD_WQ_PORTAL_ERR
     try:
@@ -174,6 +176,7 @@ def _undo_enable_wq(wq: IdxdWq, status: idxd_scmd_stat) -> None:
 
 def drv_disable_wq(wq: IdxdWq) -> None:
     """Open files are no reason to refuse, only to warn. C: ``void drv_disable_wq(struct idxd_wq *wq)``."""
+    wq.wq_lock.assert_held()
     if wq.client_count:
         wq.idxd.pdev.warn(f"Clients has claim on wq {wq.id}: {wq.client_count}")
     wq_unmap_portal(wq)
@@ -197,7 +200,8 @@ def device_drv_probe(idxd: IdxdDevice) -> None:
         raise err(ENXIO, f"state {idxd.state.name}")
     if idxd.configurable:
         try:
-            idxd_device_config(idxd)
+            with idxd.dev_lock:
+                idxd_device_config(idxd)
         except OSError as e:
             raise err(ENXIO, f"configuration refused: {e}") from e
     if idxd.pasid != IOMMU_PASID_INVALID:

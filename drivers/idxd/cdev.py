@@ -136,10 +136,10 @@ class UserContext:
             raise
         self.pasid = self.sva.pasid
         self.mm = mm
-        if self.pasid in wq.upasid_xa:
+        with wq.uc_lock:
+            taken = wq.upasid_xa.setdefault(self.pasid, self) is not self
+        if taken:
             pdev.warn("PASID entry already exist in xarray.")
-        else:
-            wq.upasid_xa[self.pasid] = self
         if not wq.dedicated:
             return
         try:
@@ -155,9 +155,11 @@ class UserContext:
             return
         iommu_sva_unbind_device(self.sva)
         self.sva = None
-        if self.wq.upasid_xa.get(self.pasid) is self:
-            del self.wq.upasid_xa[self.pasid]
-        else:
+        with self.wq.uc_lock:
+            mine = self.wq.upasid_xa.get(self.pasid) is self
+            if mine:
+                del self.wq.upasid_xa[self.pasid]
+        if not mine:
             self.wq.idxd.pdev.warn(f"xarray cmpxchg failed for pasid {self.pasid}")
 
     def finish(self) -> None:
@@ -176,7 +178,8 @@ class UserContext:
         if self.sva is not None and idxd.evl is not None:
             idxd.evl.drain_pasid(wq, self.pasid)
         self.unbind()
-        wq.client_put()
+        with wq.wq_lock:
+            wq.client_put()
 
 
 def cdev_open(wq: IdxdWq, inode: Inode, flags: int) -> CdevFile:
@@ -187,6 +190,11 @@ def cdev_open(wq: IdxdWq, inode: Inode, flags: int) -> CdevFile:
         EBUSY: a dedicated queue has its client.
         ENXIO: the queue could not be given the PASID. And what SVA says.
     """
+    with wq.wq_lock:
+        return _cdev_open(wq, inode, flags)
+
+
+def _cdev_open(wq: IdxdWq, inode: Inode, flags: int) -> CdevFile:
     idxd = wq.idxd
     if wq.client_count > 0 and wq.dedicated:
         raise err(EBUSY, f"{wq.name} is dedicated and open")
@@ -306,7 +314,8 @@ class CdevFile(File):
             return EPOLLNVAL
         wq = self.ctx.wq
         pt.poll_wait(wq.err_queue)
-        return EPOLLIN | EPOLLRDNORM if wq.idxd.sw_err[0] & 1 else 0
+        with wq.idxd.dev_lock:
+            return EPOLLIN | EPOLLRDNORM if wq.idxd.sw_err[0] & 1 else 0
 
     def release(self) -> None:
         """C: ``int idxd_cdev_release(struct inode *node, struct file *filep)``."""
@@ -337,6 +346,11 @@ class UserDriver(Driver):
         if not idxd.user_pasid_on:
             idxd.cmd_status = IDXD_SCMD_WQ_USER_NO_IOMMU
             raise err(EOPNOTSUPP, "user queues need SVA")
+        with wq.wq_lock:
+            self._enable(wq)
+
+    def _enable(self, wq: IdxdWq) -> None:
+        idxd = wq.idxd
         wq.wq_type = WqType.USER
         try:
             drv_enable_wq(wq)
@@ -360,9 +374,10 @@ class UserDriver(Driver):
 
     def remove(self, wq: IdxdWq) -> None:
         """Open files stay open, without a queue behind them. C: ``void idxd_user_drv_remove(struct idxd_dev *)``."""
-        cdev, wq.idxd_cdev = wq.idxd_cdev, None
-        if cdev is not None:
-            cdev_device_del(cdev)
-            cdev.context.minor_ida.free(cdev.minor)
-        drv_disable_wq(wq)
-        wq.wq_type = WqType.NONE
+        with wq.wq_lock:
+            cdev, wq.idxd_cdev = wq.idxd_cdev, None
+            if cdev is not None:
+                cdev_device_del(cdev)
+                cdev.context.minor_ida.free(cdev.minor)
+            drv_disable_wq(wq)
+            wq.wq_type = WqType.NONE

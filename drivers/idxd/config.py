@@ -36,18 +36,20 @@ U32 = (1 << 32) - 1
 def set_pasid_locked(wq: IdxdWq, pasid: int) -> None:
     """C: ``void __idxd_wq_set_pasid_locked(struct idxd_wq *wq, int pasid)``."""
     regs, at = wq.idxd.reg_base, wq.idxd.wqcfg_at(wq.id, WQCFG_PASID_IDX)
-    wq.wqcfg.bits[WQCFG_PASID_IDX] = regs.readl(at)
-    wq.wqcfg.pasid_en = 1
-    wq.wqcfg.pasid = pasid
-    regs.writel(wq.wqcfg.bits[WQCFG_PASID_IDX], at)
+    with wq.idxd.dev_lock:
+        wq.wqcfg.bits[WQCFG_PASID_IDX] = regs.readl(at)
+        wq.wqcfg.pasid_en = 1
+        wq.wqcfg.pasid = pasid
+        regs.writel(wq.wqcfg.bits[WQCFG_PASID_IDX], at)
 
 
 def set_priv_locked(wq: IdxdWq, priv: int) -> None:
     """C: ``void __idxd_wq_set_priv_locked(struct idxd_wq *wq, int priv)``."""
     regs, at = wq.idxd.reg_base, wq.idxd.wqcfg_at(wq.id, WQCFG_PASID_IDX)
-    wq.wqcfg.bits[WQCFG_PASID_IDX] = regs.readl(at)
-    wq.wqcfg.priv = priv
-    regs.writel(wq.wqcfg.bits[WQCFG_PASID_IDX], at)
+    with wq.idxd.dev_lock:
+        wq.wqcfg.bits[WQCFG_PASID_IDX] = regs.readl(at)
+        wq.wqcfg.priv = priv
+        regs.writel(wq.wqcfg.bits[WQCFG_PASID_IDX], at)
 
 
 def idxd_device_config(idxd: IdxdDevice) -> None:

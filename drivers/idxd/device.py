@@ -92,10 +92,11 @@ def is_enabled(idxd: IdxdDevice) -> bool:
 
 def _poll_command(idxd: IdxdDevice, cmd: Command) -> int:
     """Issue a command without an interrupt and wait on CMDSTS."""
-    idxd.reg_base.writel(cmd.bits, IDXD_CMD_OFFSET)
     sched = idxd.kernel.sched
-    sched.idle_until(lambda: not idxd.reg_base.readl(IDXD_CMDSTS_OFFSET) & IDXD_CMDSTS_ACTIVE)
-    return idxd.reg_base.readl(IDXD_CMDSTS_OFFSET)
+    with idxd.cmd_lock:
+        idxd.reg_base.writel(cmd.bits, IDXD_CMD_OFFSET)
+        sched.idle_until(lambda: not idxd.reg_base.readl(IDXD_CMDSTS_OFFSET) & IDXD_CMDSTS_ACTIVE)
+        return idxd.reg_base.readl(IDXD_CMDSTS_OFFSET)
 
 
 def init_reset(idxd: IdxdDevice) -> None:
@@ -124,16 +125,18 @@ def cmd_exec(idxd: IdxdDevice, code: Cmd, operand: int = 0) -> int:
     cmd.cmd = code
     cmd.operand = operand
     cmd.int_req = 1
-    idxd.cmd_waitq.wait_event(lambda: not idxd.cmd_running)
-    idxd.cmd_status = 0
-    idxd.cmd_running = True
-    idxd.cmd_done.reinit()
-    idxd.reg_base.writel(cmd.bits, IDXD_CMD_OFFSET)
+    with idxd.cmd_lock:
+        idxd.cmd_waitq.wait_event_lock(lambda: not idxd.cmd_running, idxd.cmd_lock)
+        idxd.cmd_status = 0
+        idxd.cmd_running = True
+        idxd.cmd_done.reinit()
+        idxd.reg_base.writel(cmd.bits, IDXD_CMD_OFFSET)
     idxd.cmd_done.wait()
     stat = idxd.reg_base.readl(IDXD_CMDSTS_OFFSET)
-    idxd.cmd_status = stat & 0xFF
-    idxd.cmd_running = False
-    idxd.cmd_waitq.wake_up()
+    with idxd.cmd_lock:
+        idxd.cmd_status = stat & 0xFF
+        idxd.cmd_running = False
+        idxd.cmd_waitq.wake_up()
     return stat
 
 
@@ -170,7 +173,8 @@ def device_reset(idxd: IdxdDevice) -> None:
     """C: ``void idxd_device_reset(struct idxd_device *idxd)``."""
     cmd_exec(idxd, Cmd.RESET_DEVICE)
     device_clear_state(idxd)
-    unmask_error_interrupts(idxd)
+    with idxd.dev_lock:
+        unmask_error_interrupts(idxd)
 
 
 def device_drain_pasid(idxd: IdxdDevice, pasid: int) -> None:
@@ -182,23 +186,31 @@ def device_clear_state(idxd: IdxdDevice) -> None:
     """Forget the configuration (of configurable devices); the state is `disabled`. C: ``idxd_device_clear_state()``."""
     if idxd.configurable:
         for wq in idxd.wqs:
-            wq_disable_cleanup(wq)
-            wq.size = 0
-            wq.group = None
-        for group in idxd.groups:
-            group.grpcfg_wqs = [0, 0, 0, 0]
-            group.grpcfg_engines = 0
-            group.grpcfg_flags.bits = 0
-            group.num_engines = 0
-            group.num_wqs = 0
-            group.use_rdbuf_limit = False
-            group.rdbufs_reserved = 0
-            group.set_defaults()
-            group.desc_progress_limit = 0
-            group.batch_progress_limit = 0
-        for engine in idxd.engines:
-            engine.group = None
-    idxd.state = IdxdState.DISABLED
+            with wq.wq_lock:
+                wq_disable_cleanup(wq)
+                wq.size = 0
+                wq.group = None
+    with idxd.dev_lock:
+        if idxd.configurable:
+            _clear_groups(idxd)
+        idxd.state = IdxdState.DISABLED
+
+
+def _clear_groups(idxd: IdxdDevice) -> None:
+    """C: ``idxd_groups_clear_state()``, ``idxd_engines_clear_state()``."""
+    for group in idxd.groups:
+        group.grpcfg_wqs = [0, 0, 0, 0]
+        group.grpcfg_engines = 0
+        group.grpcfg_flags.bits = 0
+        group.num_engines = 0
+        group.num_wqs = 0
+        group.use_rdbuf_limit = False
+        group.rdbufs_reserved = 0
+        group.set_defaults()
+        group.desc_progress_limit = 0
+        group.batch_progress_limit = 0
+    for engine in idxd.engines:
+        engine.group = None
 
 
 def request_int_handle(idxd: IdxdDevice, index: int, *, ims: bool = False) -> int:
@@ -266,6 +278,7 @@ def wq_reset(wq: IdxdWq) -> None:
 
 def wq_disable_cleanup(wq: IdxdWq) -> None:
     """What a disabled queue forgets; size, group and driver_name stay. C: ``idxd_wq_disable_cleanup()``."""
+    wq.wq_lock.assert_held()
     wq.state = WqState.DISABLED
     wq.wqcfg.clear()
     wq.threshold = 0
@@ -306,21 +319,25 @@ def wq_disable_pasid(wq: IdxdWq) -> None:
     """C: ``int idxd_wq_disable_pasid(struct idxd_wq *wq)``. Raises ENXIO."""
     wq_disable(wq, reset_config=False)
     regs, at = wq.idxd.reg_base, wq.idxd.wqcfg_at(wq.id, WQCFG_PASID_IDX)
-    regs.writel(regs.readl(at) & ~(0xFFFFF << 8 | 1 << 28), at)
+    with wq.idxd.dev_lock:
+        regs.writel(regs.readl(at) & ~(0xFFFFF << 8 | 1 << 28), at)
     wq_enable(wq)
 
 
 def wq_quiesce(wq: IdxdWq) -> None:
-    """No more submissions; those that wait are told. C: ``void idxd_wq_quiesce(struct idxd_wq *wq)``."""
+    """No more submissions; those that wait are told. C: ``void __idxd_wq_quiesce(struct idxd_wq *wq)``."""
+    wq.wq_lock.assert_held()
     wq.wq_active = False
     wq.resurrect.wake_up()
+    wq.wq_dead.wait_event(lambda: wq.submitters == 0)
 
 
 def wqs_quiesce(idxd: IdxdDevice) -> None:
     """C: ``void idxd_wqs_quiesce(struct idxd_device *idxd)``."""
     for wq in idxd.wqs:
         if wq.state == WqState.ENABLED and wq.wq_type == WqType.KERNEL:
-            wq_quiesce(wq)
+            with wq.wq_lock:
+                wq_quiesce(wq)
 
 
 def wqs_unmap_portal(idxd: IdxdDevice) -> None:

@@ -127,6 +127,11 @@ class DmaengineDriver(Driver):
             idxd.cmd_status = IDXD_SCMD_WQ_NO_DRV_NAME
             wq.wq_type = WqType.NONE
             raise err(ENODEV, f"driver_name is {wq.driver_name!r}")
+        with wq.wq_lock:
+            self._enable(wq)
+
+    def _enable(self, wq: IdxdWq) -> None:
+        idxd = wq.idxd
         wq.wq_type = WqType.KERNEL
         try:
             drv_enable_wq(wq)
@@ -152,8 +157,9 @@ class DmaengineDriver(Driver):
 
     def remove(self, wq: IdxdWq) -> None:
         """C: ``void idxd_dmaengine_drv_remove(struct idxd_dev *)``."""
-        wq_quiesce(wq)
-        if wq.idxd_chan is not None:
-            wq.idxd_chan.unregister()
-            wq.idxd_chan = None
-        drv_disable_wq(wq)
+        with wq.wq_lock:
+            wq_quiesce(wq)
+            if wq.idxd_chan is not None:
+                wq.idxd_chan.unregister()
+                wq.idxd_chan = None
+            drv_disable_wq(wq)

@@ -133,7 +133,7 @@ class EventLog:
             if entry.q0.pasid == pasid and entry.q0.wq_idx == wq.id:
                 self.skip.add(head)
             head = (head + 1) % self.size
-        self.idxd.kernel.sched.run_ready()  # drain_workqueue(wq->wq)
+        self.idxd.flush_work()
 
     # ---- faults of completion records
 
@@ -181,13 +181,14 @@ def copy_cr(wq: IdxdWq, pasid: int, addr: int, record: bytes) -> int:
 
     C: ``int idxd_copy_cr(wq, ioasid_t pasid, unsigned long addr, void *cr, int len)``. Returns the bytes copied.
     """
-    ctx = wq.upasid_xa.get(pasid)
-    if ctx is None or ctx.mm is None:
-        wq.idxd.pdev.warn("No user context")
-        return 0
-    try:
-        ctx.mm.mem.write(addr + 1, record[1:])
-        ctx.mm.mem.write(addr, record[:1])
-    except OSError:
-        return 0
-    return len(record)
+    with wq.uc_lock:
+        ctx = wq.upasid_xa.get(pasid)
+        if ctx is None or ctx.mm is None:
+            wq.idxd.pdev.warn("No user context")
+            return 0
+        try:
+            ctx.mm.mem.write(addr + 1, record[1:])
+            ctx.mm.mem.write(addr, record[:1])
+        except OSError:
+            return 0
+        return len(record)

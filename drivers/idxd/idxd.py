@@ -21,6 +21,7 @@ from pykernel.drivers.idxd.registers import (
     WqCap,
     WqCfg,
 )
+from pykernel.lib.locking import Mutex, Spinlock
 from pykernel.lib.ratelimit import RatelimitState
 from pykernel.log import WARNING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.pci.dev import PciDev
     from pykernel.pci.iomem import Iomem
+    from pykernel.sched import Thread
 
 INVALID_INT_HANDLE = -1
 IOMMU_PASID_INVALID = -1
@@ -186,6 +188,8 @@ class IdxdWq(IdxdDev):
         super().__init__(idxd.kernel, f"wq{idxd.id}.{id}", parent=idxd, bus=idxd.bus, type="wq")
         self.idxd = idxd
         self.id = id
+        self.wq_lock = Mutex(idxd.kernel, f"{self.name} wq_lock")
+        self.uc_lock = Mutex(idxd.kernel, f"{self.name} uc_lock")
         self.ie = IrqEntry(id=id + 1)
         self.portal: Iomem | None = None
         self.portal_offset = 0
@@ -212,7 +216,9 @@ class IdxdWq(IdxdDev):
         self.enqcmds_retries = IDXD_ENQCMDS_RETRIES
         self.upasid_xa: dict[int, UserContext] = {}
         self.wq_active = False
+        self.submitters = 0
         self.resurrect = idxd.kernel.waitqueue()
+        self.wq_dead = idxd.kernel.waitqueue()
         self.num_descs = 0
         self.descs: list[Desc] = []
         self.free_descs: list[Desc] = []
@@ -281,6 +287,9 @@ class IdxdDevice(IdxdDev):
         self.cmd_status = 0
         self.cmd_running = False
         self.removed = False
+        self.dev_lock = Spinlock(kernel, f"{self.name} dev_lock")
+        self.cmd_lock = Spinlock(kernel, f"{self.name} cmd_lock")
+        self.works: list[Thread] = []
         self.cmd_done = kernel.completion()
         self.cmd_waitq = kernel.waitqueue()
         self.ie = IrqEntry()
@@ -324,7 +333,16 @@ class IdxdDevice(IdxdDev):
 
     def queue_work(self, fn: Callable[[], None]) -> None:
         """C: ``queue_work(idxd->wq, work)``."""
-        self.kernel.sched.spawn(fn, "kworker")
+        self.works = [work for work in self.works if not work.done]
+        self.works.append(self.kernel.sched.spawn(fn, "kworker"))
+
+    def flush_work(self) -> None:
+        """What was queued so far has ended. C: ``flush_workqueue(idxd->wq)``, ``drain_workqueue()``."""
+        sched, works = self.kernel.sched, list(self.works)
+        if sched.exploring:
+            sched.idle_until(lambda: all(work.done for work in works))
+        else:
+            sched.run_ready()
 
     def irq_entry(self, index: int) -> IrqEntry:
         """Vector 0 is the device's own, vector i belongs to work queue i - 1. C: ``idxd_get_ie()``."""

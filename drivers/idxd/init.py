@@ -332,7 +332,7 @@ class IdxdPciDriver(PciDriver):
         except OSError:
             pdev.err("Disabling device failed")
         mask_error_interrupts(idxd)
-        idxd.kernel.sched.run_ready()  # flush_workqueue(idxd->wq)
+        idxd.flush_work()
 
     def remove(self, pdev: PciDev) -> None:
         """C: ``void idxd_remove(struct pci_dev *pdev)``."""

@@ -73,13 +73,14 @@ def _process_misc_interrupts(idxd: IdxdDevice, cause: int) -> None:
 def _software_error(idxd: IdxdDevice) -> None:
     """Keep SWERR, acknowledge it, wake who polls and print it."""
     regs = idxd.reg_base
-    idxd.sw_err = [regs.readq(IDXD_SWERR_OFFSET + 8 * i) for i in range(4)]
-    regs.writeq(idxd.sw_err[0] & IDXD_SWERR_ACK, IDXD_SWERR_OFFSET)
-    first = SwErr0(idxd.sw_err[0])
-    wqs = [idxd.wqs[first.wq_idx]] if first.valid and first.wq_idx_valid else idxd.wqs
-    for wq in wqs:
-        if wq.wq_type == WqType.USER:
-            wq.err_queue.wake_up()
+    with idxd.dev_lock:
+        idxd.sw_err = [regs.readq(IDXD_SWERR_OFFSET + 8 * i) for i in range(4)]
+        regs.writeq(idxd.sw_err[0] & IDXD_SWERR_ACK, IDXD_SWERR_OFFSET)
+        first = SwErr0(idxd.sw_err[0])
+        wqs = [idxd.wqs[first.wq_idx]] if first.valid and first.wq_idx_valid else idxd.wqs
+        for wq in wqs:
+            if wq.wq_type == WqType.USER:
+                wq.err_queue.wake_up()
     limited = idxd.kernel.profile.idxd_swerr_ratelimited
     for i, q in enumerate(idxd.sw_err):
         if not limited or idxd.ratelimit("idxd_misc_thread"):
@@ -152,14 +153,20 @@ def _int_handle_revoke(idxd: IdxdDevice) -> None:
         except OSError as e:
             idxd.pdev.warn(f"get int handle {i} failed: {-(e.errno or 0)}")
             ie.int_handle = INVALID_INT_HANDLE
-            device.wq_quiesce(wq)
+            with wq.wq_lock:
+                device.wq_quiesce(wq)
             _abort_invalid_int_handle_descs(wq)
             continue
         if ie.int_handle == handle:
             continue
-        ie.int_handle = handle
-        if wq.state == WqState.ENABLED and wq.wq_type == WqType.KERNEL:
-            _int_handle_revoke_drain(wq)
+        if wq.state != WqState.ENABLED or wq.wq_type != WqType.KERNEL:
+            ie.int_handle = handle
+            continue
+        with wq.wq_lock:
+            device.wq_quiesce(wq)
+            ie.int_handle = handle
+            wq.wq_active = True
+        _int_handle_revoke_drain(wq)
 
 
 def _int_handle_revoke_drain(wq: IdxdWq) -> None:

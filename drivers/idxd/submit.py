@@ -153,6 +153,16 @@ def submit_desc(desc: Desc) -> None:
         raise err(EIO, "the device is not enabled")
     if not wq.wq_active:
         raise err(ENXIO, "the queue was quiesced")
+    wq.submitters += 1  # percpu_ref_tryget_live(&wq->wq_active)
+    try:
+        _submit(desc)
+    finally:
+        wq.submitters -= 1
+        wq.wq_dead.wake_up()
+
+
+def _submit(desc: Desc) -> None:
+    wq = desc.wq
     if int.from_bytes(desc.hw[4:8], "little") & IDXD_OP_FLAG_RCI:
         desc.hw[36:38] = (wq.ie.int_handle & 0xFFFF).to_bytes(2, "little")
         wq.ie.pending.append(desc)

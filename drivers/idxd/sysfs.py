@@ -385,7 +385,8 @@ class IdxdConfDev(IdxdDevice):
 
     def clients_show(self) -> str:
         """Sum over the work queues."""
-        return f"{sum(wq.client_count for wq in self.wqs)}\n"
+        with self.dev_lock:
+            return f"{sum(wq.client_count for wq in self.wqs)}\n"
 
     def pasid_enabled_show(self) -> str:
         """1 when users' PASIDs are on (SVA)."""
@@ -398,9 +399,11 @@ class IdxdConfDev(IdxdDevice):
     def errors_show(self) -> str:
         """The last software error."""
         # drivers/dma/idxd/sysfs.c:errors_show()
+        with self.dev_lock:
+            sw_err = list(self.sw_err)
         if self.kernel.profile.idxd_errors_bitmap:
-            return bitmap_text(sum(q << 64 * i for i, q in enumerate(self.sw_err)))
-        return " ".join(f"{q:#018x}" for q in self.sw_err) + "\n"
+            return bitmap_text(sum(q << 64 * i for i, q in enumerate(sw_err)))
+        return " ".join(f"{q:#018x}" for q in sw_err) + "\n"
 
     def max_tokens_show(self) -> str:
         """Old name of max_read_buffers."""

@@ -235,9 +235,11 @@ class WqConfDev(IdxdWq):
 
     def cdev_minor_show(self) -> str:
         """Raises ENXIO without a character device."""
-        if self.idxd_cdev is None:
+        with self.wq_lock:
+            minor = None if self.idxd_cdev is None else self.idxd_cdev.minor
+        if minor is None:
             raise err(ENXIO, "no character device")
-        return f"{self.idxd_cdev.minor}\n"
+        return f"{minor}\n"
 
     def max_transfer_size_show(self) -> str:
         """Bytes."""

@@ -34,7 +34,7 @@ class Bus(Kset):
         self.autoprobe = True
         self.devices_dir = Kset(kernel, "devices", self)
         self.drivers_dir = Kset(kernel, "drivers", self)
-        self.notifier = Notifier(NotifierFlavour.BLOCKING)
+        self.notifier = Notifier(NotifierFlavour.BLOCKING, point=kernel.sched.point)
 
         self.notifier.joined = lambda nb: kernel.ledger.take("notifier", nb, lambda: self._notifier(nb))
         self.notifier.left = lambda nb: kernel.ledger.give("notifier", nb)
@@ -190,7 +190,7 @@ class Driver(Kobject):
         del self.bus.drivers[self.name]
         self.kernel.ledger.give("driver", self)
         for dev in reversed(list(self.devices)):
-            dd.device_release_driver(dev)
+            dd.device_release_driver(dev, self)
         if self.module is not None:
             self.module.remove_driver(self)
         self.kernel.sub(Uevents).send(self, "remove", {"SUBSYSTEM": "drivers"})

@@ -16,6 +16,7 @@ from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import AttrGroup, Kobject, Kset, SysFs
 from pykernel.fs.vfs import Owner
 from pykernel.lib.ledger import Holder
+from pykernel.lib.locking import Mutex
 from pykernel.log import CRIT, DEBUG, ERR, INFO, NOTICE, WARNING
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ class Device(Kobject):
         self.devices: list[Device] = []
         self.glue: Kset | None = None
         self.power = Power(self)
+        self._mutex: Mutex | None = None
+
+    @property
+    def mutex(self) -> Mutex:
+        """What device_lock() takes: binding, unbinding, reset. Made when it is first asked for."""
+        if self._mutex is None:
+            self._mutex = Mutex(self.kernel, f"device_lock of {self.name}")
+        return self._mutex
 
     # ---- messages (drivers/base/core.c:dev_printk_emit())
 
@@ -225,7 +234,8 @@ class Device(Kobject):
 
     def unregister(self) -> None:
         """C: ``void device_unregister(struct device *)``."""
-        self.dead = True
+        with self.mutex:
+            self.dead = True
         if not self.registered:
             return
         self.registered = False

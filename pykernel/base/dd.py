@@ -54,7 +54,7 @@ class DeferredProbe:
         if self.pending:
             self.active += self.pending
             self.pending.clear()
-            self.kernel.sched.call_soon(self._work)
+            self.kernel.sched.schedule_work(self._work)
 
     def _work(self) -> None:
         # drivers/base/dd.c:deferred_probe_work_func()
@@ -187,7 +187,8 @@ def device_driver_attach(drv: Driver, dev: Device) -> None:
     Raises:
         EAGAIN: the driver deferred. Else as :func:`really_probe`, and what the probe raised.
     """
-    failure = really_probe(dev, drv)
+    with dev.mutex:
+        failure = really_probe(dev, drv)
     if failure is not None and failure.errno == EPROBE_DEFER:
         raise err(EAGAIN, "probe deferred") from failure
     if failure is not None:
@@ -204,11 +205,12 @@ def device_attach(dev: Device) -> bool:
     Raises:
         What the bus's match() raises, and :func:`really_probe`.
     """
-    if dev.dead or dev.bus is None:
-        return False
-    if dev.driver is not None:
-        return True
-    return any(_match(dev, drv) and _driver_probe_device(drv, dev) for drv in list(dev.bus.drivers.values()))
+    with dev.mutex:
+        if dev.dead or dev.bus is None:
+            return False
+        if dev.driver is not None:
+            return True
+        return any(_match(dev, drv) and _driver_probe_device(drv, dev) for drv in list(dev.bus.drivers.values()))
 
 
 def driver_attach(drv: Driver) -> None:
@@ -216,7 +218,8 @@ def driver_attach(drv: Driver) -> None:
     for dev in list(drv.bus.devices.values()):
         try:
             if _match(dev, drv):
-                _driver_probe_device(drv, dev)
+                with dev.mutex:
+                    _driver_probe_device(drv, dev)
         except OSError as e:
             dev.dbg(f"not attached to {drv.name}: {e}")
 
@@ -232,16 +235,21 @@ def _match(dev: Device, drv: Driver) -> bool:
         raise
 
 
-def device_release_driver(dev: Device) -> None:
-    """C: ``void device_release_driver(struct device *)``."""
-    drv = dev.driver
-    if drv is None or dev.releasing:
-        return  # work that runs while remove() sleeps would wait for device_lock() and then find no driver
-    dev.releasing = True
-    try:
-        _release(dev, drv)
-    finally:
-        dev.releasing = False
+def device_release_driver(dev: Device, only: Driver | None = None) -> None:
+    """
+    Unbind a device, from driver *only* if that is given.
+
+    C: ``void device_release_driver(struct device *)``, ``device_release_driver_internal()``.
+    """
+    with dev.mutex:
+        drv = dev.driver
+        if drv is None or dev.releasing or (only is not None and drv is not only):
+            return  # work that runs while remove() sleeps would wait for device_lock() and then find no driver
+        dev.releasing = True
+        try:
+            _release(dev, drv)
+        finally:
+            dev.releasing = False
 
 
 def _release(dev: Device, drv: Driver) -> None:

@@ -74,6 +74,9 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             raise err(ESRCH, "the kernel was shut down" if kernel.dead else "the process has exited")
         if kernel.owner != get_ident():
             return kernel.call_from_thread(lambda: enter(self, *args, **kw))  # type: ignore[no-any-return]
+        sched = kernel.sched
+        if sched.exploring:
+            sched.point()
         before, kernel.current = kernel.current, self.task
         kernel.depth += 1
         try:
@@ -85,8 +88,8 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             _fail(cast("FunctionType", fn), kernel, e, args, kw)
         finally:
             kernel.current = before
-            if kernel.sched.ready:
-                kernel.sched.run_ready()
+            if sched.ready:
+                sched.resched()
             kernel.depth -= 1
             if kernel.foreign and not kernel.depth:
                 kernel.serve_threads()

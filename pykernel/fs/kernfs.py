@@ -11,7 +11,7 @@ import itertools
 import stat
 from collections.abc import Callable, Iterable
 from errno import EACCES, EEXIST, EINVAL, EISDIR, ENODATA, ENODEV, ENOENT, EOPNOTSUPP
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.vfs import DEFAULT_POLLMASK, PAGE_SIZE, File, FsNotify, Inode, PollTable, StatFs, generic_llseek
@@ -19,7 +19,7 @@ from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLPRI
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
-    from pykernel.sched import WaitQueue
+    from pykernel.sched import Thread, WaitQueue
 
 __all__ = ["KernfsDir", "KernfsFile", "KernfsLink", "KernfsNode", "KernfsOpenFile", "KernfsRoot"]
 
@@ -119,6 +119,27 @@ class KernfsNode(Inode):
         if isinstance(parent, KernfsDir) and parent.children.get(self.name) is self:
             del parent.children[self.name]
             self.kernel.sub(FsNotify)("remove", parent, self.name, self)
+        if self.root.active:
+            self.root.drain(self)
+
+    def call_active(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """
+        Call *fn*, an operation of this node, with an active reference: who removes the node waits until it is over.
+
+        C: ``kernfs_get_active()``, ``kernfs_put_active()``. Only needed where tasks can be switched inside.
+        """
+        root, sched = self.root, self.kernel.sched
+        if self.removed:
+            raise err(ENODEV, f"{self.name} was removed")
+        user = (self, sched.thread)
+        root.active.append(user)
+        try:
+            sched.point()
+            return fn(*args)
+        finally:
+            root.active.remove(user)
+            if self.removed:
+                root.deactivate_waitq.wake_up()
 
     def _deactivate(self) -> None:
         self.removed = True
@@ -359,11 +380,31 @@ class KernfsOpenFile(File):
 class KernfsRoot(KernfsDir):
     """``struct kernfs_root``: the tree's root directory."""
 
-    __slots__ = ("inos",)
+    __slots__ = ("active", "deactivate_waitq", "inos")
 
     def __init__(self, kernel: Kernel, parent: Inode | None) -> None:
         self.kernel = kernel
         self.inos = itertools.count(1)
+        self.active: list[tuple[KernfsNode, Thread | None]] = []
+        self.deactivate_waitq = kernel.waitqueue()
+        self.deactivate_waitq.name = "active references of a sysfs file"
         super().__init__(self, None, "", 0o555)
         self.parent = parent
         self.root = self
+
+    def drain(self, removed: KernfsNode) -> None:
+        """
+        Wait until nobody else is in an operation of *removed* or of what was below it. C: ``kernfs_drain()``.
+
+        Whoever removes the file that it is writing to does not wait for itself, as after kernfs_break_active_protection().
+        """
+        me = self.kernel.sched.thread
+        self.deactivate_waitq.wait_event(
+            lambda: not any(user is not me and _is_below(node, removed) for node, user in self.active)
+        )
+
+
+def _is_below(node: Inode | None, top: KernfsNode) -> bool:
+    while node is not None and node is not top:
+        node = node.parent
+    return node is top

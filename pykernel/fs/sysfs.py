@@ -284,7 +284,7 @@ class SysfsAttr(KernfsFile):
     def kernel_call(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Call driver code: an exception that is no errno is an oops, and the caller gets EIO."""
         try:
-            return fn(*args)
+            return self.call_active(fn, *args) if self.kernel.sched.exploring else fn(*args)
         except OSError:
             raise
         except Exception as e:
@@ -357,6 +357,11 @@ class BinFile(KernfsFile):
         """Raises EACCES, ENODEV."""
         return BinOpenFile(self, flags)
 
+    def call(self, method: str, *args: Any) -> Any:
+        """An operation of the attribute. Raises ENODEV, and what it raises."""
+        fn = getattr(self.kobj, method)
+        return self.call_active(fn, *args) if self.kernel.sched.exploring else fn(*args)
+
 
 class BinOpenFile(KernfsOpenFile):
     """An open binary attribute. fs/sysfs/file.c:sysfs_kf_bin_read(), sysfs_kf_bin_write(), sysfs_kf_bin_mmap()."""
@@ -386,7 +391,7 @@ class BinOpenFile(KernfsOpenFile):
         if not node.attr.read:
             raise err(EIO)
         self.event = node.event
-        data: bytes = getattr(node.kobj, node.attr.read)(self, pos, count)
+        data: bytes = node.call(node.attr.read, self, pos, count)
         return data
 
     def pwrite(self, pos: int, data: bytes) -> int:
@@ -402,7 +407,7 @@ class BinOpenFile(KernfsOpenFile):
             return 0
         if not node.attr.write:
             raise err(EIO)
-        n: int = getattr(node.kobj, node.attr.write)(self, pos, data)
+        n: int = node.call(node.attr.write, self, pos, data)
         return n
 
     def llseek_size(self) -> int:
@@ -416,7 +421,7 @@ class BinOpenFile(KernfsOpenFile):
         if not node.attr.mmap:
             raise err(ENODEV)
         node.check_active()
-        getattr(node.kobj, node.attr.mmap)(vma)
+        node.call(node.attr.mmap, vma)
 
 
 class SysFs:

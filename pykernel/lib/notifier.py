@@ -95,6 +95,7 @@ class Notifier:
         flavour: which of them.
         might_sleep: called before anything that may sleep; it raises Oops where that is forbidden.
         atomic: makes the context in which the callbacks of an ATOMIC chain run; it makes *might_sleep* raise.
+        point: called before each callback of a chain that may sleep: a switch point.
     """
 
     def __init__(
@@ -103,12 +104,14 @@ class Notifier:
         *,
         might_sleep: Callable[[], None] | None = None,
         atomic: Callable[[], AbstractContextManager[object]] | None = None,
+        point: Callable[[], None] | None = None,
     ) -> None:
         self.flavour = flavour
         self.head: NotifierBlock | None = None
         self.joined: Callable[[NotifierBlock], None] = _ignore
         self.left: Callable[[NotifierBlock], None] = _ignore
         self._might_sleep = might_sleep or _nothing
+        self._point = point if flavour.sleeps else None
         self._context = atomic if atomic is not None and flavour is NotifierFlavour.ATOMIC else nullcontext
 
     def register(self, nb: NotifierBlock) -> None:
@@ -210,6 +213,8 @@ class Notifier:
         nb = self.head
         with self._context():
             while nb is not None and called != nr_to_call:
+                if self._point is not None:
+                    self._point()
                 following = nb.next
                 ret = nb.notifier_call(nb, val, v)
                 called += 1

@@ -95,6 +95,8 @@ class UserMemory(ABC):
 
 
 def _current(kernel: Kernel, where: str) -> UserMemory:
+    if kernel.sched.exploring:
+        kernel.sched.might_sleep(where)  # include/linux/uaccess.h:might_fault()
     if kernel.faults.active:
         kernel.faults.copy(where)
     mm = kernel.current.mm

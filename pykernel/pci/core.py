@@ -17,6 +17,7 @@ from pykernel.base.class_ import Class
 from pykernel.base.core import Device
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup
+from pykernel.lib.locking import Mutex
 from pykernel.pci.dev import PciDev
 from pykernel.pci.driver import PciBus, parse_ul
 from pykernel.pci.function import PciFunction
@@ -44,7 +45,8 @@ class PciBusDev(Device):
     def rescan_store(self, buf: str) -> None:
         """drivers/pci/pci-sysfs.c:bus_rescan_store(). Raises EINVAL."""
         if parse_ul(buf):
-            self.pci.rescan()
+            with self.pci.rescan_remove:
+                self.pci.rescan()
 
     def cpuaffinity_show(self) -> str:
         """cpuaffinity_show()."""
@@ -64,6 +66,7 @@ class Pci:
         self.slots: dict[str, Slot] = {}
         self.devices: dict[str, PciDev] = {}
         self.bridges: dict[str, Device] = {}
+        self.rescan_remove = Mutex(kernel, "pci_rescan_remove_lock")
         self.translator: Callable[[], DmaTranslator] = _no_translator
         self._used: list[tuple[int, int]] = []  # (start, size), ascending
         self._full: dict[tuple[bool, int], int] = {}  # (window, size) -> below this no such range is free

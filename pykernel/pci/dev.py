@@ -53,6 +53,7 @@ class PciDev(PciDevFiles):
         if physfn is not None and physfn.iov is not None:  # a virtual function's own registers read all ones
             self.vendor, self.device = physfn.vendor, physfn.iov.vf_device
         self.match_driver = False
+        self.removing = False
         self.subsystem_vendor, self.subsystem_device = cfg(r.PCI_SUBSYSTEM_VENDOR_ID, 2), cfg(r.PCI_SUBSYSTEM_ID, 2)
         self.class_code, self.revision = cfg(r.PCI_CLASS_REVISION, 4) >> 8, cfg(r.PCI_CLASS_REVISION, 1)
         self.cfg_size = 4096 if self.find_capability(r.PCI_CAP_ID_EXP) else 256
@@ -327,6 +328,10 @@ class PciDev(PciDevFiles):
         """C: ``int pci_reset_function(struct pci_dev *)``: state is saved and restored. Raises ENOTTY."""
         if not self.reset_methods:
             raise err(ENOTTY)
+        with self.mutex:
+            self._reset_function()
+
+    def _reset_function(self) -> None:
         driver = self.driver if isinstance(self.driver, PciDriver) else None
         if driver is not None:
             driver.reset_prepare(self)

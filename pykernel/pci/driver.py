@@ -124,7 +124,9 @@ class PciBus(Bus):
         from pykernel.pci.core import Pci
 
         if parse_ul(buf):
-            self.kernel.sub(Pci).rescan()
+            pci = self.kernel.sub(Pci)
+            with pci.rescan_remove:
+                pci.rescan()
 
 
 def parse_ul(buf: str) -> int:

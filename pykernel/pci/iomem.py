@@ -31,8 +31,10 @@ class Iomem:
 
     def read(self, off: int, size: int) -> int:
         """A load of *size* bytes."""
-        value = self.function.mmio_read(self.bar, self.off + off, size)
         kernel = self.kernel
+        if kernel.sched.exploring:
+            kernel.sched.point()
+        value = self.function.mmio_read(self.bar, self.off + off, size)
         if kernel.trace:
             kernel.trace("mmio_read", device=self.name, bar=self.bar, off=self.off + off, size=size, value=value)
         return value
@@ -40,6 +42,8 @@ class Iomem:
     def write(self, off: int, size: int, value: int) -> None:
         """A store of *size* bytes."""
         kernel = self.kernel
+        if kernel.sched.exploring:
+            kernel.sched.point()
         if kernel.trace:
             kernel.trace("mmio_write", device=self.name, bar=self.bar, off=self.off + off, size=size, value=value)
         if kernel.faults.active and kernel.faults.should_fail("reg", f"{self.name}+{self.off + off:#x}"):
@@ -80,12 +84,14 @@ class Iomem:
 
     def movdir64b(self, off: int, data: bytes) -> None:
         """C: ``void iosubmit_cmds512(void __iomem *, const void *, size_t)``, one descriptor."""
+        self.kernel.sched.point()
         if self.kernel.trace:
             self.kernel.trace("movdir64b", device=self.name, bar=self.bar, off=self.off + off, data=data.hex())
         self.function.posted_write(self.bar, self.off + off, data)
 
     def enqcmds(self, off: int, data: bytes) -> bool:
         """ENQCMDS; True when accepted. C: ``int enqcmds(void __iomem *, const void *)`` gives 0 or -EAGAIN."""
+        self.kernel.sched.point()
         ok = self.function.dmwr(self.bar, self.off + off, data)
         if self.kernel.trace:
             self.kernel.trace(

@@ -47,6 +47,7 @@ class IrqDesc:
     asserted: set[object] = field(default_factory=set)
     count: int = 0
     pending: bool = False
+    running: bool = False
 
 
 class Irqs:
@@ -105,6 +106,8 @@ class Irqs:
         for action in [a for a in desc.actions if a.dev_id is dev_id]:
             desc.actions.remove(action)
             self.kernel.ledger.give("irq", action)
+        if self.kernel.sched.exploring:
+            self.kernel.sched.idle_until(lambda: not desc.running)  # kernel/irq/manage.c:synchronize_irq()
         if not desc.actions and desc.set_mask is not None:
             desc.set_mask(True)
 
@@ -129,13 +132,20 @@ class Irqs:
             self.kernel.trace("irq", irq=irq, name=desc.actions[0].name)
         if not desc.pending:
             desc.pending = True
-            self.kernel.sched.call_soon(lambda: self._thread(desc))
+            if not desc.running:
+                self.kernel.sched.schedule_work(lambda: self._thread(desc), f"irq/{irq}")
 
     @staticmethod
     def _thread(desc: IrqDesc) -> None:
-        desc.pending = False
-        for action in tuple(desc.actions):
-            action.thread_fn()
+        """kernel/irq/manage.c:irq_thread(): one at a time; what arrives meanwhile is one more turn."""
+        desc.running = True
+        try:
+            while desc.pending:
+                desc.pending = False
+                for action in tuple(desc.actions):
+                    action.thread_fn()
+        finally:
+            desc.running = False
 
     def proc_interrupts(self) -> str:
         """kernel/irq/proc.c:show_interrupts(): those that have a handler or came once."""

@@ -304,13 +304,16 @@ class PciDevFiles(Device):
 
     def remove_store(self: Any, buf: str) -> None:
         """remove_store(). Raises EINVAL."""
-        if parse_ul(buf):
-            self.stop_and_remove()
+        if parse_ul(buf) and not self.removing:  # device_remove_file_self(): one of several writers removes
+            self.removing = True
+            with self.pci.rescan_remove:
+                self.stop_and_remove()
 
     def rescan_store(self: Any, buf: str) -> None:
         """dev_rescan_store(). Raises EINVAL."""
         if parse_ul(buf):
-            self.pci.rescan()
+            with self.pci.rescan_remove:
+                self.pci.rescan()
 
     def reset_store(self: Any, buf: str) -> None:
         """reset_store(). Raises EINVAL: not 1; ENOTTY: no method worked."""
