@@ -11,7 +11,7 @@ import gc
 import sys
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from errno import EDEADLK
@@ -401,6 +401,35 @@ class Kernel:
     def completion(self) -> Completion:
         """C: ``init_completion()``."""
         return Completion(self.sched)
+
+    # ---- clients at once
+
+    def spawn(self, fn: Callable[[], Any], name: str = "") -> Thread:
+        """
+        Run *fn* as a client of its own beside the test: a task, switched where it waits and where system calls end.
+
+        It begins when the test next waits or ends a system call; ``join()`` gives its result. On the patched surface
+        it is a thread of the same program; for another process, *fn* makes its own: ``kernel.process()``.
+        """
+        self.check_alive()
+        thread = self.sched.spawn(fn, name or getattr(fn, "__name__", type(fn).__name__), client=True)
+        thread.context = self.sched.get_context()
+        return thread
+
+    def gather(self, *fns: Callable[[], Any]) -> list[Any]:
+        """
+        Run clients at once (:meth:`spawn`) and wait for all: their results, in order.
+
+        Raises:
+            Oops: a hung task; it names who waits for what, and who holds it. The clients are ended.
+            What a client raised; an ExceptionGroup when several did.
+        """
+        threads = [self.spawn(fn) for fn in fns]
+        counts = Counter(t.name for t in threads)
+        for n, thread in enumerate(threads):
+            if counts[thread.name] > 1:
+                thread.name += f"[{n}]"
+        return self.sched.gather(threads)
 
     # ---- trouble
 

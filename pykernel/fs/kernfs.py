@@ -396,7 +396,7 @@ class KernfsRoot(KernfsDir):
         """
         Wait until nobody else is in an operation of *removed* or of what was below it. C: ``kernfs_drain()``.
 
-        Whoever removes the file that it is writing to does not wait for itself, as after kernfs_break_active_protection().
+        Who removes the file that it is writing to does not wait for itself: kernfs_break_active_protection().
         """
         me = self.kernel.sched.thread
         self.deactivate_waitq.wait_event(
