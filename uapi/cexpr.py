@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["NotInC", "expression", "integer", "known", "literal", "macro"]
 
@@ -23,7 +23,8 @@ class NotInC(ValueError):
 def integer(value: int, *, like: str = "") -> str:
     """A C literal of that value, written *like* the Python literal for it."""
     if value < 0:
-        return f"(-{integer(-value, like=like)})"
+        low = f"-{-value - 1} - 1" if value == -(1 << 31) else f"-{-value}{'' if value > -(1 << 31) else 'LL'}"
+        return f"({low})"
     if value < 1 << 31:
         return like.lower().replace("0o", "0").replace("_", "") if like.isalnum() else str(value)
     return f"{value:#x}{'U' if value < 1 << 32 else 'ULL'}"
@@ -47,6 +48,24 @@ def expression(node: ast.expr, text: Sequence[str], names: Callable[[str], str])
 class _Translation:
     def __init__(self, text: Sequence[str], names: Callable[[str], str]) -> None:
         self.text, self.names = text, names
+        self.local: dict[str, str] = {}
+
+    def returned(self, body: Sequence[ast.stmt]) -> str:
+        """What a function returns, as one expression: local names are replaced by what they stand for."""
+        for number, node in enumerate(body):
+            match node:
+                case ast.Expr(value=ast.Constant()):
+                    continue
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    self.local[name] = f"({self.of(value)})"
+                case ast.Return(value=ast.expr() as value):
+                    return self.of(value)
+                case ast.If(test=test, body=then, orelse=[]):
+                    rest = self.returned(body[number + 1 :])
+                    return f"{self.of(test, inside=True)} ? ({self.returned(then)}) : ({rest})"
+                case _:
+                    break
+        raise NotInC("it is more than an expression")
 
     def of(self, node: ast.expr, *, inside: bool = False) -> str:
         """The expression, in parentheses when it stands *inside* another and needs them."""
@@ -56,7 +75,7 @@ class _Translation:
             case ast.Constant(value=int() as value):
                 return integer(value, like=literal(node, self.text))
             case ast.Name(id=name):
-                return self.names(name)
+                return self.local.get(name) or self.names(name)
             case ast.Call(func=ast.Name(id="ord"), args=[ast.Constant(value=str() as letter)]) if letter.isprintable():
                 return f"'{letter}'" if letter not in "'\\" else f"'\\{letter}'"
             case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="sizeof"), args=[]):
@@ -86,24 +105,22 @@ class _Translation:
 
 def macro(function: ast.FunctionDef, text: Sequence[str], names: Callable[[str], str]) -> str:
     """
-    The definition of a macro with arguments: of a function that only returns an expression.
+    The definition of a macro with arguments: of a function that does nothing but to compute.
 
     Raises NotInC.
     """
-    body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
     parameters = [a.arg for a in function.args.args]
-    if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
-        raise NotInC("it is more than one expression")
-    value = expression(body[0].value, text, lambda name: f"({name})" if name in parameters else names(name))
-    return f"#define {function.name}({', '.join(parameters)}) ({value})"
+    c = _Translation(text, names)
+    c.local = {name: f"({name})" for name in parameters}
+    return f"#define {function.name}({', '.join(parameters)}) ({c.returned(function.body)})"
 
 
-def known(names: Collection[str]) -> Callable[[str], str]:
-    """A function for :func:`expression` that lets only *names* pass."""
+def known(names: Mapping[str, str]) -> Callable[[str], str]:
+    """A function for :func:`expression` that knows only *names*: what each is in C."""
 
     def check(name: str) -> str:
         if name not in names:
             raise NotInC(f"{name} is not in the header")
-        return name
+        return names[name]
 
     return check

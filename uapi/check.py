@@ -24,7 +24,7 @@ from pykernel.uapi import catalog, ctext, history
 from pykernel.uapi.catalog import header_modules, headers
 from pykernel.uapi.compiler import CheckError, Compiler, HeaderAbsent
 from pykernel.uapi.facts import Fact, facts, inner_names
-from pykernel.uapi.history import NEWEST, Version
+from pykernel.uapi.history import AGELESS, Version
 
 __all__ = [
     "CheckError", "Difference", "HeaderAbsent", "Report", "check", "compare", "facts", "header_modules", "headers",
@@ -107,7 +107,7 @@ def _compare(compiler: Compiler, version: Version, module: ModuleType) -> Report
             from pykernel.uapi import emit
 
             emit.write(Path(where), [module])
-            never = _One(Compiler(compiler.cc, Path(where)), NEWEST, module, (catalog.title(module),), where)
+            never = _One(Compiler(compiler.cc, Path(where)), AGELESS, module, (catalog.title(module),), where)
             return never.report("never")
         try:
             return _One(compiler, version, module, names, where).report("compared")
@@ -144,7 +144,7 @@ class _One:
 
     def _is_gone(self, subject: str) -> bool:
         row = history.since(self.older, subject)
-        return bool(row) and history.parse(row) < self.version
+        return bool(row) and history.parse(row) < self.version != AGELESS
 
     def _difference(self, subject: str, fact: str, ours: str | None, theirs: str | None) -> Difference:
         return Difference(self.module.__name__, subject, fact, ours, theirs)
@@ -173,7 +173,7 @@ class _One:
 
     def _late(self) -> Iterator[Difference]:
         """Rows of OLDER that the header does not bear out: the name is still there, or already gone."""
-        for name, last in sorted(self.older.items()):
+        for name, last in sorted(self.older.items() if self.version != AGELESS else ()):
             facts_of_it = self._of(name)
             there = any(i in self.answers for i, _ in facts_of_it) or name in self.names
             if self._is_gone(name) and there:

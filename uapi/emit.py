@@ -39,7 +39,7 @@ def _path(module: ModuleType) -> str:
 
 
 def header(module: ModuleType) -> str:
-    """The text of the header. What these tables say is gone from Linux is not in it."""
+    """The text of the header, with names that are new and names that are gone: comments tell."""
     return "\n".join([*_Header(module).lines(), ""])
 
 
@@ -54,13 +54,13 @@ class _Header:
     def __init__(self, module: ModuleType) -> None:
         self.module, self.text = module, catalog.source(module).splitlines()
         self.newer, self.older = history.newer(module), history.older(module)
-        self.entries = [e for e in catalog.entries(module) if not history.since(self.older, e.name)]
+        self.entries = list(catalog.entries(module))
         self.nodes: dict[str, Any] = {}
         for node in catalog.source_tree(module).body:
             self._note(node, self.nodes)
         self.includes = [m for m in catalog.header_modules() if m.__name__ in self._imports()] if self.text else []
-        names = {e.name for m in (module, *self.includes) for e in catalog.entries(m)}
-        self.names = cexpr.known(names)
+        there = [e for m in (module, *self.includes) for e in catalog.entries(m)]
+        self.names = cexpr.known({e.name: cname(e.value) if catalog.kind(e) == "struct" else e.name for e in there})
         self.done: set[type[Struct]] = set()
 
     def _note(self, node: ast.stmt, into: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class _Header:
             yield from self._enum(entry)
         elif entry.enum is None:
             yield from self._heading(name)
-            yield f"{self._define(name, value)}{self._since(name)}"
+            yield f"{self._define(name, value)}{self._age(name)}"
 
     def _heading(self, name: str) -> Iterator[str]:
         """The empty line and the comment that stand above a name in the module."""
@@ -119,8 +119,10 @@ class _Header:
             yield ""
         yield from comments
 
-    def _since(self, name: str) -> str:
-        return f" /* since Linux {self.newer[name]} */" if name in self.newer else ""
+    def _age(self, name: str) -> str:
+        told = [f"since Linux {self.newer[name]}"] if name in self.newer else []
+        told += [f"until Linux {self.older[name]}"] if name in self.older else []
+        return f" /* {', '.join(told)} */" if told else ""
 
     def _define(self, name: str, value: Any) -> str:
         node = self.nodes.get(name)
@@ -163,7 +165,7 @@ class _Header:
         members = [e for e in self.entries if e.enum is entry.value]
         yield from ("", f"__extension__ enum {entry.name} {{")
         for member in members:
-            yield f"\t{member.name} = {self._integer(self.nodes.get(member.name), int(member.value))}," + self._since(
+            yield f"\t{member.name} = {self._integer(self.nodes.get(member.name), int(member.value))}," + self._age(
                 member.name
             )
         yield "};"
@@ -209,7 +211,7 @@ class _Header:
             return
         ctype = cname(m.cls) if m.cls else C_TYPES[str(m.elem)]
         bits = f":{m.bits}" if m.bits else ""
-        since = self._since(f"{cls.__name__}.{m.cname}")
+        since = self._age(f"{cls.__name__}.{m.cname}")
         if m.cname not in _NOT_IN_CPP:
             yield f"{indent}{ctype} {m.cname}{dims}{bits};{since}"
             return

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from pykernel.uapi import catalog, history
-from pykernel.uapi.history import NEWEST, Version
+from pykernel.uapi.history import AGELESS, Version
 from pykernel.uapi.ioctl import Ioctl
 from pykernel.uapi.shape import is_inline
 from pykernel.uapi.storage import get_ffi
@@ -35,7 +35,7 @@ class Fact(NamedTuple):
     c: str  # with {i} where its number goes
 
 
-def facts(module: ModuleType, version: Version = NEWEST) -> list[Fact]:
+def facts(module: ModuleType, version: Version = AGELESS) -> list[Fact]:
     """Everything that a header module states of the headers of *version*."""
     return [fact for entry in catalog.entries(module) for fact in _of_entry(entry, version)]
 

@@ -21,7 +21,7 @@ from pykernel.uapi.ioctl import _IOC, Ioctl
 from pykernel.uapi.shape import Node, tree
 from pykernel.uapi.struct import ZERO, Bits, Name, Struct, Union, anon_struct, anon_union
 
-__all__ = ["NEWEST", "Version", "at", "newer", "nr_at", "older", "parse", "since", "sizes"]
+__all__ = ["AGELESS", "Version", "at", "newer", "nr_at", "older", "parse", "since", "sizes"]
 
 Table = Mapping[str, str]
 S = TypeVar("S", bound=Struct)
@@ -37,8 +37,8 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-NEWEST = Version(9999, 0)
-"""Newer than every row: what the tables state without regard to age."""
+AGELESS = Version(9999, 0)
+"""Of no kernel: headers with all that the tables state, what is new and what is gone."""
 
 
 def parse(text: str) -> Version:
