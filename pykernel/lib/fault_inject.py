@@ -29,6 +29,7 @@ class FaultRule:
     Attributes:
         seen: how many calls the rule looked at.
         fired: how many it failed.
+        failed: the places of those.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class FaultRule:
         self.times = times
         self.seen = 0
         self.fired = 0
+        self.failed: list[str] = []
 
     def should_fail(self, where: str) -> bool:
         """Count a call of the rule's kind at *where*, and tell whether it fails."""
@@ -52,7 +54,11 @@ class FaultRule:
         if self.fired == self.times or after < 0 or (after % self.every if self.every else after):
             return False
         self.fired += 1
+        self.failed.append(where)
         return True
+
+    def __str__(self) -> str:
+        return f"{self.kind} number {self.nth}" + (f" ({', '.join(self.failed)})" if self.failed else "")
 
     def cancel(self) -> None:
         """Nothing more fails by this rule; its counts stay."""
