@@ -19,6 +19,7 @@ from pykernel.lib.outside import is_path, resolve
 
 if TYPE_CHECKING:
     from pykernel.base.module import Module
+    from pykernel.recorded import Recorded
 
 __all__ = [
     "BUILT_IN",
@@ -89,6 +90,7 @@ class Machine:
     pci: tuple[PciSpec, ...] = ()
     modules: dict[str, str] = field(default_factory=dict)
     cmdline: str = ""
+    recorded: Recorded | None = None
 
     @property
     def cpus(self) -> int:
@@ -129,6 +131,14 @@ class _Where:
                 return n
         return 0
 
+    def error_in(self, table: str, nth: int, key: str, why: str) -> MachineError:
+        """The same for *key* ("attrs.vendor") of the *nth* row of *table*, which has tables of its own."""
+        first, end = [*self.heads.get(table, []), len(self.rows) + 1][nth : nth + 2] or (0, 0)
+        keys = {row.partition("=")[0].strip("\"' \t"): n for n, row in enumerate(self.rows[first : end - 1], first + 1)}
+        above, _, last = key.partition(".")
+        line = next((keys[name] for name in (key, last, above) if name in keys), first)
+        return MachineError(f"{self.file}:{line}: {table}{'.' if key else ''}{key}: {why}")
+
     def error(self, table: str, nth: int, key: str, why: str) -> MachineError:
         """A MachineError that names the file, the line and the key."""
         # a table may be written as [table], as table.key = or as table = {...}
@@ -151,14 +161,14 @@ def load(name: str) -> Machine:
     Raises:
         MachineError: no such machine, or what is wrong in the file.
     """
-    if name.endswith(".toml") or "/" in name:
+    if name.endswith((".toml", ".umockdev")) or "/" in name:
         try:
             text = Path(name).read_text("utf-8")
         except OSError as e:
             raise MachineError(f"{name}: {e.strerror}") from e
         except UnicodeDecodeError as e:
             raise MachineError(f"{name}: not a text file in UTF-8") from e
-        return parse(text, name)
+        return _dump(text, name) if name.endswith(".umockdev") else parse(text, name)
     if name not in built_in_names():
         raise MachineError(f"no machine {name!r}: one of {', '.join(built_in_names())}, or the path of a .toml file")
     return parse((resources.files(BUILT_IN) / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
@@ -173,17 +183,52 @@ def parse(text: str, file: str = "<machine>") -> Machine:
         raise MachineError(f"{file}{':' + m[1] if m else ''}: not TOML: {e}") from e
     where = _Where(file, text)
     name = Path(file).name.removesuffix(".toml")
-    _only(where, "", 0, data, {"name": str, "cmdline": str, "cpu": dict, "iommu": dict, "pci": list, "modules": dict})
+    kinds: dict[str, type] = {"name": str, "cmdline": str, "cpu": dict, "iommu": dict, "pci": list, "modules": dict}
+    _only(where, "", 0, data, kinds | {"recorded": dict, "sysfs": list})
+    pci = _pci(where, data.get("pci", []))
     return Machine(
         name=data.get("name", name),
         cpu=Cpu(**_only(where, "cpu", 0, data.get("cpu", {}), {"count": int, "movdir64b": bool, "enqcmd": bool})),
         iommu=IommuSpec(
             **_only(where, "iommu", 0, data.get("iommu", {}), {"enabled": bool, "sva": bool, "pasid_bits": int})
         ),
-        pci=_pci(where, data.get("pci", [])),
+        pci=pci,
         modules=_modules(where, data.get("modules", {})),
         cmdline=data.get("cmdline", ""),
+        recorded=_recorded(where, data, pci),
     )
+
+
+def _dump(text: str, file: str) -> Machine:
+    """A machine from a dump of umockdev-record(1). Raises MachineError."""
+    from pykernel.recorded.umockdev import DumpError, read
+
+    try:
+        return Machine(name=Path(file).name.removesuffix(".umockdev"), recorded=read(text, file))
+    except DumpError as e:
+        raise MachineError(f"{file}:{e.line}: {e}") from e
+
+
+def _recorded(where: _Where, data: dict[str, Any], pci: tuple[PciSpec, ...]) -> Recorded | None:
+    if "recorded" not in data and "sysfs" not in data:
+        return None
+    from pykernel.recorded.rows import RowError, read
+
+    options = data.get("recorded", {})
+    if options.get("root") is True and (pci or data.get("modules")):
+        raise where.error("recorded", 0, "root", "a machine that has only what was recorded has no [[pci]], [modules]")
+    try:
+        recorded = read(options, data.get("sysfs", []), where.heads.get("sysfs", []), where.file)
+    except RowError as e:
+        if e.nth is None:
+            raise where.error("recorded", 0, e.key, str(e)) from e
+        raise where.error_in("sysfs", e.nth, e.key, str(e)) from e
+    for spec in pci:
+        found = recorded.tree.find(f"devices/pci{spec.address[:7]}/{spec.address}")
+        if found is not None:
+            at = f"{where.file}:{found.line or spec.line}"
+            raise MachineError(f"{at}: sysfs.path: {spec.address} is recorded, and the [[pci]] of line {spec.line} too")
+    return recorded
 
 
 def _only(where: _Where, table: str, nth: int, data: dict[str, Any], kinds: dict[str, type] | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def boot(
     Start a kernel.
 
     Args:
-        machine: a built-in machine's name, a TOML file's path, or a Machine.
+        machine: a built-in machine's name, the path of a TOML file or of a dump of umockdev-record, or a Machine.
         profile: which kernel: "linux-6.1", "linux-6.12", "linux-7.2".
         seed: of everything random; the same seed gives the same trace.
         clock: "virtual" jumps over idle time, "monotonic" is the host's.
@@ -47,7 +47,10 @@ def boot(
     kernel.machine = spec
     kernel.sub(Modules)  # these have files in /proc, which are there before the first look at a device
     kernel.sub(Irqs)
-    kernel.initcalls += [lambda: base_init(kernel), lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
+    if spec.recorded is None or not spec.recorded.root:
+        kernel.initcalls += [lambda: base_init(kernel), lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
+    if spec.recorded is not None:
+        kernel.initcalls.append(lambda: _recorded_init(kernel))
     return kernel
 
 
@@ -63,6 +66,12 @@ def _pci_init(kernel: Kernel) -> None:
     for row in kernel.machine.pci:
         pci.plug(row.address, make(row.model, row.options))
     pci.rescan()
+
+
+def _recorded_init(kernel: Kernel) -> None:
+    from pykernel.recorded.boot import recorded_init
+
+    recorded_init(kernel, kernel.machine.recorded)
 
 
 def _modules_init(kernel: Kernel) -> None:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tree": ("tree", "Draw the accelerators with their groups, queues and engines."),
     "dmesg": ("dmesg", "Boot a machine and print what its kernel said."),
     "trace": ("trace", "Print a recorded trace, or that of a boot."),
+    "record": ("record", "Record what this host shows in /sys, as a machine file."),
     "new": ("new", "Make a driver to start from, with its machine and its test."),
     "module": ("module", "List the kernel modules that there are, or tell about one."),
     "ioctls": ("ioctls", "The support table: system calls, ioctls, and what is not built."),

@@ -80,8 +80,8 @@ def machine_options(command: F) -> F:
     """The options --machine, --profile, --config and --modprobe, given to the command as one Setup."""
     import functools
 
-    @click.option("-m", "--machine", default="full", metavar="NAME|FILE.toml", show_default=True,
-                  help="A built-in machine, or your own.")  # fmt: skip
+    @click.option("-m", "--machine", default="full", metavar="NAME|FILE", show_default=True,
+                  help="A built-in machine, your own, a recorded one, or a dump of umockdev-record.")  # fmt: skip
     @click.option("-p", "--profile", default="linux-6.1", metavar="NAME", show_default=True,
                   help="Which kernel: linux-6.1, linux-6.12, linux-7.2.")  # fmt: skip
     @click.option("--config", multiple=True, metavar="CONFIG_X[=n]", help="Set or unset a configuration option.")

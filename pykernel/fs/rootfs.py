@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.fs.chardev import Chrdevs
 from pykernel.fs.procfs import ProcFs
-from pykernel.fs.ramfs import RamDir, RamNode
+from pykernel.fs.ramfs import RamDir, RamLink, RamNode
 from pykernel.fs.sysfs import SysFs
 from pykernel.fs.vfs import Inode
 
@@ -40,13 +40,20 @@ class DevTmpFs:
         self.kernel = kernel
         self.root = DevDir(kernel, 0o755)
 
-    def create_node(self, path: str, mode: int, rdev: int) -> Inode:
-        """drivers/base/devtmpfs.c:handle_create(): directories on the way are made 0755."""
+    def create_node(self, path: str, mode: int, rdev: int, kind: int = stat.S_IFCHR) -> Inode:
+        """drivers/base/devtmpfs.c:handle_create(): directories on the way are made 0755. Raises EEXIST."""
         where = self._dir(path, make=True)
-        node = RamNode(self.kernel, stat.S_IFCHR | mode, where)
+        node = RamNode(self.kernel, kind | mode, where)
         node.rdev = rdev
         node.uid = node.gid = 0
         return where.attach(path.rpartition("/")[2], node)
+
+    def create_link(self, path: str, target: str) -> None:
+        """A symbolic link to the node *target*, as udev makes them. Raises EEXIST."""
+        where = self._dir(path, make=True)
+        link = RamLink(self.kernel, "../" * path.count("/") + target, where)
+        link.uid = link.gid = 0
+        where.attach(path.rpartition("/")[2], link)
 
     def delete_node(self, path: str, rdev: int) -> None:
         """drivers/base/devtmpfs.c:handle_remove(): only our own node; directories that become empty go too."""
