@@ -177,6 +177,10 @@ class Patched:
     def _put_back(self) -> None:
         self._replaced.close()
 
+    def paused(self) -> AbstractContextManager[None]:
+        """The body has the real functions, as if nothing were patched."""
+        return self._anew()
+
     @contextmanager
     def _anew(self) -> Generator[None, None, None]:
         """Around what pyfakefs does when it is paused or resumed."""

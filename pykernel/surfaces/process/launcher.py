@@ -44,7 +44,7 @@ class Plan:
     """
     What K wants. *uid*, *gid*, *groups*: the client's emulated ones; *userns*: K's host user is not privileged.
 
-    An empty *cwd* stays where K is.
+    An empty *cwd* stays where K is. *stdio* are K's descriptors for the client's standard streams, if not K's own.
     """
 
     argv: list[str]
@@ -58,6 +58,7 @@ class Plan:
     proc: list[str]
     sigmask: set[int]
     kernel_pid: int
+    stdio: tuple[int, int, int] | None = None
 
 
 class SetupError(Exception):
@@ -69,7 +70,7 @@ def launcher(plan: Plan, control: socket.socket) -> NoReturn:
     status = 125
     try:
         gc.disable()
-        _close_private(control.fileno())
+        _close_private(control.fileno(), *(plan.stdio or ()))
         host.set_pdeathsig(signal.SIGKILL)
         if os.getppid() == plan.kernel_pid:
             status = _launch(plan, control)
@@ -198,6 +199,8 @@ def _client(plan: Plan, control: socket.socket) -> NoReturn:
             seccomp.install(program, privileged=True)
         if not plan.userns:
             _become(plan)
+        for n, fd in enumerate(plan.stdio or ()):
+            os.dup2(fd, n)
         if plan.cwd:
             os.chdir(plan.cwd)
         for signum in _RESET:
@@ -259,12 +262,12 @@ def _say(control: socket.socket, text: str, *fds: int) -> None:
     socket.send_fds(control, [text.encode("utf-8", "surrogateescape")], list(fds))
 
 
-def _close_private(keep: int) -> None:
+def _close_private(*keep: int) -> None:
     """Close every descriptor that a program would not inherit: K's own, which must not outlive K."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         try:
-            if fd != keep and fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+            if fd not in keep and fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 os.close(fd)
         except OSError:
             continue  # the listing's own

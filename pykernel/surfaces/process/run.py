@@ -47,23 +47,30 @@ class RunError(Exception):
 
 
 def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None, cwd: str | None = None,
-        env: Mapping[str, str] | None = None, on_ready: Callable[[], None] | None = None) -> int:  # fmt: skip
+        env: Mapping[str, str] | None = None, on_ready: Callable[[], None] | None = None,
+        stdio: tuple[int, int, int] | None = None, timeout: float | None = None,
+        signals: bool = True) -> int:  # fmt: skip
     """
     Run *argv* with the emulated /sys, /dev and /proc; its exit status, 128 + n when signal n ended it.
 
-    The client is the emulated machine's root, or *as_user* (name or uid). *on_ready* is called once it was started. A
-    bug in kernel code turns exit status 0 into 70.
+    The client is the emulated machine's root, or *as_user* (name or uid). *on_ready* is called once it was started;
+    *stdio* are its standard streams, if not our own; without *signals*, they are ours and not passed on to it. A bug in
+    kernel code turns exit status 0 into 70.
 
     Raises:
+        TimeoutError: *timeout* seconds passed; the client is gone.
         RunError: no such program (127), not executable (126), or the host does not allow it (125).
         KeyboardInterrupt: Ctrl-C twice while the emulated kernel itself hangs.
     """
     _check_argv(argv)
-    session = _Session(kernel, list(argv), as_user, cwd or _getcwd(), dict(os.environ if env is None else env))
+    environ = dict(os.environ if env is None else env)
+    session = _Session(kernel, list(argv), as_user, cwd or _getcwd(), environ, stdio, signals=signals)
     oopses = len(kernel.oopses)
+    kernel.depth += 1  # calls of other threads are served between requests, not by a signal in the middle of one
     try:
-        status = session.run(on_ready)
+        status = session.run(on_ready, timeout)
     finally:
+        kernel.depth -= 1
         session.close()
     if session.error is not None:
         raise session.error
@@ -109,7 +116,15 @@ class _Session:
     """One run: the launcher, the loop, the server."""
 
     def __init__(
-        self, kernel: Kernel, argv: list[str], as_user: str | int | None, cwd: str, env: dict[str, str]
+        self,
+        kernel: Kernel,
+        argv: list[str],
+        as_user: str | int | None,
+        cwd: str,
+        env: dict[str, str],
+        stdio: tuple[int, int, int] | None,
+        *,
+        signals: bool,
     ) -> None:
         if not os.path.exists("/proc/self/status"):
             raise RunError("/proc is not mounted here")
@@ -133,17 +148,21 @@ class _Session:
             self.view.proc,
             set(self.sigmask),
             os.getpid(),
+            stdio,
         )
         self.loop = Loop(kernel)
         self.server: FuseServer | None = None
         self.init_fd = self.client_fd = -1
         self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.signals = _Signals(self)
+        self.signals = _Signals(self, _FORWARDED if signals else ())
         self.pid = self._fork()
         self.pidfd = os.pidfd_open(self.pid)
         self.flusher = Flusher(self.pid, self._look)
         self.loop.add(self.pidfd, self._launcher_ended, owned=True)
         self.loop.add(self.control.fileno(), self._message)
+        self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.loop.add(self.bell, self._rang, owned=True)
+        kernel.doorbells.append(self._ring)
 
     def _fork(self) -> int:
         sys.stdout.flush()
@@ -164,12 +183,13 @@ class _Session:
             self._theirs.close()
         return pid
 
-    def run(self, on_ready: Callable[[], None] | None) -> int:
-        """Serve until the launcher ended; the client's exit status."""
+    def run(self, on_ready: Callable[[], None] | None, timeout: float | None = None) -> int:
+        """Serve until the launcher ended; the client's exit status. Raises TimeoutError."""
         self.loop.run(lambda: self.client_fd >= 0 or self.status is not None)
         if on_ready is not None and self.client_fd >= 0:
             on_ready()
-        self.loop.run(lambda: self.status is not None)
+        if not self.loop.run(lambda: self.status is not None, timeout):
+            raise TimeoutError(f"{self.argv[0]} did not end within {timeout} seconds")
         assert self.status is not None
         if self.server is not None:  # what the clients had open is released in order before the mount ends
             server = self.server
@@ -178,6 +198,7 @@ class _Session:
 
     def close(self) -> None:
         """End every process that is left, take the connection down."""
+        self.kernel.doorbells.remove(self._ring)
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -193,6 +214,14 @@ class _Session:
                 os.close(fd)
 
     # ---- events
+
+    def _ring(self) -> None:
+        """Another thread calls the kernel."""
+        os.eventfd_write(self.bell, 1)
+
+    def _rang(self) -> None:
+        os.eventfd_read(self.bell)
+        self.kernel.serve_threads()
 
     def _launcher_ended(self) -> None:
         self.loop.remove(self.pidfd)
@@ -251,8 +280,9 @@ class _Signals:
     interrupted: the second signal during the same request raises KeyboardInterrupt where it hangs.
     """
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: _Session, forwarded: Sequence[signal.Signals]) -> None:
         self.session = session
+        self.forwarded = forwarded
         self.pending: list[int] = []
         self.before: dict[int, object] = {}
         self.hung_in = -1
@@ -266,7 +296,7 @@ class _Signals:
         """Take the signals, except those that are ignored (nohup); only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for signum in _FORWARDED:
+        for signum in self.forwarded:
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self.before[signum] = signal.signal(signum, self._handle)
 
