@@ -2,7 +2,8 @@
 What a header module says of other kernels than the newest.
 
 ``NEWER`` names what older headers do not have, or have otherwise, and the kernel that brought it; ``OLDER`` names what
-newer headers no longer have, and the last kernel that had it. Rows are macros, enumerators, structs as ``tag`` and
+newer headers no longer have, and the last kernel that had it. ``CHANGED`` names what older headers have in another
+shape and the same bytes, and the kernel that gave it this one. Rows are macros, enumerators, structs as ``tag`` and
 their members as ``tag.member``.
 
 From these rows follows what a struct was before it grew: members at its end that a kernel does not have yet are not
@@ -55,8 +56,8 @@ def _table(cls_or_module: Any, name: str) -> Table:
 
 
 def newer(cls_or_module: Any) -> Table:
-    """The table NEWER that tells of a class, or of a module: name -> the kernel that brought it."""
-    return _table(cls_or_module, "NEWER")
+    """The tables NEWER and CHANGED of a class, or of a module: name -> the kernel that brought it, or this shape."""
+    return {**_table(cls_or_module, "NEWER"), **_table(cls_or_module, "CHANGED")}
 
 
 def older(cls_or_module: Any) -> Table:
@@ -72,7 +73,7 @@ def since(table: Table, subject: str) -> str:
 def _trim(node: Node, is_new: Callable[[str], bool]) -> Node | None:
     """What an older kernel had of *node*; None when it had nothing of it."""
     if node.member:
-        return None if is_new(node.name) else node
+        return None if is_new(node.member.cname) else node
     children = list(node.children)
     if node.kind == "union":
         children = [old for child in children if (old := _trim(child, is_new))]
@@ -93,8 +94,9 @@ def at(cls: type[S], version: Version, table: Table | None = None) -> type[S]:
 
     *table* takes the place of NEWER of the class's module.
     """
-    rows = newer(cls) if table is None else table
-    return _at(cls, version, tuple((k, v) for k, v in rows.items() if k.partition(".")[0] == cls.__name__))
+    rows = _table(cls, "NEWER") if table is None else table
+    own = {k: v for k, v in rows.items() if k.partition(".")[0] == cls.__name__ and k not in _table(cls, "CHANGED")}
+    return _at(cls, version, tuple(own.items()))
 
 
 @cache
@@ -145,7 +147,7 @@ def _last(node: Node) -> str:
 
 def _turns(cls: type[Struct], table: Table | None) -> set[Version]:
     """The kernels that may have changed the size."""
-    rows = newer(cls) if table is None else table
+    rows = _table(cls, "NEWER") if table is None else table
     own = {parse(v) for k, v in rows.items() if k.partition(".")[0] == cls.__name__}
     cls.sizeof()
     nested = [member.cls for member in cls._members.values() if member.cls]
@@ -158,7 +160,7 @@ def sizes(cls: type[Struct], table: Table | None = None) -> tuple[tuple[str, int
 
     The first kernel is "" when the struct is older than what the tables tell of.
     """
-    rows = newer(cls) if table is None else table
+    rows = _table(cls, "NEWER") if table is None else table
     born = rows.get(cls.__name__, "")
     first = parse(born) if born else Version(0, 0)
     out = [(born, at(cls, first, table).sizeof())]

@@ -34,7 +34,7 @@ _IOC_NONE: Final = 0
 _IOC_WRITE: Final = 1  # user space writes, the kernel reads
 _IOC_READ: Final = 2
 
-# The scalars that headers give as argument type; LP64
+# The scalars that headers give as argument type, also as arrays like "char[16]"; LP64
 _SCALARS: Final = {
     "__u8": 1, "__u16": 2, "__u32": 4, "__u64": 8, "__s8": 1, "__s16": 2, "__s32": 4, "__s64": 8,
     "char": 1, "short": 2, "int": 4, "unsigned int": 4, "long": 8, "unsigned long": 8,
@@ -97,7 +97,8 @@ class Ioctl(Generic[S]):
         """Bytes of the argument; 0 without one."""
         if self.struct is not None:
             return self.struct.sizeof()
-        return _SCALARS[self._scalar] if self._scalar else 0
+        scalar, _, count = self._scalar.removesuffix("]").partition("[")
+        return _SCALARS[scalar] * int(count or 1) if scalar else 0
 
     @property
     def reads(self) -> bool:
