@@ -1,110 +1,149 @@
 """
-The pytest plugin: a fixture ``kernel`` with a booted machine that the test, unmodified, sees as its own.
+The pytest plugin: a booted machine that the test, unmodified, sees as its own.
 
     @pytest.mark.kernel(machine="dsa", profile="linux-6.12")
     def test_queue(kernel):
         assert open("/sys/bus/dsa/devices/wq0.0/state").read() == "disabled\\n"
 
-The marker's arguments are those of ``pykernel.boot`` (machine, profile, seed, clock, config) and of ``kernel.patched``
-(real_files, uid, gid, modules); beside pyfakefs' fixture ``fs`` real_files is False. The test fails when the kernel had
-an oops or when something that the test took was not given back; a failing test's report has the kernel's log. Nothing
-of the kernel is imported before a test asks for the fixture.
+Fixtures: ``kernel``; ``kernel_process``, a process of it on the direct surface; ``kernel_run``, which runs unmodified
+programs against it; ``kernel_faults``, which makes each allocation or copy fail once; ``kernel_machine``,
+``kernel_profile``, ``kernel_seed``, what was booted.
+
+The test fails when the kernel had an oops or when something that was taken was not given back; a failing test's report
+has the kernel's log and its last events. Nothing of the kernel is imported before a test asks for a fixture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pykernel.surfaces.testkit import marks
+
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
+    from pykernel.surfaces.testkit.faults import Faults
+    from pykernel.surfaces.testkit.program import KernelRun
+    from pykernel.syscalls import Process
 
-__all__ = ["kernel"]
+__all__ = ["kernel", "kernel_faults", "kernel_process", "kernel_run"]
 
-BOOT = ("machine", "profile", "seed", "clock", "config")
-PATCHED = ("real_files", "uid", "gid", "modules")
-FAKES = frozenset(("fs", "fs_class", "fs_module", "fs_session"))  # pyfakefs' fixtures: real_files=False
-MARKER = (
-    "kernel(machine='full', profile='linux-6.1', seed=0, clock='virtual', config=(), real_files=True, uid=None, "
-    "gid=None, modules=()): what the fixture 'kernel' boots and how the test sees it"
-)
-_KERNEL = pytest.StashKey[Any]()
+pytest_plugins = ("pykernel.surfaces.pytest_explore",)  # @explore
+
+_STARTED = pytest.StashKey[Any]()
 _FAILED = pytest.StashKey[bool]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--kernel-profile`` and its like."""
+    marks.add_options(parser)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker is known."""
-    config.addinivalue_line("markers", MARKER)
+    """The markers are known."""
+    for line in marks.MARKERS:
+        config.addinivalue_line("markers", line)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Several machines, profiles or seeds: the test is made once for each."""
+    if "kernel" in metafunc.fixturenames:
+        marks.parametrize(metafunc)
 
 
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest) -> Generator[Kernel, None, None]:
+def kernel_machine(request: pytest.FixtureRequest) -> Any:
+    """The machine that the fixture ``kernel`` boots."""
+    return marks.boot_options(request)["machine"]
+
+
+@pytest.fixture
+def kernel_profile(request: pytest.FixtureRequest) -> str:
+    """The name of the profile that the fixture ``kernel`` boots."""
+    profile: str = marks.boot_options(request)["profile"]
+    return profile
+
+
+@pytest.fixture
+def kernel_seed(request: pytest.FixtureRequest) -> int:
+    """The seed of the fixture ``kernel``."""
+    seed: int = marks.boot_options(request)["seed"]
+    return seed
+
+
+@pytest.fixture
+def kernel(
+    request: pytest.FixtureRequest, kernel_machine: Any, kernel_profile: str, kernel_seed: int
+) -> Generator[Kernel, None, None]:
     """A kernel whose /sys, /dev and /proc files the test sees as its own."""
-    from pykernel.surfaces.unfaked import unfaked
+    from pykernel.surfaces.testkit import life
 
-    options = _options(request.node)
-    options.setdefault("real_files", FAKES.isdisjoint(request.fixturenames))
-    with unfaked():
-        from pykernel.kernel import Leak
-        from pykernel.start import boot
-
-        made = boot(**{k: v for k, v in options.items() if k in BOOT})
-        patched = made.patched(**{k: v for k, v in options.items() if k in PATCHED})
-    request.node.stash[_KERNEL] = made
-    made.track_origins = True  # a leak is told with the line that took it
+    chosen = {"machine": kernel_machine, "profile": kernel_profile, "seed": kernel_seed}
+    options = {**marks.boot_options(request), **chosen}
+    try:
+        made, patched, ring = life.start(**options)
+    except life.BadOption as e:
+        pytest.fail(str(e), pytrace=False)
+    request.node.stash[_STARTED] = made, patched, ring, options
     with patched:
         yield made
-    failed = request.node.stash.get(_FAILED, False)
-    # a failed test's traceback keeps its local variables alive: what they hold is no leak of the test
-    with suppress(Leak) if failed else _fail_on(Leak):
-        made.shutdown()
-    if made.oopses:
-        pytest.fail("the kernel had an oops: " + "; ".join(_sentence(e) for e in made.oopses), pytrace=False)
+        complaints = life.stragglers(made)
+    complaints += life.verdict(made, failed=request.node.stash.get(_FAILED, False))
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
 
 
-def _options(node: pytest.Item) -> dict[str, Any]:
-    marker = node.get_closest_marker("kernel")
-    if marker is None:
-        return {}
-    unknown = set(marker.kwargs) - {*BOOT, *PATCHED}
-    if unknown or marker.args:
-        raise pytest.UsageError(
-            f"pytest.mark.kernel takes the keywords {', '.join((*BOOT, *PATCHED))}, "
-            f"not {marker.args or sorted(unknown)}"
-        )
-    return dict(marker.kwargs)
+@pytest.fixture
+def kernel_process(request: pytest.FixtureRequest, kernel: Kernel) -> Process:
+    """A process of the fixture ``kernel`` on the direct surface, with the marker's uid and gid."""
+    options = request.node.stash[_STARTED][3]
+    return kernel.process(uid=options.get("uid") or 0, gid=options.get("gid") or 0)
 
 
-class _fail_on:
-    """An exception of that kind is the test's failure, without a traceback of ours."""
+@pytest.fixture
+def kernel_run(request: pytest.FixtureRequest, kernel: Kernel) -> KernelRun:
+    """``kernel_run("accel-config", "list")`` runs a program, unmodified, against the fixture ``kernel``."""
+    from pykernel.surfaces.testkit.program import KernelRun, why_not
 
-    def __init__(self, kind: type[BaseException]) -> None:
-        self._kind = kind
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, e: BaseException | None, _traceback: object) -> None:
-        if isinstance(e, self._kind):
-            pytest.fail(str(e), pytrace=False)
+    patched = request.node.stash[_STARTED][1]
+    with patched.paused():
+        why = why_not()
+    if why:
+        _cannot(f"kernel_run: {why}")
+    return KernelRun(kernel, patched)
 
 
-def _sentence(e: BaseException) -> str:
-    return f"{type(e).__name__}: {e}"
+@pytest.fixture
+def kernel_faults(kernel: Kernel) -> Faults:
+    """``for fault in kernel_faults.each("alloc"):`` runs its body until each allocation of it failed once."""
+    from pykernel.surfaces.testkit.faults import Faults
+
+    return Faults(kernel)
+
+
+def _cannot(sentence: str) -> None:
+    """Skip; where CI is set, what a test needs must be there."""
+    import os
+
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The kernel's log goes into a failing report."""
+    """The kernel's log and last events go into a failing report, and into JUnit's as properties."""
     report = yield
-    if report.failed:
+    if call.excinfo is not None:  # also a skip or an expected failure in the middle of a test
         item.stash[_FAILED] = True
-        made = item.stash.get(_KERNEL, None)
-        if made is not None:
-            report.sections.append(("dmesg", made.log.human()))
+    started = item.stash.get(_STARTED, None)
+    if report.failed and started is not None:
+        from pykernel.surfaces.testkit import life
+
+        made, _, ring, options = started
+        sections = life.report(made, ring, options)
+        report.sections += sections
+        item.user_properties += sections
     return report

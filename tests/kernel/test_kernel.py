@@ -24,7 +24,7 @@ def kernel():
     k = pykernel.boot("dsa")
     yield k
     for dev in range(MKDEV(400, 0), MKDEV(400, 9)):
-        k.sub(Chrdevs).delete(dev)  # what device_with() made
+        k.sub(Chrdevs).delete(dev)  # what bad_device() made
     k.shutdown()
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pykernel.surfaces.process import host, seccomp
 
-__all__ = ["PROBES", "Finding", "Probe", "diagnose"]
+__all__ = ["PROBES", "Finding", "Probe", "ask", "diagnose"]
 
 _SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL = 1, 2
@@ -177,10 +177,11 @@ PROBES = (
 
 def diagnose() -> list[Finding]:
     """Ask every probe."""
-    return [_ask(p) for p in PROBES]
+    return [ask(p) for p in PROBES]
 
 
-def _ask(probe: Probe) -> Finding:
+def ask(probe: Probe) -> Finding:
+    """Ask one."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:

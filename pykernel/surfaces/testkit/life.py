@@ -1,0 +1,150 @@
+"""The life of a test's kernel: its start, and the verdict at its end. For pytest, unittest and whatever runs tests."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pykernel.surfaces.testkit.marks import BOOT, PATCHED
+from pykernel.surfaces.unfaked import unfaked
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+    from pykernel.surfaces.inprocess import Patched
+    from pykernel.trace import Event
+
+__all__ = ["BadOption", "Ring", "report", "start", "stragglers", "verdict"]
+
+PATIENCE_S = 1.0  # for a thread that is about to end
+EVENTS = 200  # of the trace that a failing test shows
+LINES = 300  # of the log
+PLAIN = (int, str, bytes, type(None), float, bool)
+
+
+class BadOption(ValueError):
+    """A value that no kernel can be booted with: one sentence."""
+
+
+class Ring:
+    """The last events of a kernel, from when its devices are up; what a failing test shows."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.events: deque[Event] = deque(maxlen=EVENTS)
+        self.seen = 0
+        kernel.initcalls.append(lambda: kernel.trace.listeners.append(self._hear))
+
+    def _hear(self, event: Event) -> None:
+        self.seen += 1
+        args = event.fields.get("args")
+        if args is not None and not all(isinstance(a, PLAIN) for a in args):
+            # a buffer of the client's must not be kept alive, or it could not be resized
+            fields = {**event.fields, "args": tuple(a if isinstance(a, PLAIN) else type(a).__name__ for a in args)}
+            event = type(event)(event.time_ns, event.name, fields, event.task)
+        self.events.append(event)
+
+    def human(self) -> str:
+        """One line an event, as ``pykernel trace`` prints them."""
+        return _last([str(e) for e in self.events], self.seen)
+
+
+def start(*, place_of: Callable[[str], str] = str, **options: Any) -> tuple[Kernel, Patched, Ring]:
+    """
+    Boot a kernel for a test: the kernel, the context in which the test sees its files, its last events.
+
+    *options* are those of ``pykernel.boot()`` and ``kernel.patched()``; *place_of* says where an option
+    was given.
+
+    Raises:
+        BadOption: no such machine, profile or option, or a value of the wrong kind.
+    """
+    with unfaked():
+        from pykernel.start import boot
+
+        try:
+            kernel = boot(**{k: v for k, v in options.items() if k in BOOT})
+            patched = kernel.patched(**{k: v for k, v in options.items() if k in PATCHED})
+        except (ValueError, TypeError) as e:
+            raise BadOption(_guilty(options, place_of, e)) from e
+    kernel.track_origins = True
+    return kernel, patched, Ring(kernel)  # type: ignore[return-value]
+
+
+def _guilty(options: dict[str, Any], place_of: Callable[[str], str], e: Exception) -> str:
+    """What boot() complained of, with the place where that option was given."""
+    from pykernel import machine, profile
+    from pykernel.sched import Scheduler
+
+    checks: dict[str, Callable[[Any], object]] = {
+        "machine": lambda v: v if isinstance(v, machine.Machine) else machine.load(v),
+        "profile": profile.get,
+        "config": lambda v: profile.configure(profile.get("linux-6.1"), v),
+        "clock": Scheduler,
+    }
+    for name, check in checks.items():
+        try:
+            if name in options:
+                check(options[name])
+        except (ValueError, TypeError) as found:
+            return f"{place_of(name)}: {found}"
+    return str(e)
+
+
+def stragglers(kernel: Kernel) -> list[str]:
+    """
+    Threads that called the kernel and have not ended: a sentence each.
+
+    Called while the test's view of the kernel is still there: one that is about to end can make its last calls.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while alive := [t for t in kernel.callers if t.is_alive() and t is not threading.current_thread()]:
+        if time.monotonic() > end:
+            return [
+                f"thread {t.name!r} uses the kernel and outlived the test: join() it, or shut its executor down"
+                for t in alive
+            ]
+        kernel.serve_threads()
+        alive[0].join(0.002)
+    return []
+
+
+def verdict(kernel: Kernel, *, failed: bool) -> list[str]:
+    """
+    Shut *kernel* down and say what is wrong with the test: a leak, an oops.
+
+    Args:
+        failed: the test failed already. Its traceback keeps local variables alive, and what was to be given back was
+            perhaps not reached: leaks are no complaint then.
+    """
+    from pykernel.kernel import Leak
+
+    complaints: list[str] = []
+    if not kernel.dead and not kernel.depth:
+        kernel.sched.run_ready()
+        if kernel.leaks():
+            gc.collect()  # what only a cycle of references holds is about to be given back
+    try:
+        kernel.shutdown()
+    except Leak as e:
+        if not failed:
+            complaints.append(str(e))
+    if kernel.oopses:
+        complaints.append("the kernel had an oops: " + "; ".join(f"{type(e).__name__}: {e}" for e in kernel.oopses))
+    return complaints
+
+
+def report(kernel: Kernel, ring: Ring, options: dict[str, Any]) -> list[tuple[str, str]]:
+    """The sections of a failing test's report: which kernel, its log, its last events."""
+    which = ", ".join(f"{name} {options[name]!r}" for name in BOOT if name in options)
+    log = _last(kernel.log.human().splitlines(), len(kernel.log.records))
+    return [("kernel", which), ("dmesg", log), ("trace", ring.human())]
+
+
+def _last(lines: list[str], seen: int) -> str:
+    kept = lines[-LINES:]
+    left_out = seen - len(kept)
+    head = [f"... {left_out} earlier lines left out"] if left_out > 0 else []
+    return "\n".join([*head, *kept])

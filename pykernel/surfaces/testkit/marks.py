@@ -1,0 +1,171 @@
+"""
+Which kernel a test wants: its marks, the closest first, then the command line, then the configuration file.
+
+``@pytest.mark.kernel(machine="dsa", profile="linux-6.12", seed=7)``, and short ones that may name several values:
+``@pytest.mark.profile("linux-6.1", "linux-6.12")`` runs the test once with each.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["BOOT", "MANY", "MARKERS", "PATCHED", "Said", "add_options", "boot_options", "parametrize", "said"]
+
+BOOT = ("machine", "profile", "seed", "clock", "config")
+PATCHED = ("real_files", "uid", "gid", "modules")
+MANY = ("machine", "profile", "seed")  # have a marker, an option and a fixture of their own
+TYPES = {"machine": str, "profile": str, "seed": int}
+DEFAULTS: dict[str, Any] = {"machine": "full", "profile": "linux-6.1", "seed": 0}
+FAKES = frozenset(("fs", "fs_class", "fs_module", "fs_session"))  # pyfakefs' fixtures: real_files=False
+KEYWORDS = (
+    "machine='full', profile='linux-6.1', seed=0, clock='virtual', config=(), real_files=True, uid=None, gid=None, "
+    "modules=()"
+)
+MARKERS = (
+    f"kernel({KEYWORDS}): what the fixture 'kernel' boots and how the test sees it",
+    "machine(name, ...): the fixture 'kernel' boots this machine; several: the test runs once with each",
+    "profile(name, ...): the fixture 'kernel' boots this kernel; several: the test runs once with each",
+    "seed(number, ...): the seed of the fixture 'kernel'; several: the test runs once with each",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The values of one option, and what said them: a mark on a node, or in words what else."""
+
+    values: tuple[Any, ...]
+    owner: Any
+    mark: pytest.Mark | None = None
+
+    @property
+    def where(self) -> str:
+        """``FILE:LINE`` of the mark; looked for when somebody asks."""
+        return str(self.owner) if self.mark is None else _where(self.owner, self.mark)
+
+
+_SAID = pytest.StashKey[dict[str, Said]]()
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """``--kernel-machine`` and its like, and ``kernel_machine`` and its like in the configuration file."""
+    group = parser.getgroup("pykernel")
+    for name in MANY:
+        what = f"{name} of the fixture 'kernel' where no mark says it; several with commas: each test runs with each"
+        group.addoption(f"--kernel-{name}", metavar="VALUE[,...]", help=f"The {what}.")
+        parser.addini(f"kernel_{name}", f"The {what} (default: {DEFAULTS[name]})")
+
+
+def said(node: pytest.Item | pytest.Collector) -> dict[str, Said]:
+    """What was said about the kernel of *node*, by option. Fails with a sentence: a mark that means nothing."""
+    if _SAID in node.stash:
+        return node.stash[_SAID]
+    found: dict[str, Said] = {}
+    for owner, mark in node.iter_markers_with_node():
+        if mark.name == "kernel":
+            _check_keywords(owner, mark)
+            for name, value in mark.kwargs.items():
+                found.setdefault(name, Said((value,), owner, mark))
+        elif mark.name in MANY:
+            found.setdefault(mark.name, Said(_values(owner, mark), owner, mark))
+    for name in MANY:
+        if name not in found:
+            found[name] = _configured(node.config, name)
+    node.stash[_SAID] = found
+    return found
+
+
+def _configured(config: pytest.Config, name: str) -> Said:
+    option = config.getoption(f"kernel_{name}")
+    text, where = (option, f"--kernel-{name}") if option else (config.getini(f"kernel_{name}"), f"ini kernel_{name}")
+    if not text:
+        return Said((DEFAULTS[name],), "the default")
+    try:
+        return Said(tuple(TYPES[name](word.strip()) for word in text.split(",")), where)
+    except ValueError:
+        raise pytest.UsageError(f"{where}: {text!r} is not a number") from None
+
+
+def _check_keywords(owner: Any, mark: pytest.Mark) -> None:
+    unknown = sorted(set(mark.kwargs) - {*BOOT, *PATCHED})
+    if unknown or mark.args:
+        what = repr(mark.args[0]) if mark.args else unknown[0]
+        _refuse(owner, mark, f"takes the keywords {', '.join((*BOOT, *PATCHED))}, not {what}")
+
+
+def _values(owner: Any, mark: pytest.Mark) -> tuple[Any, ...]:
+    wanted = TYPES[mark.name]
+    if mark.kwargs or not mark.args:
+        _refuse(owner, mark, f"takes one value or several, as in {mark.name}({DEFAULTS[mark.name]!r})")
+    for value in mark.args:
+        if type(value) is not wanted and not (mark.name == "machine" and hasattr(value, "modules")):
+            _refuse(owner, mark, f"takes values of type {wanted.__name__}, not {value!r}")
+    return mark.args
+
+
+def _refuse(owner: Any, mark: pytest.Mark, why: str) -> None:
+    pytest.fail(f"{_where(owner, mark)}: pytest.mark.{mark.name} {why}", pytrace=False)
+
+
+def _where(owner: Any, mark: pytest.Mark) -> str:
+    """``FILE:LINE`` of a mark: its line in the source of what it marks, as far as that can be found."""
+    path = getattr(owner, "path", None)
+    obj = getattr(owner, "obj", None)
+    if obj is None or path is None:
+        return owner.nodeid or "the configuration"
+    try:
+        lines, first = inspect.getsourcelines(inspect.unwrap(obj))
+    except (OSError, TypeError):
+        return str(path)
+    for n, line in enumerate(lines, first or 1):
+        if f"mark.{mark.name}" in line:
+            return f"{path}:{n}"
+    return f"{path}:{first or 1}"
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """An option with several values: the test is made once for each."""
+    for name, one in said(metafunc.definition).items():
+        fixture = f"kernel_{name}"
+        if len(one.values) > 1 and fixture in metafunc.fixturenames:
+            given = [m for m in metafunc.definition.iter_markers("parametrize") if fixture in str(m.args[:1])]
+            if not given:
+                metafunc.parametrize(fixture, one.values, ids=[str(value) for value in one.values])
+
+
+def boot_options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """
+    The keywords of ``start()`` for a test: what its marks and parameters say.
+
+    Fails with a sentence: several values where the test cannot be made several times.
+    """
+    item = request.node
+    chosen = getattr(getattr(item, "callspec", None), "params", {})
+    options: dict[str, Any] = {"real_files": FAKES.isdisjoint(request.fixturenames)}
+    sayings = said(item)
+    options["place_of"] = lambda name: sayings[name].where if name in sayings else name
+    for name, one in sayings.items():
+        if f"kernel_{name}" in chosen:
+            options[name] = chosen[f"kernel_{name}"]
+        elif len(one.values) == 1:
+            options[name] = one.values[0]
+        else:
+            pytest.fail(
+                f"{one.where}: several values of {name} need a test that names the fixture 'kernel' among its "
+                f"arguments or by usefixtures, and is no method of a unittest.TestCase",
+                pytrace=False,
+            )
+    options["machine"] = _beside(options["machine"], Path(item.path))
+    return options
+
+
+def _beside(machine: Any, test: Path) -> Any:
+    """A machine's file may lie beside the test that names it."""
+    if isinstance(machine, str) and machine.endswith(".toml") and not Path(machine).exists():
+        near = test.parent / machine
+        return str(near) if near.exists() else machine
+    return machine
