@@ -163,7 +163,7 @@ class Kernel:
         self.oopses: list[BaseException] = []
         self.owner = threading.get_ident()
         self.initcalls: list[Callable[[], None]] = []
-        self.is_up = False
+        self.is_up = self._coming_up = False
         self.dead = False
         self.machine: Any = None
         self.foreign: deque[Callable[[], None]] = deque()
@@ -208,11 +208,12 @@ class Kernel:
         if self.is_up:
             return
         self.check_alive()
-        self.is_up = True
+        self.is_up = self._coming_up = True
         with self.as_task(self.idle_task), self.ledger.held(self.ledger.kernel), _collector_paused():
             for call in self.initcalls:
                 call()
             self.sched.run_ready()
+        self._coming_up = False
 
     def at_exit(self, fn: Callable[[], None]) -> None:
         """Call *fn* at shutdown, last registered first."""
@@ -234,7 +235,7 @@ class Kernel:
 
     def where(self) -> str:
         """Which line of the client's code is running, for a leak report; empty while ``track_origins`` is off."""
-        if self._origins is None or self.ledger.holder is self.ledger.kernel:
+        if self._origins is None or self._coming_up or self.ledger.holder is self.ledger.kernel:
             return ""
         text = place(self._at_work or sys._getframe(1), _is_kernel_code)
         return f", taken at {text}" if text else ""
