@@ -9,11 +9,13 @@ import sys
 
 import pytest
 
-from pykernel.uapi.check import CheckError, check, facts, header_modules
+from pykernel.uapi.check import HeaderAbsent, check, facts, header_modules
 from pykernel.uapi.linux import idxd, pci_regs
 from pykernel.uapi.struct import Struct, layout
 
 MODULES = [module.__name__ for module in header_modules()]
+
+NOT_IN_DEBIAN_12 = {"pykernel.uapi.linux.iommufd"}  # where CI runs; Linux 6.2 brought it
 
 
 @pytest.mark.usefixtures("kernel_headers")
@@ -22,8 +24,8 @@ def test_module_says_what_the_installed_header_says(name: str, cc: str) -> None:
     """No value, place or size differs, and the header has no name that the module forgot."""
     try:
         differences = check(None, [importlib.import_module(name)], cc=cc)
-    except CheckError as e:
-        if os.environ.get("CI") or "no header" not in str(e):
+    except HeaderAbsent as e:
+        if os.environ.get("CI") and name not in NOT_IN_DEBIAN_12:
             raise
         pytest.skip(str(e))
     assert [str(d) for d in differences] == []
