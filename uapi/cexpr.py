@@ -87,10 +87,19 @@ class _Translation:
         text = self._operator(node)
         return f"({text})" if inside else text
 
+    def _operand(self, node: ast.expr, op: ast.operator, *, left: bool) -> str:
+        """An operand, in parentheses unless everybody knows which operator comes first."""
+        if not isinstance(node, ast.BinOp):
+            return self.of(node, inside=True)
+        sums, products = (ast.Add, ast.Sub), (ast.Mult,)
+        same = left and (type(node.op) is type(op) or (isinstance(node.op, sums) and isinstance(op, sums)))
+        return self.of(node, inside=not (same or (isinstance(node.op, products) and isinstance(op, sums))))
+
     def _operator(self, node: ast.expr) -> str:
         match node:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return f"{self.of(left, inside=True)} {_BINARY[type(op)]} {self.of(right, inside=True)}"
+                sides = self._operand(left, op, left=True), self._operand(right, op, left=False)
+                return f" {_BINARY[type(op)]} ".join(sides)
             case ast.UnaryOp(op=op, operand=operand):
                 return f"{_UNARY[type(op)]}{self.of(operand, inside=True)}"
             case ast.BoolOp(op=op, values=values):

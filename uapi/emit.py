@@ -14,7 +14,7 @@ from pykernel.uapi.ioctl import Ioctl, decode
 from pykernel.uapi.shape import Node, is_inline, tree
 from pykernel.uapi.struct import Struct, cname
 
-__all__ = ["C_TYPES", "declaration", "header", "write"]
+__all__ = ["C_TYPES", "definition", "header", "write"]
 
 C_TYPES = {f"{sign}int{bits}_t": f"__{'u' if sign else 's'}{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)}
 """What a scalar of ours is called in the kernel's headers."""
@@ -43,9 +43,9 @@ def header(module: ModuleType) -> str:
     return "\n".join([*_Header(module).lines(), ""])
 
 
-def declaration(cls: type[Struct], *, indent: str = "", name: str = "") -> Iterator[str]:
-    """The struct in C, a line at a time; *name* is that of the member, for a struct that has none itself."""
-    yield from _Header(ModuleType("")).struct_lines(cls, indent, name)
+def definition(entry: catalog.Entry) -> str:
+    """``#define NAME ...`` of a constant, an ioctl or a macro with arguments; a comment when C has no word for it."""
+    return _Header(entry.module).define(entry.name, entry.value)
 
 
 class _Header:
@@ -106,7 +106,7 @@ class _Header:
             yield from self._enum(entry)
         elif entry.enum is None:
             yield from self._heading(name)
-            yield f"{self._define(name, value)}{self._age(name)}"
+            yield f"{self.define(name, value)}{self._age(name)}"
 
     def _heading(self, name: str) -> Iterator[str]:
         """The empty line and the comment that stand above a name in the module."""
@@ -124,7 +124,8 @@ class _Header:
         told += [f"until Linux {self.older[name]}"] if name in self.older else []
         return f" /* {', '.join(told)} */" if told else ""
 
-    def _define(self, name: str, value: Any) -> str:
+    def define(self, name: str, value: Any) -> str:
+        """The line that defines a name."""
         node = self.nodes.get(name)
         if isinstance(value, Ioctl):
             return f"#define {name} {self._ioctl(node, value)}"

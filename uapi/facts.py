@@ -108,6 +108,7 @@ def _field(cls: type[Struct], f: Field, subject: str, ctype: str) -> Iterator[Fa
     if f.rank:
         yield _number(subject, "size of an element", f.item, f"sizeof((({ctype} *)0)->{element})")
     if f.signed is not None:
-        sign = f"{ctype} s; memset(&s, 0, sizeof s); s.{element} = -1; number({{i}}, s.{element} < 0);"
-        place = sign if f.rank == 0 or f.size else f"number({{i}}, (__typeof__((({ctype} *)0)->{element}))-1 < 0);"
+        # A bit-field has no __typeof__; a pointer that we hold to be a number takes no -1 without a cast.
+        bits = f"{ctype} s; memset(&s, 0, sizeof s); s.{element} = -1; number({{i}}, s.{element} < 0);"
+        place = bits if f.bits else f"number({{i}}, (__typeof__((({ctype} *)0)->{element}))-1 < 0);"
         yield Fact(subject, "signed", "0x1" if f.signed else "0", place)

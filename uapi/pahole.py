@@ -25,7 +25,7 @@ class Place:
     """A member of a struct: one with a name, or an anonymous group; and the nothing that follows it."""
 
     node: Node
-    type: str
+    ctype: str
     offset: int
     size: int
     bits: tuple[int, int] | None = None
@@ -152,7 +152,9 @@ class _Drawing:
         if m and not inline:
             dims = "".join("[]" if n is None else f"[{n}]" for n in m.dims)
             name = f"{m.cname}{dims}{f':{m.bits}' if m.bits else ''};"
-            yield self._row(f"{tabs}{place.type:26} {name}", place, depth, base) + self._age(cls, m.cname)
+            yield self._row(f"{tabs}{place.ctype:{max(1, 34 - 8 * depth)}} {name}", place, depth, base) + self._age(
+                cls, m.cname
+            )
             return
         inner, node = (inline, tree(inline)) if inline else (cls, place.node)
         start = 0 if inline else place.offset
