@@ -9,6 +9,7 @@ one is ready. Loaded, it makes ``/dev/skeleton0`` with an ioctl, and ``/sys/clas
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from errno import ENODEV, ETIMEDOUT
 from typing import Any, ClassVar, Final
 
@@ -106,33 +107,20 @@ class SkeletonDriver(PciDriver):
     id_table: ClassVar[tuple[PciId, ...]] = (PciId(0x1234, 0x11E8),)
 
     def probe(self, pdev: Any, /) -> None:
-        """Take the device. What fails undoes what was done before, in reverse."""
-        pdev.enable_device()
-        try:
+        """Take the device. What fails undoes what was done before it, in reverse."""
+        with ExitStack() as undo:
+            pdev.enable_device()
+            undo.callback(pdev.disable_device)
             pdev.request_regions(self.name)
-            try:
-                pdev.set_master()
-                pdev.alloc_irq_vectors(1, 1, PCI_IRQ_ALL_TYPES)
-                try:
-                    self._start(pdev)
-                except OSError:
-                    pdev.free_irq_vectors()
-                    raise
-            except OSError:
-                pdev.release_regions()
-                raise
-        except OSError:
-            pdev.disable_device()
-            raise
-
-    def _start(self, pdev: Any) -> None:
-        dev = pdev.drvdata = SkeletonDev(self.module, pdev)
-        pdev.request_irq(pdev.irq_vector(0), dev.irq, self.name)
-        try:
+            undo.callback(pdev.release_regions)
+            pdev.set_master()
+            pdev.alloc_irq_vectors(1, 1, PCI_IRQ_ALL_TYPES)
+            undo.callback(pdev.free_irq_vectors)
+            dev = pdev.drvdata = SkeletonDev(self.module, pdev)
+            pdev.request_irq(pdev.irq_vector(0), dev.irq, self.name)
+            undo.callback(pdev.free_irq, pdev.irq_vector(0))
             cdev_device_add(dev, lambda inode, flags: SkeletonFile(inode, flags, dev), self.module)
-        except OSError:
-            pdev.free_irq(pdev.irq_vector(0))
-            raise
+            undo.pop_all()
         pdev.info("skeleton0 is ready")
 
     def remove(self, pdev: Any, /) -> None:
@@ -152,12 +140,16 @@ class SkeletonModule(Module):
     params: ClassVar[tuple[Param, ...]] = (Param("timeout_ms", "uint", 1000, 0o644),)
 
     def init(self) -> None:
-        """``module_init``. Raises EBUSY: no major is free, or the name of the class or the driver is taken."""
-        self.devt = alloc_chrdev_region(self.kernel, 0, 1, self.name)
-        self.class_ = Class(self.kernel, self.name)
-        self.class_.register()
-        self.driver = SkeletonDriver(self.kernel, self.name, self)
-        self.driver.register()
+        """``module_init``. Raises EBUSY: no major is free, or the driver's name is taken; EEXIST: the class's is."""
+        with ExitStack() as undo:
+            self.devt = alloc_chrdev_region(self.kernel, 0, 1, self.name)
+            undo.callback(unregister_chrdev_region, self.kernel, self.devt, 1)
+            self.class_ = Class(self.kernel, self.name)
+            self.class_.register()
+            undo.callback(self.class_.unregister)
+            self.driver = SkeletonDriver(self.kernel, self.name, self)
+            self.driver.register()
+            undo.pop_all()
 
     def exit(self) -> None:
         """``module_exit``."""

@@ -3,11 +3,16 @@ The examples of README.md and docs/ run, and what they print is what the text sa
 
 A python block is a program, one with a ``def test_`` is run by pytest. A toml or sh block that begins ``# NAME``
 is that file. In a console block each ``$ COMMAND`` must print the lines below it, where a line ``...`` stands for any
-lines and ``[...]`` for any text. The examples of a document find its files in their directory.
+lines and ``[...]`` for any text, and ``[N]`` at the end for an exit status that is not 0. The examples of a document
+find its files in their directory.
+
+A tutorial is followed from its beginning to its end in one directory: a python block that begins ``# NAME.py`` is
+merged into that file as a reader would do it.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -19,8 +24,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKED = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+TUTORIALS = [ROOT / "docs" / "tutorial.md"]
+DOCUMENTS = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - set(TUTORIALS))]
+LINKED = [*DOCUMENTS, *TUTORIALS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -51,9 +57,18 @@ def place(request):
         yield Path(tmp)
 
 
+@pytest.fixture
+def fuse_or_fail():
+    """The example runs programs: it needs /dev/fuse, and fails in CI without."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no /dev/fuse here")
+
+
 def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return dict(os.environ, PATH=path, COLUMNS="120", LC_ALL="C.UTF-8")
+    return dict(
+        os.environ, PATH=path, COLUMNS="120", LC_ALL="C.UTF-8", PYTEST_ADDOPTS="-p no:asyncio -p no:cacheprovider"
+    )
 
 
 @pytest.mark.parametrize(("document", "text"), examples({"python"}))
@@ -88,18 +103,60 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(("document", "text"), examples({"console"}))
-def test_console(document, text, place, require_program):
-    if "run" in text and not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no /dev/fuse here")
+def test_console(document, text, place, require_program, request):
+    if "run" in text:
+        request.getfixturevalue("fuse_or_fail")
     scripts = "".join(file.read_text() for file in place.glob("*.sh") if file.name in text)
     if "accel-config" in text + scripts:
         require_program("accel-config")
+    check(text, place)
+
+
+def check(text: str, place: Path, where: str = "") -> None:
+    """Run the commands of a console block."""
     for command, expected in commands(text):
         done = subprocess.run(
             command, shell=True, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, check=False,
         )  # fmt: skip
-        assert re.fullmatch(pattern(expected), done.stdout), f"{command}\n{done.stdout}"
+        status = f"[{done.returncode}]\n" if expected and re.fullmatch(r"\[\d+\]", expected[-1]) else ""
+        assert re.fullmatch(pattern(expected), done.stdout + status), f"{where} {command}\n{done.stdout}{status}"
+
+
+def merged(old: str, new: str) -> str:
+    """*old* with what *new* defines: a definition takes the place of one with its name, imports go to the top."""
+
+    def parts(text: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for node in ast.parse(text).body:
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+            source = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+            kind = " import" if isinstance(node, ast.Import | ast.ImportFrom) else ""
+            found[f"{kind}{getattr(node, 'name', source)}"] = source
+        return found
+
+    whole = parts(old) | parts(new)
+    return "\n\n".join(sorted(whole.values(), key=lambda source: not source.startswith(("import ", "from "))))
+
+
+def following(document: Path, place: Path) -> None:
+    """Do what the tutorial says, block by block."""
+    for kind, text, line in blocks(document):
+        name = re.match(r"# (\S+\.\w+)\n", text)
+        if name and kind == "python":
+            file = place / name[1]
+            file.write_text(merged(file.read_text() if file.exists() else "", text))
+        elif name:
+            (place / name[1]).write_text(text)
+        elif kind == "console":
+            check(text, place, f"{document.name}:{line}")
+
+
+@pytest.mark.parametrize("document", TUTORIALS, ids=lambda d: d.stem)
+def test_tutorial(document, tmp_path, require_program, fuse_or_fail):
+    require_program("lspci")
+    tmp_path.chmod(0o755)
+    following(document, tmp_path)
 
 
 @pytest.mark.parametrize("document", LINKED, ids=lambda d: d.name)

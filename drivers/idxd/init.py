@@ -4,6 +4,7 @@ The PCI driver and the module (drivers/dma/idxd/init.c).
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from errno import ENODEV, ENOSPC
 from typing import ClassVar
 
@@ -255,10 +256,12 @@ def idxd_probe(idxd: IdxdDevice) -> None:
 
 
 def register_devices(idxd: IdxdDevice) -> None:
-    """C: ``int idxd_register_devices(struct idxd_device *idxd)``. Raises EEXIST."""
-    idxd.register()
-    for child in (*idxd.wqs, *idxd.engines, *idxd.groups):
-        child.register()
+    """C: ``int idxd_register_devices(struct idxd_device *idxd)``. Raises EEXIST, ENOMEM; then nothing is registered."""
+    with ExitStack() as undo:
+        for dev in (idxd, *idxd.wqs, *idxd.engines, *idxd.groups):
+            dev.register()
+            undo.callback(dev.unregister)
+        undo.pop_all()
 
 
 def unregister_devices(idxd: IdxdDevice) -> None:
@@ -404,7 +407,7 @@ class IdxdModule(Module):
         return bool(self.param["tc_override"])
 
     def init(self) -> None:
-        """C: ``int idxd_init_module(void)``. Raises ENODEV: the CPU has no MOVDIR64B."""
+        """C: ``int idxd_init_module(void)``. Raises ENODEV: the CPU has no MOVDIR64B; EBUSY, ENOMEM."""
         kernel = self.kernel
         if not kernel.cpu.has("movdir64b"):
             kernel.log.printk(WARNING, "idxd driver failed to load without MOVDIR64B.")
@@ -424,11 +427,17 @@ class IdxdModule(Module):
             DmaengineDriver(kernel, "dmaengine", self.bus, self),
             UserDriver(kernel, "user", self.bus, self),
         ]
-        for driver in self.bus_drivers:
-            driver.register()
-        self.ictx = {DevType.DSA: CdevContext(kernel, "dsa"), DevType.IAX: CdevContext(kernel, "iax")}
-        self.pci_driver = IdxdPciDriver(self)
-        self.pci_driver.register()
+        with ExitStack() as undo:
+            for driver in self.bus_drivers:
+                driver.register()
+                undo.callback(driver.unregister)
+            self.ictx = {}
+            for kind, name in ((DevType.DSA, "dsa"), (DevType.IAX, "iax")):
+                self.ictx[kind] = CdevContext(kernel, name)
+                undo.callback(self.ictx[kind].remove)
+            self.pci_driver = IdxdPciDriver(self)
+            self.pci_driver.register()
+            undo.pop_all()
 
     def exit(self) -> None:
         """C: ``void idxd_exit_module(void)``."""

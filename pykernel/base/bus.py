@@ -172,10 +172,12 @@ class Driver(Kobject):
 
         Raises:
             EBUSY: the bus has a driver of this name.
+            ENOMEM: by fault injection.
         """
         if self.name in self.bus.drivers:
             self.kernel.log.printk(ERR, f"Error: Driver '{self.name}' is already registered, aborting...")
             raise err(EBUSY)
+        self.kernel.faults.alloc("driver_register")
         self.add()
         self.kernel.ledger.take("driver", self, lambda: f"driver {self.name} of bus {self.bus.name}")
         self.bus.drivers[self.name] = self

@@ -23,7 +23,8 @@ class Class(Kset):
         self._glue: list[Kset] = []
 
     def register(self) -> None:
-        """Make /sys/class/NAME. Raises EEXIST."""
+        """Make /sys/class/NAME. Raises EEXIST; ENOMEM by fault injection."""
+        self.kernel.faults.alloc("class_register")
         self.add()
         self.kernel.ledger.take("class", self, lambda: f"class {self.name}")
         self.kernel.sub(Uevents).send(self, "add", {"SUBSYSTEM": "class"})

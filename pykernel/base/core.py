@@ -176,9 +176,12 @@ class Device(Kobject):
         Raises:
             EEXIST: the name or the device number is taken; what was made is taken back.
             EINVAL: no name.
+            ENOMEM: by fault injection.
         """
         if not self.name:
             raise err(EINVAL)
+        if self.kernel.faults.active:
+            self.kernel.faults.alloc(f"device_add {self.name}")
         self._get_device_parent()
         parent = self.device_parent
         if parent is not None and self.numa_node == -1:

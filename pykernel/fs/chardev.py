@@ -117,8 +117,9 @@ def alloc_chrdev_region(kernel: Kernel, baseminor: int, count: int, name: str) -
     Take a dynamic major; the first dev_t. C: ``int alloc_chrdev_region(dev_t *, unsigned, unsigned, const char *)``.
 
     Raises:
-        EBUSY: none is free.
+        EBUSY: none is free. ENOMEM: by fault injection.
     """
+    kernel.faults.alloc("alloc_chrdev_region")
     reg = kernel.sub(Chrdevs)
     dev = MKDEV(reg.find_dynamic_major(), baseminor)
     reg.register_region(dev, count, name)

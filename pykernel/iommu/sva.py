@@ -301,6 +301,7 @@ def iommu_sva_bind_device(dev: PciDev, mm: Mm) -> SvaHandle:
     Raises:
         ENODEV: no IOMMU in scalable mode.
         ENOSPC: no PASID is left.
+        ENOMEM: by fault injection.
     """
     iommu = _iommu(dev)
     if not iommu.scalable or not iommu.pasid_enabled(dev):
@@ -310,6 +311,7 @@ def iommu_sva_bind_device(dev: PciDev, mm: Mm) -> SvaHandle:
         if handle.mm is mm:
             handle.users += 1
             return handle
+    dev.kernel.faults.alloc("iommu_sva_bind_device")
     handle = SvaHandle(dev, mm, iommu.mm_pasid(mm))
     table[handle.pasid] = handle
     if dev.kernel.trace:

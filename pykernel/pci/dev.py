@@ -186,9 +186,15 @@ class PciDev(PciDevFiles):
         self.kernel.ledger.give("regions", self)
 
     def iomap(self, bar: int, off: int = 0, length: int | None = None) -> Iomem:
-        """C: ``void __iomem *pcim_iomap(struct pci_dev *, int, unsigned long)``. Raises EINVAL: no such BAR."""
+        """
+        C: ``void __iomem *pcim_iomap(struct pci_dev *, int, unsigned long)``.
+
+        Raises:
+            EINVAL: no such BAR. ENOMEM: by fault injection.
+        """
         if bar not in self.resources:
             raise err(EINVAL, f"{self.name} has no BAR {bar}")
+        self.kernel.faults.alloc("ioremap")
         return Iomem(self.kernel, self.function, bar, off, length or self.resource_len(bar) - off, self.name)
 
     def map_bar(self, bar: int) -> MappedIo:

@@ -84,11 +84,13 @@ class Irqs:
         C: ``int request_threaded_irq(...)``; *shared* is IRQF_SHARED. The first action unmasks the interrupt.
 
         Raises:
-            EINVAL: no such irq. EBUSY: taken, and not shared by all.
+            EINVAL: no such irq. EBUSY: taken, and not shared by all. ENOMEM: by fault injection.
         """
         desc = self.descs.get(irq)
         if desc is None:
             raise err(EINVAL)
+        if self.kernel.faults.active:
+            self.kernel.faults.alloc(f"request_irq {name}")
         if desc.actions and not (shared and all(a.shared for a in desc.actions)):
             raise err(EBUSY, f"irq {irq} is taken by {desc.actions[0].name}")
         desc.actions.append(action := IrqAction(thread_fn, name, dev_id, shared))

@@ -13,6 +13,7 @@ from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
     from pykernel.pci.dev import PciDev
+    from pykernel.pci.iomem import Iomem
 
 __all__ = ["PCI_IRQ_ALL_TYPES", "PCI_IRQ_INTX", "PCI_IRQ_MSI", "PCI_IRQ_MSIX", "Msi"]
 
@@ -33,6 +34,7 @@ class Msi:
         self.mode = ""
         self.descs: list[IrqDesc] = []
         self._dir: Kset | None = None
+        self._table: Iomem | None = None
 
     # ---- how many
 
@@ -60,7 +62,9 @@ class Msi:
             ENOSPC: fewer than *low*.
             ERANGE: *high* is below *low*.
             EINVAL: no capability, MSI forbidden, the device is not enabled, or vectors are allocated.
+            ENOMEM: by fault injection.
         """
+        self.dev.kernel.faults.alloc("pci_alloc_irq_vectors")
         failure = err(ENOSPC)
         for bit, enable in ((PCI_IRQ_MSIX, self._enable_msix), (PCI_IRQ_MSI, self._enable_msi)):
             if flags & bit:
@@ -88,6 +92,7 @@ class Msi:
         n = min(self.msix_vec_count(), high)
         if n < low:
             raise err(ENOSPC)
+        self._table = self._map_table()
         self._take("msix", n)
         for i, desc in enumerate(self.descs):
             desc.set_mask = self._masker(i)
@@ -128,10 +133,14 @@ class Msi:
         at = self.dev.find_capability(r.PCI_CAP_ID_MSIX) + r.PCI_MSIX_FLAGS
         self.dev.write_config_word(at, self.dev.read_config_word(at) & ~off | on)
 
-    def _entry(self, i: int, off: int, value: int) -> None:
+    def _map_table(self) -> Iomem:
+        # drivers/pci/msi/msi.c:msix_map_region()
         table = self.dev.read_config_dword(self.dev.find_capability(r.PCI_CAP_ID_MSIX) + r.PCI_MSIX_TABLE)
-        regs = self.dev.iomap(table & r.PCI_MSIX_TABLE_BIR, table & r.PCI_MSIX_TABLE_OFFSET)
-        regs.writel(value, i * r.PCI_MSIX_ENTRY_SIZE + off)
+        return self.dev.iomap(table & r.PCI_MSIX_TABLE_BIR, table & r.PCI_MSIX_TABLE_OFFSET)
+
+    def _entry(self, i: int, off: int, value: int) -> None:
+        assert self._table is not None
+        self._table.writel(value, i * r.PCI_MSIX_ENTRY_SIZE + off)
 
     def _write_table(self) -> None:
         for i, desc in enumerate(self.descs):

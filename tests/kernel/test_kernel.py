@@ -346,37 +346,3 @@ def test_identity_calls(kernel):
     assert q.task.cred.in_group(6)
     assert "uid=5" in repr(q)
     q.exit()
-
-
-def walk_faults(machine="dsa"):
-    nth = 0
-    while True:
-        nth += 1
-        k = pykernel.boot(machine)
-        rule = k.faults.fail("alloc", nth=nth)
-        k.up()
-        rule.cancel()
-        yield nth, k, rule.fired
-        if not rule.fired:
-            return
-
-
-def test_every_allocation_of_the_probe_may_fail():
-    """Each in its turn: no oops, the driver is unbound or bound and works, and rmmod leaves nothing."""
-    fired = 0
-    for nth, k, hit in walk_faults():
-        assert not k.oopses, (nth, k.log.human())
-        p = k.process()
-        bound = os.path.basename(p.readlink("/sys/bus/pci/devices/0000:6a:01.0/driver")) if hit == 0 else None
-        if not hit:
-            assert bound == "idxd"
-        fired += hit
-        if any(m.split()[0] == "idxd" for m in p.listdir("/sys/module")):
-            k.modules.rmmod("idxd")
-            assert "dsa" not in p.listdir("/sys/bus") or p.listdir("/sys/bus/dsa/devices") == []
-            k.modules.modprobe("idxd")
-            assert p.read_text("/sys/bus/dsa/devices/dsa0/state") == "disabled\n"
-        p.exit()
-        assert not k.oopses, (nth, k.log.human())
-        k.shutdown()
-    assert fired >= 5
