@@ -175,6 +175,8 @@ VIRTIO_BLK_S_ZONE_OPEN_RESOURCE: Final = 5
 VIRTIO_BLK_S_ZONE_ACTIVE_RESOURCE: Final = 6
 
 NEWER: Final = {
+    "virtio_blk_config.wce": "3.6",
+    "VIRTIO_BLK_F_CONFIG_WCE": "3.6",
     "virtio_blk_config.unused": "3.17",
     "virtio_blk_config.num_queues": "3.17",
     "VIRTIO_BLK_F_MQ": "3.17",

@@ -33,10 +33,14 @@ VIRTIO_F_RING_RESET: Final = 40
 VIRTIO_F_ADMIN_VQ: Final = 41
 
 NEWER: Final = {
-    "VIRTIO_TRANSPORT_F_END": "6.8",  # 38 since 4.18, 41 since 6.1
+    "VIRTIO_F_RING_PACKED": "5.0",
+    "VIRTIO_F_ORDER_PLATFORM": "5.0",
+    "VIRTIO_F_ACCESS_PLATFORM": "5.9",
     "VIRTIO_F_IN_ORDER": "5.18",
     "VIRTIO_F_RING_RESET": "6.0",
     "VIRTIO_F_NOTIFICATION_DATA": "6.4",
     "VIRTIO_F_NOTIF_CONFIG_DATA": "6.7",
     "VIRTIO_F_ADMIN_VQ": "6.8",
 }
+
+CHANGED: Final = {"VIRTIO_TRANSPORT_F_END": "6.8"}  # it was 38, and 41 since 6.1

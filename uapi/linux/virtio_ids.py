@@ -56,6 +56,11 @@ VIRTIO_TRANS_ID_RNG: Final = 0x1005
 VIRTIO_TRANS_ID_9P: Final = 0x1009
 
 NEWER: Final = {
+    "VIRTIO_ID_IOMMU": "5.3",
+    "VIRTIO_ID_PMEM": "5.3",
+    "VIRTIO_ID_FS": "5.4",
+    "VIRTIO_ID_MAC80211_HWSIM": "5.7",
+    "VIRTIO_ID_MEM": "5.8",
     "VIRTIO_ID_IOMEM": "5.11",
     "VIRTIO_ID_MAC80211_WLAN": "5.11",
     "VIRTIO_ID_MEMORY_BALLOON": "5.11",
@@ -85,4 +90,15 @@ NEWER: Final = {
     "VIRTIO_ID_GPIO": "5.15",
     "VIRTIO_ID_SPI": "6.18",
     "VIRTIO_ID_MEDIA": "7.3",
+}
+
+# Until then the digits were there without the 0x
+CHANGED: Final = {
+    "VIRTIO_TRANS_ID_NET": "5.18",
+    "VIRTIO_TRANS_ID_BLOCK": "5.18",
+    "VIRTIO_TRANS_ID_BALLOON": "5.18",
+    "VIRTIO_TRANS_ID_CONSOLE": "5.18",
+    "VIRTIO_TRANS_ID_SCSI": "5.18",
+    "VIRTIO_TRANS_ID_RNG": "5.18",
+    "VIRTIO_TRANS_ID_9P": "5.18",
 }

@@ -510,4 +510,13 @@ NEWER: Final = {
     "VIRTIO_ADMIN_GROUP_TYPE_SELF": "6.15",
 }
 
+CHANGED: Final = {
+    "virtio_pci_cap.padding": "5.10",  # id has its first byte
+    # they were packed in 6.8
+    "virtio_admin_cmd_hdr": "6.9",
+    "virtio_admin_cmd_status": "6.9",
+    "virtio_admin_cmd_notify_info_data": "6.9",
+    "virtio_admin_cmd_notify_info_result": "6.9",
+}
+
 OMITTED: Final = {"VIRTIO_PCI_CONFIG": "takes a driver's own struct; VIRTIO_PCI_CONFIG_OFF does the same"}
