@@ -140,7 +140,8 @@ def report(kernel: Kernel, ring: Ring, options: dict[str, Any]) -> list[tuple[st
     """The sections of a failing test's report: which kernel, its log, its last events."""
     which = ", ".join(f"{name} {options[name]!r}" for name in BOOT if name in options)
     log = _last(kernel.log.human().splitlines(), len(kernel.log.records))
-    return [("kernel", which), ("dmesg", log), ("trace", ring.human())]
+    sections = [("kernel", which), ("dmesg", log), ("trace", ring.human())]
+    return [(name, text) for name, text in sections if text]
 
 
 def _last(lines: list[str], seen: int) -> str:
