@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from enum import Enum
 from functools import cache
 from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -76,7 +77,7 @@ def _imported(module: ModuleType) -> frozenset[str]:
 
 
 def entries(module: ModuleType) -> Iterator[Entry]:
-    """What a header module defines, in its order; nothing of what it imports."""
+    """What a header module says of its header, in its order; nothing of what it imports, no classes of its own use."""
     skipped, told = _imported(module), set[str]()
     for name, value in vars(module).items():
         if name.startswith("__") or name in skipped or name in told:
@@ -88,8 +89,8 @@ def entries(module: ModuleType) -> Iterator[Entry]:
                 told |= {member.name for member in members}
                 yield from members
         elif isinstance(value, (int, str, Ioctl)) or (
-            getattr(value, "__module__", "") == module.__name__
-            and (not isinstance(value, type) or issubclass(value, Struct))
+            (isfunction(value) or (isinstance(value, type) and issubclass(value, Struct)))
+            and value.__module__ == module.__name__
         ):
             yield Entry(name, value, module)
 

@@ -8,7 +8,6 @@ the compiler thinks of it. A statement that does not compile has a name that the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum
 from inspect import isfunction, signature
 from types import ModuleType
 from typing import NamedTuple
@@ -59,7 +58,9 @@ def _inner(cls: type[Struct]) -> Iterator[str]:
 def _of_entry(entry: catalog.Entry, version: Version) -> Iterator[Fact]:
     name, value = entry.name, entry.value
     if isinstance(value, Ioctl):
-        yield _number(name, "value", history.nr_at(value, version), name)
+        own = value.struct is not None and value.struct.__module__ == entry.module.__name__
+        table = history.newer(entry.module) if own else None
+        yield _number(name, "value", history.nr_at(value, version, table), name)
     elif isinstance(value, int):
         yield _number(name, "value", int(value), name)
     elif isinstance(value, str):
@@ -68,8 +69,6 @@ def _of_entry(entry: catalog.Entry, version: Version) -> Iterator[Fact]:
         yield from _macro(name, value)
     elif isinstance(value, type) and issubclass(value, Struct):
         yield from _struct(value, history.at(value, version, history.newer(entry.module)))
-    elif not (isinstance(value, type) and issubclass(value, Enum)):
-        raise TypeError(f"{entry.module.__name__}.{name}: {value!r} says nothing about a header")
 
 
 def _number(subject: str, fact: str, ours: int, expression: str) -> Fact:

@@ -171,8 +171,8 @@ def sizes(cls: type[Struct], table: Table | None = None) -> tuple[tuple[str, int
     return tuple(out)
 
 
-def nr_at(row: Ioctl[Any], version: Version) -> int:
+def nr_at(row: Ioctl[Any], version: Version, table: Table | None = None) -> int:
     """The number of an ioctl in the headers of *version*: a struct that grew changed the size in it."""
     if row.struct is None or not row.direction:
         return row.nr
-    return _IOC(row.direction, row.magic, row.index, at(row.struct, version).sizeof())
+    return _IOC(row.direction, row.magic, row.index, at(row.struct, version, table).sizeof())

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from pykernel.uapi.check import CheckError, check
+from pykernel.uapi.check import CheckError, check, compare
+from pykernel.uapi.history import Version
 from pykernel.uapi.ioctl import _IO, _IOR, _IOW, _IOWR
 from pykernel.uapi.struct import ZERO, Bits, Name, Struct, Union, anon_struct, anon_union, s16, s32, u8, u16, u32, u64
 
@@ -39,6 +40,7 @@ struct outer {
 } __attribute__((packed));
 struct tail { __u32 n; __u16 data[]; };
 struct inner_union { __u8 t; union { __u64 big; __u8 small; } u; };
+#define SHAPE_NAME "shape-pci"
 #define SHAPE_IOC _IOWR('S', 1, struct outer)
 #endif
 """
@@ -128,6 +130,7 @@ RIGHT: dict[str, Any] = {
     "SHAPE_ONE": 1,
     "SHAPE_MASK": 0xFFFFFFFFFFFFFFF0,
     "SHAPE_NEGATIVE": -2,
+    "SHAPE_NAME": "shape-pci",
     "SHAPE_IOC": _IOWR(ord("S"), 1, outer),
     **{o.__name__: o for o in (natural, packed, bits, packed_bits, either, outer, tail, inner_union, inner_union_u)},
     "color": color,
@@ -153,6 +156,12 @@ def shapes(tmp_path: Path, cc: str, kernel_headers: None) -> Path:
     (tmp_path / "shapes.h").write_text(HEADER)
     of_kernel(tmp_path, 6, 1)
     return tmp_path
+
+
+def lambda_like(function: Any) -> Any:
+    """A function as if it were defined in a header module."""
+    function.__module__ = __name__
+    return function
 
 
 def found(where: Path, **changes: object) -> list[tuple[str, str]]:
@@ -225,6 +234,8 @@ def test_planted_wrong_values_are_caught(shapes: Path) -> None:
         COLOR_BLUE = 5
 
     assert found(shapes, SHAPE_ONE=2) == [("SHAPE_ONE", "value")]
+    assert found(shapes, SHAPE_NAME="shape-pcie") == [("SHAPE_NAME", "text")]
+    assert found(shapes, SHAPE_HIGH=lambda_like(lambda x: x >> 8 & 0x7F)) == [("SHAPE_HIGH", "(0xffffffffU)")]
     assert found(shapes, color=color) == [("COLOR_BLUE", "value")]
     assert found(shapes, SHAPE_IOC=_IOWR(ord("S"), 2, outer)) == [("SHAPE_IOC", "value")]
 
@@ -246,6 +257,33 @@ def test_header_that_is_not_c_is_said(tmp_path: Path, cc: str, kernel_headers: N
     of_kernel(tmp_path, 6, 1)
     with pytest.raises(CheckError, match=r"bad\.h does not compile"):
         check(tmp_path, [module(HEADERS=("bad.h",))])
+
+
+def test_planted_wrong_alignment_is_caught(shapes: Path) -> None:
+    """Sizes and offsets agree, but what contains it would differ."""
+    (shapes / "aligned.h").write_text("struct two { unsigned int a, b; } __attribute__((aligned(8)));")
+
+    class two(Struct):
+        a: u32 = 0
+        b: u32 = 0
+
+    (difference,) = check(shapes, [module(HEADERS=("aligned.h",), two=two)])
+    assert str(difference) == f"{__name__}: two: alignment is 0x8 in the header, 0x4 here"
+
+
+def test_forgotten_member_of_a_nameless_union_is_told(shapes: Path) -> None:
+    """struct inner_union { ...; union { __u64 big; __u8 small; } u; } has u.small, which changes no size."""
+
+    class inner_union_u(Union, ctype="__typeof__(((struct inner_union *)0)->u)"):
+        big: u64 = 0
+
+    class inner_union(Struct):
+        t: u8 = 0
+        u: inner_union_u = ZERO
+
+    inner_union.__annotations__["u"] = inner_union_u  # a local name, which the module does not know
+    wrong = found(shapes, inner_union=inner_union, inner_union_u=inner_union_u)
+    assert wrong == [("inner_union.u.small", "name")]
 
 
 @pytest.mark.parametrize("name", ["SHAPE_ONE", "SHAPE_HIGH", "tail"])
@@ -280,6 +318,91 @@ def test_newer_row_that_the_header_refutes_is_told(shapes: Path) -> None:
     """NEWER cannot be used to hide names, nor keep rows of names that no longer exist."""
     assert found(shapes, NEWER={"SHAPE_ONE": "99.0"}) == [("SHAPE_ONE", "NEWER")]
     assert found(shapes, NEWER={"SHAPE_GONE": "99.0"}) == [("SHAPE_GONE", "NEWER")]
+
+
+GREW = """
+#include <linux/ioctl.h>
+struct info { unsigned int argsz, flags; %s };
+#define GET_INFO _IOR('G', 1, struct info)
+"""
+
+
+class info(Struct):
+    argsz: u32 = 0
+    flags: u32 = 0
+    caps: u64 = 0
+
+
+@pytest.mark.parametrize(("minor", "member"), [(4, ""), (5, "unsigned long caps;")])
+def test_struct_that_grew_is_right_in_both_headers(
+    tmp_path: Path, cc: str, kernel_headers: None, minor: int, member: str
+) -> None:
+    """Size of the struct and number of the ioctl are those of the kernel whose headers they are."""
+    (tmp_path / "grew.h").write_text(GREW % member)
+    of_kernel(tmp_path, 6, minor)
+    grew = module(HEADERS=("grew.h",), info=info, GET_INFO=_IOR(ord("G"), 1, info), NEWER={"info.caps": "6.5"})
+
+    assert [str(d) for d in check(tmp_path, [grew])] == []
+
+
+def test_growth_that_the_older_header_does_not_bear_out_is_told(tmp_path: Path, cc: str, kernel_headers: None) -> None:
+    """NEWER says that caps was appended, but 6.4 had reserved bytes there."""
+    (tmp_path / "grew.h").write_text(GREW % "unsigned long reserved;")
+    of_kernel(tmp_path, 6, 4)
+    grew = module(HEADERS=("grew.h",), info=info, GET_INFO=_IOR(ord("G"), 1, info), NEWER={"info.caps": "6.5"})
+
+    wrong = {(d.subject, d.fact) for d in check(tmp_path, [grew])}
+    assert wrong == {("info", "sizeof"), ("info", "alignment"), ("GET_INFO", "value"), ("info.reserved", "name")}
+
+
+def test_gone_name_is_excused_only_by_a_newer_header(shapes: Path) -> None:
+    """The headers are those of 6.1: what was last in 6.0 may be absent, what was in 6.1 may not."""
+    assert found(shapes, SHAPE_TWO=2, OLDER={"SHAPE_TWO": "6.0"}) == []
+    assert found(shapes, SHAPE_TWO=2, OLDER={"SHAPE_TWO": "6.1"}) == [("SHAPE_TWO", "value")]
+
+
+def test_older_row_that_the_header_refutes_is_told(shapes: Path) -> None:
+    """A name that is said to be gone is still there; one that is said to be there, and has no value here, is not."""
+    assert found(shapes, OLDER={"SHAPE_ONE": "6.0"}) == [("SHAPE_ONE", "OLDER")]
+    assert found(shapes, OLDER={"SHAPE_GONE": "6.1"}) == [("SHAPE_GONE", "OLDER")]
+    assert found(shapes, OLDER={"SHAPE_GONE": "6.0"}) == []
+    assert found(shapes, SHAPE_ONE=None, OLDER={"SHAPE_ONE": "6.1"}) == []
+    assert found(shapes, SHAPE_ONE=None, OLDER={"SHAPE_ONE": "6.0"}) == [("SHAPE_ONE", "OLDER")]
+
+
+def test_report_counts_facts_and_names_what_is_absent(shapes: Path) -> None:
+    (report,) = compare(
+        shapes,
+        [
+            module(
+                HEADERS=("shapes.h",), OMITTED={"*": ""}, SHAPE_ONE=1, A=1, B=2, NEWER={"A": "6.2"}, OLDER={"B": "5.9"}
+            )
+        ],
+    )
+    assert (report.state, report.agree, report.differences) == ("compared", 1, ())
+    assert (report.newer, report.gone) == ((("A", "6.2"),), (("B", "5.9"),))
+
+
+def test_header_that_the_directory_lacks_is_not_taken_from_the_system(shapes: Path) -> None:
+    """linux/vfio.h is installed, but was not asked about."""
+    (report,) = compare(shapes, [module(HEADERS=("linux/vfio.h",))])
+    assert (report.state, report.header, report.agree) == ("absent", "linux/vfio.h", 0)
+
+
+def test_headers_without_a_version_need_to_be_told_it(shapes: Path) -> None:
+    (shapes / "linux/version.h").unlink()
+    newer = module(**RIGHT, SHAPE_TWO=2, NEWER={"SHAPE_TWO": "5.19"})
+    with pytest.raises(CheckError, match=r"has no linux/version\.h: say of which kernel the headers are"):
+        check(shapes, [newer])
+    assert check(shapes, [newer], version=Version(5, 18)) == []
+    assert [d.subject for d in check(shapes, [newer], version=Version(5, 19))] == ["SHAPE_TWO"]
+
+
+def test_module_of_a_header_that_linux_never_had_is_proven_by_its_own(tmp_path: Path, shapes: Path) -> None:
+    never = {k: v for k, v in RIGHT.items() if not callable(v) or isinstance(v, type)}
+    (report,) = compare(shapes, [module(**{**never, "HEADERS": ()})])
+    assert (report.state, report.differences) == ("never", ())
+    assert report.agree > 100
 
 
 def test_missing_header_and_missing_compiler_are_said(tmp_path: Path, cc: str, kernel_headers: None) -> None:
