@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.machine import Machine, MachineError
     from pykernel.start import boot
+    from pykernel.surfaces.explore import explore
 
-__all__ = ["Kernel", "Machine", "MachineError", "boot"]
+__all__ = ["Kernel", "Machine", "MachineError", "boot", "explore"]
 __version__ = "0.1.0"
 
-_WHERE = {"boot": "start", "Kernel": "kernel", "Machine": "machine", "MachineError": "machine"}
+_WHERE = {
+    "boot": "start",
+    "Kernel": "kernel",
+    "Machine": "machine",
+    "MachineError": "machine",
+    "explore": "surfaces.explore",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -133,8 +133,11 @@ class Scheduler:
         self._seq = 0
         self._start = time.monotonic_ns()
 
-    def explore(self, strategy: str = "random") -> None:
-        """From now on the seed decides who runs. Raises ValueError: no strategy of that name."""
+    def explore(self, strategy: str = "random", seed: int | None = None) -> None:
+        """From now on the seed, a new one if given, decides who runs. Raises ValueError: no such strategy."""
+        if seed is not None:
+            self.seed = seed
+            self.rng.seed(seed)
         self.strategy = make_strategy(strategy, self.seed)
         self.exploring = True
 

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "module": ("module", "List the kernel modules that there are, or tell about one."),
     "ioctls": ("ioctls", "The support table: system calls, ioctls, and what is not built."),
     "uapi": ("uapi", "Headers of Linux: compare them with real ones, print structs, explain ioctl numbers."),
+    "soak": ("soak", "Run a test that explores interleavings with thousands of seeds."),
     "doctor": ("doctor", "Tell whether this host allows to run programs, and how to make it so."),
 }
 
