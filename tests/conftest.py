@@ -17,11 +17,13 @@ settings.load_profile("pykernel")
 PACKAGES = {
     "accel-config": "accel-config",
     "busybox": "busybox-static",
+    "c++": "g++",
     "cc": "gcc libc6-dev linux-libc-dev",
     "dsa_test": "accel-config-test",
     "gcc": "gcc libc6-dev linux-libc-dev",
     "go": "golang-go",
     "lspci": "pciutils",
+    "pahole": "dwarves",
     "umockdev-run": "umockdev",
 }
 

@@ -98,7 +98,9 @@ class _Translation:
     def _operator(self, node: ast.expr) -> str:
         match node:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                sides = self._operand(left, op, left=True), self._operand(right, op, left=False)
+                sides = [self._operand(left, op, left=True), self._operand(right, op, left=False)]
+                if isinstance(op, ast.LShift) and not isinstance(left, ast.Constant) and self.local:
+                    sides[0] = f"(__u64){sides[0]}"  # no bit of an argument falls out, as in Python
                 return f" {_BINARY[type(op)]} ".join(sides)
             case ast.UnaryOp(op=op, operand=operand):
                 return f"{_UNARY[type(op)]}{self.of(operand, inside=True)}"

@@ -225,4 +225,4 @@ _PACKED = " __attribute__((packed))"
 
 def _comment(text: str) -> str:
     """The first sentence or line of a docstring, fit for a C comment."""
-    return text.strip().partition("\n")[0].replace("``", "").replace("*/", "* /")
+    return text.strip().partition("\n")[0].replace("``", "").replace("*/", "* /").replace("/*", "/ *")

@@ -43,6 +43,12 @@ class Place:
         """The first bit after it."""
         return self.start + (self.bits[1] if self.bits else 8 * self.size)
 
+    @property
+    def padding(self) -> int:
+        """The padding of the struct that it is; pahole does not look into arrays of structs."""
+        named = self.inner and not is_inline(self.inner) and self.node.member and not self.node.member.dims
+        return padding(self.inner) if named and self.inner else 0
+
 
 @dataclass
 class Gaps:
@@ -182,8 +188,8 @@ class _Drawing:
         yield f"size: {size}, cachelines: {-(-size // CACHELINE)}, members: {len(members)}"
         holes, bit_holes = [p.hole for p in members if p.hole], [p.bit_hole for p in members if p.bit_hole]
         plain, bits = sum(p.size for p in members if not p.bits), sum(p.bits[1] for p in members if p.bits)
-        if holes:
-            yield f"sum members: {plain}, holes: {len(holes)}, sum holes: {sum(holes)}"
+        if plain and (holes or bit_holes):
+            yield f"sum members: {plain}" + (f", holes: {len(holes)}, sum holes: {sum(holes)}" if holes else "")
         if bit_holes:
             told = f"{bits} bits ({bits // 8} bytes)" if bits % 8 == 0 else f"{bits} bits"
             yield f"sum bitfield members: {told}, bit holes: {len(bit_holes)}, sum bit holes: {sum(bit_holes)} bits"
@@ -191,7 +197,7 @@ class _Drawing:
             yield f"padding: {sums.padding}"
         if sums.bit_padding:
             yield f"bit_padding: {sums.bit_padding} bits"
-        inner = [n for p in members if p.inner and not is_inline(p.inner) and (n := padding(p.inner))]
+        inner = [n for p in members if (n := p.padding)]
         if inner:
             yield f"paddings: {len(inner)}, sum paddings: {sum(inner)}"
         if size % CACHELINE:
@@ -200,7 +206,7 @@ class _Drawing:
 
 def _remarks(place: Place) -> Iterator[str]:
     """What pahole marks with XXX behind a member."""
-    if place.inner and not is_inline(place.inner) and (n := padding(place.inner)):
+    if n := place.padding:
         yield f"last struct has {n} byte{'s' * (n > 1)} of padding"
     if place.bit_hole:
         yield f"{place.bit_hole} bit{'s' * (place.bit_hole > 1)} hole, try to pack"

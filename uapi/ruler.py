@@ -70,7 +70,7 @@ def rows(cls: type[Struct]) -> Iterator[tuple[int, int, list[Span]]]:
     while at < size:
         end = min(at + BYTES, size)
         inside = [s for s in found if s.start < end and s.end > at]
-        if len(inside) == 1 and inside[0].start < at and inside[0].end > end:
+        if len(inside) == 1 and inside[0].start <= at and inside[0].end > end:
             end = min(inside[0].end // BYTES * BYTES, size)
         yield at, end, [Span(max(s.start, at), min(s.end, end), s.text) for s in inside]
         at = end
