@@ -405,6 +405,6 @@ class KernfsRoot(KernfsDir):
 
 
 def _is_below(node: Inode | None, top: KernfsNode) -> bool:
-    while node is not None and node is not top:
+    while isinstance(node, KernfsNode) and node is not top:
         node = node.parent
     return node is top
