@@ -34,7 +34,7 @@ class Sleepers:
         """Run *fn* as a task: its reply when it did not sleep, else None, and the answer comes later."""
         sched = self.kernel.sched
         thread = sched.spawn(lambda: self._body(unique, fn), f"request/{unique}")
-        thread.context = self.kernel.current
+        thread.context = sched.get_context()
         sched.run_ready()
         if thread.done:
             return _result(thread)
@@ -48,14 +48,16 @@ class Sleepers:
         thread = self.threads.get(unique)
         if thread is None or thread.done:
             return
-        kernel, sched = self.kernel, self.kernel.sched
+        sched = self.kernel.sched
         before, sched.thread = sched.thread, thread
-        current, kernel.current = kernel.current, thread.context
+        context = sched.get_context()
+        sched.set_context(thread.context)
         thread.greenlet.parent = getcurrent()
         try:
             thread.greenlet.throw(err(EINTR))
         finally:
-            sched.thread, kernel.current = before, current
+            sched.thread = before
+            sched.set_context(context)
 
     def _body(self, unique: int, fn: Callable[[], bytes]) -> bytes:
         try:
