@@ -41,7 +41,8 @@ def modules_named(names: Iterable[str]) -> list[ModuleType]:
     for name in names:
         module = catalog.find_module(name)
         if module is None:
-            raise Fail(f"no header {name!r}{meant(name, known)}; pykernel uapi list has them all")
+            short = [title.rpartition("/")[2].removesuffix(".h") for title in known]
+            raise Fail(f"no header {name!r}{meant(name, short)}; pykernel uapi list has them all")
         found.append(module)
     return found or list(known.values())
 

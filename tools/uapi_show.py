@@ -77,7 +77,10 @@ def show(kernel: Version | None, as_json: bool, name: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for number, entry in enumerate(found):
         for line in ([""] if number else []) + list(_lines(entry, version)):
-            console.print(line, markup=False)
+            if isinstance(line, str):
+                click.echo(line)  # C as it is, with its tabs; only the ruler has colours
+            else:
+                console.print(line)
 
 
 def _not_in(entry: Entry, kernel: Version) -> str:
