@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from pykernel.kernel import Kernel
+    from pykernel.surfaces.inprocess.world import World
 
 __all__ = ["Patched"]
 
@@ -42,6 +43,33 @@ __all__ = ["Patched"]
 ABILITIES = ("supports_dir_fd", "supports_fd", "supports_follow_symlinks", "supports_effective_ids")
 Row = tuple[Any, str, Any]  # the owner of a name, the name, what takes its place
 SERVE_SIGNAL = signal.SIGURG  # ignored by default, so a late one does no harm
+
+
+class Programs:
+    """The contexts that are entered, the outermost first, and the world that their children share."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.active: list[Patched] = []
+        self.world: World | None = None
+
+    @contextmanager
+    def entered(self, patched: Patched) -> Generator[None, None, None]:
+        """The body runs in *patched*; with the outermost one the world ends."""
+        self.active.append(patched)
+        try:
+            yield
+        finally:
+            if len(self.active) == 1 and self.world is not None:
+                self.world.close()
+            self.active.remove(patched)
+
+    @contextmanager
+    def unpatched(self) -> Generator[None, None, None]:
+        """The body has the real functions."""
+        with ExitStack() as back:
+            for patched in reversed(self.active):
+                back.enter_context(patched._anew())
+            yield
 
 
 class Patched:
@@ -78,6 +106,8 @@ class Patched:
         self._process: Process | None = None
         self._ids: Ids | None = None
         self._places: Places
+        self._children: Children
+        self._programs = kernel.sub(Programs)
         self._rows: list[Row] = []
         self._fake_rows: list[Row] = []
         self._replaced = ExitStack()
@@ -130,6 +160,7 @@ class Patched:
             undo.callback(self._put_back)
             self._put_in_place()
             self._serve_threads(undo)
+            undo.enter_context(self._programs.entered(self))
             self._undo = undo.pop_all()
         return self
 
@@ -143,7 +174,9 @@ class Patched:
         waiter = Waiter(places)
         rows = self._file_rows(undo, places, os, io)
         rows.append((tokenize, "_builtin_open", rows[0][2]))  # also below pyfakefs: tracebacks need real sources
-        rows += Children(places).rows()
+        around = self._programs.active
+        self._children = Children(places, self._world_of_children, around[-1]._children if around else None)
+        rows += self._children.rows()
         rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
         epoll, poll = epoll_class(waiter), poll_class(waiter)
         rows += [
@@ -183,7 +216,7 @@ class Patched:
 
     @contextmanager
     def _anew(self) -> Generator[None, None, None]:
-        """Around what pyfakefs does when it is paused or resumed."""
+        """The body has the real functions, or pyfakefs' own; afterwards they are replaced anew."""
         self._put_back()
         try:
             yield
@@ -217,7 +250,16 @@ class Patched:
             can |= more
             undo.callback(can.difference_update, more)
 
-    # ---- threads and forks
+    # ---- threads, forks, other programs
+
+    def _world_of_children(self) -> World:
+        programs = self._programs
+        if programs.world is None:
+            with unfaked():
+                from pykernel.surfaces.inprocess.world import World
+
+            programs.world = World(self.kernel, lambda: programs.active[-1].process, programs.unpatched)
+        return programs.world
 
     def _serve_threads(self, undo: ExitStack) -> None:
         """Calls of other threads interrupt the owner where it waits, if it is the main thread; no other has signals."""
@@ -227,6 +269,8 @@ class Patched:
             return
 
         def serve(_signum: int, _frame: object) -> None:
+            if self._programs.world is not None:
+                self._programs.world.serve()
             if not kernel.depth:
                 kernel.serve_threads()
 
@@ -240,9 +284,12 @@ class Patched:
 
     def _fork(self, real: Callable[[], int]) -> Callable[[], int]:
         def fork() -> int:
+            self._world_of_children().ready()  # the child may become another program
             pid = real()
             if pid == 0:
                 self._forked()
+            else:
+                self._world_of_children().started(pid)
             return pid
 
         return fork
@@ -254,6 +301,8 @@ class Patched:
         The parent stays in the copy as a process that does nothing: what it has open stays open.
         """
         kernel, process = self.kernel, self.process
+        if self._programs.world is not None:
+            self._programs.world.forked()
         kernel.owner = threading.get_ident()
         pids = kernel.sub(Pids)
         parent = Process(kernel, process.task, process.fds.fork(), process.cwd)

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from pykernel.surfaces.inprocess import world
+
 pytestmark = pytest.mark.kernel(machine="dsa")
 
 ECHO = ["/bin/echo", "-n", "shared"]
@@ -35,6 +37,16 @@ def mode(kernel, wq):
     yield fd
     assert os.pread(fd, 99, 0) == before
     os.close(fd)
+
+
+@pytest.fixture
+def no_world(monkeypatch):
+    """This host allows no namespaces."""
+
+    def refuse(*args):
+        raise PermissionError(errno.EPERM, "unshare")
+
+    monkeypatch.setattr(world, "_Session", refuse)
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
@@ -73,7 +85,7 @@ def test_an_inheritable_descriptor(mode, refused):
     os.close(other)
 
 
-def test_posix_spawn_with_actions(mode, wq, refused):
+def test_posix_spawn_with_actions(no_world, mode, wq, refused):
     spawn = ("/bin/true", ["true"], {})
     refused("as its stdout", os.posix_spawn, *spawn, file_actions=[(os.POSIX_SPAWN_DUP2, mode, 1)])
     opened = [(os.POSIX_SPAWN_OPEN, 0, f"{wq}/state", os.O_RDONLY, 0)]
@@ -82,7 +94,7 @@ def test_posix_spawn_with_actions(mode, wq, refused):
     assert os.waitpid(os.posix_spawn(*spawn, file_actions=taken_over), 0)[1] == 0
 
 
-def test_an_emulated_directory(kernel, wq, tmp_path, refused):
+def test_an_emulated_directory(no_world, kernel, wq, tmp_path, refused):
     refused("start in the emulated directory", subprocess.run, ["true"], cwd=wq)
     before = os.getcwd()
     os.chdir(wq)
