@@ -14,6 +14,7 @@ from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, inode_newsize_ok, 
 from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.fuse_abi import FATTR, Op
 from pykernel.surfaces.process.nodes import host_ino, host_mode
+from pykernel.surfaces.process.statfs import STATFS_XATTR, STATFS_XATTR_VALUE
 from pykernel.syscalls import do_open
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class DirOps:
         return self.server.live(nodeid).readlink().encode("latin-1")
 
     def statfs(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_STATFS. The magic number is the host's FUSE_SUPER_MAGIC: no field carries ours."""
+        """FUSE_STATFS. The magic number is the host's FUSE_SUPER_MAGIC: no field carries ours, see ``statfs.py``."""
         row = self.server.nodes.by_id[nodeid].inode.statfs()
         return abi.STATFS_OUT.pack(0, 0, 0, 0, 0, row.bsize, row.namelen, row.bsize, 0)
 
@@ -296,7 +297,11 @@ class DirOps:
         """FUSE_GETXATTR."""
         server = self.server
         size, _ = abi.GETXATTR_IN.unpack_from(server.buf, HEADER)
-        return _sized(server.live(nodeid).getxattr(server.name(HEADER + abi.GETXATTR_IN.size, n)), size)
+        name = server.name(HEADER + abi.GETXATTR_IN.size, n)
+        if name == STATFS_XATTR:
+            row = server.nodes.by_id[nodeid].inode.statfs()
+            return _sized(STATFS_XATTR_VALUE.pack(row.type, row.bsize, row.namelen), size)
+        return _sized(server.live(nodeid).getxattr(name), size)
 
     def listxattr(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_LISTXATTR."""

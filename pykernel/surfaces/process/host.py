@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from errno import ENOENT
+from collections.abc import Callable
+from errno import EFAULT, ENAMETOOLONG, ENOENT
 
 __all__ = [
     "cannot_become",
@@ -13,13 +14,18 @@ __all__ = [
     "mount",
     "move_mount",
     "open_tree",
+    "read_string",
+    "set_fs_ids",
     "set_pdeathsig",
+    "statfs",
     "status_fields",
     "umount",
     "unshare",
+    "write_memory",
 ]
 
 # include/uapi/linux/sched.h
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
@@ -116,6 +122,46 @@ def move_mount(tree: int, target: str) -> None:
 def set_pdeathsig(signum: int) -> None:
     """Get *signum* when the parent dies. PR_SET_PDEATHSIG."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signum), 0, 0, 0), "prctl")
+
+
+def set_fs_ids(uid: int, gid: int) -> None:
+    """The ids that this thread's path walks are checked with; another uid than root's has no capability for them."""
+    _libc.setfsgid(ctypes.c_uint(gid))
+    _libc.setfsuid(ctypes.c_uint(uid))
+
+
+def statfs(path: bytes, size: int) -> bytes:
+    """*size* bytes of ``struct statfs``. statfs(2)."""
+    buf = ctypes.create_string_buffer(size)
+    _check(_libc.statfs(path, buf), os.fsdecode(path))
+    return buf.raw
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t))
+
+
+def _memory(call: Callable[..., int], pid: int, ours: ctypes.Array[ctypes.c_char], address: int) -> int:
+    local, remote = _Iovec(ctypes.addressof(ours), len(ours)), _Iovec(address, len(ours))
+    return _check(call(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, ctypes.c_ulong(0)), f"process {pid}")
+
+
+def read_string(pid: int, address: int, limit: int = 4096) -> bytes:
+    """The C string at *address* of a process, shorter than *limit*. Raises EFAULT, ENAMETOOLONG; EPERM."""
+    buf = ctypes.create_string_buffer(limit)
+    n = _memory(_libc.process_vm_readv, pid, buf, address)
+    text, end, _ = buf.raw[:n].partition(b"\0")
+    if not end:
+        code = EFAULT if n < limit else ENAMETOOLONG
+        raise OSError(code, os.strerror(code))
+    return text
+
+
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write *data* to *address* of a process. Raises EFAULT, EPERM."""
+    buf = ctypes.create_string_buffer(data, len(data))
+    if _memory(_libc.process_vm_writev, pid, buf, address) < len(data):
+        raise OSError(EFAULT, os.strerror(EFAULT))
 
 
 def status_fields(pid: int | str) -> dict[str, str]:

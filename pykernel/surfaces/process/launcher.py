@@ -29,6 +29,7 @@ from errno import ENOEXEC, ENOSYS
 from typing import NoReturn
 
 from pykernel.surfaces.process import host, seccomp
+from pykernel.surfaces.process.statfs import StatfsCalls
 from pykernel.surfaces.process.visibility import HOST_DEV, Bind
 
 __all__ = ["Plan", "SetupError", "launcher"]
@@ -169,9 +170,12 @@ def _init(plan: Plan, control: socket.socket, trees: list[tuple[int, str]], aliv
         os.set_blocking(alive, False)
         if _parent_lives(alive):
             _lay_out(plan, trees)
+            ours, theirs = socket.socketpair()
             client = os.fork()
             if client == 0:
-                _client(plan, control)
+                _client(plan, control, theirs)
+            theirs.close()
+            StatfsCalls.start(ours)
             _say(control, "client", pidfd := os.pidfd_open(client))
             os.close(pidfd)
             status = _reap_until(client)
@@ -191,12 +195,11 @@ def _lay_out(plan: Plan, trees: list[tuple[int, str]]) -> None:
         host.move_mount(tree, target)
 
 
-def _client(plan: Plan, control: socket.socket) -> NoReturn:
+def _client(plan: Plan, control: socket.socket, init: socket.socket) -> NoReturn:
     """Become the program."""
     try:
-        program = seccomp.client_filter()
-        if program:
-            seccomp.install(program, privileged=True)
+        _put_filter(init)
+        init.close()
         if not plan.userns:
             _become(plan)
         for n, fd in enumerate(plan.stdio or ()):
@@ -215,6 +218,19 @@ def _client(plan: Plan, control: socket.socket) -> NoReturn:
         _say(control, f"error cannot start the program: {e}")
     finally:
         os._exit(127)
+
+
+def _put_filter(init: socket.socket) -> None:
+    """The filter, for this process and all that it starts; init listens to it, if the host lets anybody."""
+    if StatfsCalls.possible():
+        with suppress(OSError):  # EBUSY: somebody listens to all of us already
+            listener = seccomp.listen(seccomp.client_filter(notify=True))
+            socket.send_fds(init, [b"l"], [listener])
+            os.close(listener)
+            return
+    program = seccomp.client_filter()
+    if program:
+        seccomp.install(program, privileged=True)
 
 
 def _become(plan: Plan) -> None:
