@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pykernel.surfaces.testkit import marks
+from pykernel.surfaces.unfaked import unfaked
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -78,14 +79,15 @@ def kernel(
     request: pytest.FixtureRequest, kernel_machine: Any, kernel_profile: str, kernel_seed: int
 ) -> Generator[Kernel, None, None]:
     """A kernel whose /sys, /dev and /proc files the test sees as its own."""
-    from pykernel.surfaces.testkit import life
+    with unfaked():
+        from pykernel.surfaces.testkit import life
 
     chosen = {"machine": kernel_machine, "profile": kernel_profile, "seed": kernel_seed}
     options = {**marks.boot_options(request), **chosen}
-    try:
-        made, patched, ring = life.start(**options)
-    except life.BadOption as e:
-        pytest.fail(str(e), pytrace=False)
+    started = life.try_to_start(**options)
+    if isinstance(started, str):
+        pytest.fail(started, pytrace=False)
+    made, patched, ring = started
     request.node.stash[_STARTED] = made, patched, ring, options
     with patched:
         yield made
@@ -105,20 +107,20 @@ def kernel_process(request: pytest.FixtureRequest, kernel: Kernel) -> Process:
 @pytest.fixture
 def kernel_run(request: pytest.FixtureRequest, kernel: Kernel) -> KernelRun:
     """``kernel_run("accel-config", "list")`` runs a program, unmodified, against the fixture ``kernel``."""
-    from pykernel.surfaces.testkit.program import KernelRun, why_not
+    with unfaked():
+        from pykernel.surfaces.testkit.program import KernelRun
 
-    patched = request.node.stash[_STARTED][1]
-    with patched.paused():
-        why = why_not()
-    if why:
+    run = KernelRun(kernel, request.node.stash[_STARTED][1])
+    if why := run.why_not():
         _cannot(f"kernel_run: {why}")
-    return KernelRun(kernel, patched)
+    return run
 
 
 @pytest.fixture
 def kernel_faults(kernel: Kernel) -> Faults:
     """``for fault in kernel_faults.each("alloc"):`` runs its body until each allocation of it failed once."""
-    from pykernel.surfaces.testkit.faults import Faults
+    with unfaked():
+        from pykernel.surfaces.testkit.faults import Faults
 
     return Faults(kernel)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pykernel.surfaces.inprocess import Patched
     from pykernel.trace import Event
 
-__all__ = ["BadOption", "Ring", "report", "start", "stragglers", "verdict"]
+__all__ = ["BadOption", "Ring", "report", "start", "stragglers", "try_to_start", "verdict"]
 
 PATIENCE_S = 1.0  # for a thread that is about to end
 EVENTS = 200  # of the trace that a failing test shows
@@ -71,6 +71,14 @@ def start(*, place_of: Callable[[str], str] = str, **options: Any) -> tuple[Kern
             raise BadOption(_guilty(options, place_of, e)) from e
     kernel.track_origins = True
     return kernel, patched, Ring(kernel)  # type: ignore[return-value]
+
+
+def try_to_start(**options: Any) -> tuple[Kernel, Patched, Ring] | str:
+    """As :func:`start`, but what is wrong with the options is the result: no exception that others would chain to."""
+    try:
+        return start(**options)
+    except BadOption as e:
+        return str(e)
 
 
 def _guilty(options: dict[str, Any], place_of: Callable[[str], str], e: Exception) -> str:

@@ -121,15 +121,21 @@ def _where(owner: Any, mark: pytest.Mark) -> str:
         lines, first = inspect.getsourcelines(inspect.unwrap(obj))
     except (OSError, TypeError):
         return str(path)
+    here = not isinstance(owner, pytest.Module)  # a module's marks come after this name, others where they start
     for n, line in enumerate(lines, first or 1):
-        if f"mark.{mark.name}" in line:
+        here = here or "pytestmark" in line
+        if here and f"mark.{mark.name}" in line:
             return f"{path}:{n}"
     return f"{path}:{first or 1}"
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """An option with several values: the test is made once for each."""
-    for name, one in said(metafunc.definition).items():
+    """An option with several values: the test is made once for each. What is wrong is told when the test runs."""
+    try:
+        sayings = said(metafunc.definition)
+    except pytest.fail.Exception:
+        return
+    for name, one in sayings.items():
         fixture = f"kernel_{name}"
         if len(one.values) > 1 and fixture in metafunc.fixturenames:
             given = [m for m in metafunc.definition.iter_markers("parametrize") if fixture in str(m.args[:1])]

@@ -23,22 +23,19 @@ if TYPE_CHECKING:
     from pykernel.surfaces.inprocess import Patched
     from pykernel.trace import Event
 
-__all__ = ["KernelRun", "Result", "why_not"]
+__all__ = ["KernelRun", "Result"]
 
 NEEDED = ("/dev/fuse", "FUSE mount")  # of the probes of pykernel doctor
 
 
 @cache
-def why_not() -> str:
-    """Why this host cannot run programs against an emulated kernel: a sentence; empty: it can."""
-    with unfaked():
-        from pykernel.surfaces.process import doctor
+def _missing() -> str:
+    """What this host lacks; it does not change while tests run."""
+    from pykernel.surfaces.process import doctor
 
-        for probe in doctor.PROBES:
-            if probe.what in NEEDED:
-                found = doctor.ask(probe)
-                if not found.ok:
-                    return f"this host cannot run programs against an emulated kernel ({found.what}: {found.detail})"
+    for probe in doctor.PROBES:
+        if probe.what in NEEDED and not (found := doctor.ask(probe)).ok:
+            return f"this host cannot run programs against an emulated kernel ({found.what}: {found.detail})"
     return ""
 
 
@@ -75,6 +72,17 @@ class KernelRun:
     def __init__(self, kernel: Kernel, patched: Patched) -> None:
         self.kernel = kernel
         self.patched = patched
+
+    def why_not(self) -> str:
+        """Why this host cannot run programs against an emulated kernel: a sentence; empty: it can."""
+        with self._outside():
+            return _missing()
+
+    @contextmanager
+    def _outside(self) -> Generator[None, None, None]:
+        """The body has the host's files: pyfakefs' first, whose pause puts ours in place anew."""
+        with unfaked(), self.patched.paused():
+            yield
 
     def __call__(
         self,
@@ -125,8 +133,7 @@ class KernelRun:
         kernel, events = self.kernel, list[Any]()
         logged = kernel.log.seq
         with ExitStack() as undo:
-            undo.enter_context(self.patched.paused())
-            undo.enter_context(unfaked())
+            undo.enter_context(self._outside())
             from pykernel.surfaces.process import run
 
             stdin, stdout, stderr = undo.enter_context(_streams(data))

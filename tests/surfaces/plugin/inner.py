@@ -41,7 +41,7 @@ def run_suite(where: Path, text: str, *args: str, ini: str = "", env: dict[str, 
     (where / "test_it.py").write_text(textwrap.dedent(text))
     out = where / "junit.xml"
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={out}", *args]
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=60", f"--junitxml={out}", *args]
     done = subprocess.run(argv, cwd=where, env=clean | (env or {}), capture_output=True, text=True)
     cases: dict[str, Case] = {}
     for node in ET.parse(out).iter("testcase") if out.exists() else ():
