@@ -106,7 +106,9 @@ class Worker:
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         self.stderr.seek(0)
         said = [line for line in self.stderr.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"the process ended: {how}" + (f": {said[0].strip()}" if said else "")
+        # a traceback ends with what is wrong, faulthandler's report begins with it
+        which = said[-1] if said and said[0].startswith("Traceback") else "".join(said[:1])
+        return f"the process ended: {how}" + (f": {which.strip()}" if which else "")
 
     def kill(self) -> None:
         """End it and its children."""

@@ -120,6 +120,7 @@ def sources() -> str:
 def arguments(test: str, options: list[str]) -> list[str]:
     """pytest's: what other plugins would do to a session of one test that never ends is off."""
     args = [test, "-q", "--runxfail", "-p", "no:cacheprovider", *options]
+    args += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]  # we are in the package pykernel
     if find_spec("xdist"):
         args += ["-n0"]
     if find_spec("pytest_timeout"):
@@ -136,15 +137,13 @@ def main(argv: list[str]) -> int:
     if os.getppid() != parent:
         return 1  # it was gone before
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the master's to answer
-    answers = os.fdopen(os.dup(1), "w")
-    seeds = os.fdopen(os.dup(0), "r")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    feed = Feed(seeds, answers)
-    status = int(pytest.main(arguments(argv[0], argv[1:]), plugins=[feed]))
-    if not feed.ready:
-        feed.say(error=f"pytest ended with status {status}")
+    with os.fdopen(os.dup(0), "r") as seeds, os.fdopen(os.dup(1), "w") as answers, open(os.devnull, "r+b") as null:
+        os.dup2(null.fileno(), 0)
+        os.dup2(null.fileno(), 1)
+        feed = Feed(seeds, answers)
+        status = int(pytest.main(arguments(argv[0], argv[1:]), plugins=[feed]))
+        if not feed.ready:
+            feed.say(error=f"pytest ended with status {status}")
     return status
 
 
