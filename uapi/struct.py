@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from _thread import RLock
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
 
@@ -217,19 +217,67 @@ def _converter(member: Member) -> Callable[[Any], Any] | None:
     return None if isinstance(member.elem, str) else lambda value: value._c[0]
 
 
-def _constructor(ptr: Any, converters: dict[str, Callable[[Any], Any]]) -> Callable[[dict[str, Any]], Any]:
-    new = partial(get_ffi().new, ptr)
-    if not converters:
-        return new
-
+def _constructor(new: Callable[..., Any], converters: dict[str, Callable[[Any], Any]]) -> Callable[[Any, Any], Any]:
+    """*new*, for a struct with fields whose values cffi does not take as they are."""
     none_of = converters.keys().isdisjoint
 
-    def convert_and_new(fields: dict[str, Any]) -> Any:
+    def convert_and_new(ptr: Any, fields: dict[str, Any]) -> Any:
         if not none_of(fields):
             fields |= {name: converters[name](value) for name, value in fields.items() if name in converters}
-        return new(fields)
+        return new(ptr, fields)
 
     return convert_and_new
+
+
+def _methods(cls: type[Struct], ffi: Any) -> dict[str, Any]:
+    """
+    Construction and conversion for one struct that is laid out.
+
+    Every packing and unpacking goes through these: what they need is in their cells, nothing is looked up.
+    """
+    # what ffi.new() and ffi.from_buffer() call when they need not parse the type
+    new, from_buffer = ffi._backend.newp, ffi._backend.from_buffer
+    buffer, ptr, size, make = ffi.buffer, cls._ptr, cls._sizeof, object.__new__
+    converters = {name: convert for name, m in cls._members.items() if (convert := _converter(m))}
+    construct = _constructor(new, converters) if converters else new
+
+    def __init__(self: Struct, **fields: Any) -> None:
+        try:
+            self._c = construct(ptr, fields)
+        except KeyError as e:
+            raise TypeError(f"{type(self).__name__} has no field {e}") from None
+
+    def __bytes__(self: Struct) -> bytes:
+        return buffer(self._c)[:]  # type: ignore[no-any-return]
+
+    def from_bytes(cls: type[Struct], data: Any) -> Struct:
+        raw = bytearray(data)
+        if len(raw) != size:
+            if len(raw) > size:
+                raise ValueError(f"{cls.__name__} has a length of {size} bytes, not {len(raw)}")
+            raw = raw.ljust(size, b"\0")
+        self = make(cls)
+        self._c = from_buffer(ptr, raw)
+        return self
+
+    return {"__init__": __init__, "__bytes__": __bytes__, "from_bytes": classmethod(from_bytes)}
+
+
+def _flexible_methods(cls: type[Struct], ffi: Any) -> dict[str, Any]:
+    """The same for a struct that ends in an array without a length: each one has a size of its own."""
+    simple, size = _methods(cls, ffi), cls._sizeof
+
+    def __init__(self: Struct, **fields: Any) -> None:
+        simple["__init__"](self, **fields)
+        self._size = ffi.sizeof(self._c[0])
+
+    def __bytes__(self: Struct) -> bytes:
+        return ffi.buffer(self._c, self._size)[:]  # type: ignore[no-any-return]
+
+    def from_bytes(cls: type[Struct], data: Any) -> Struct:
+        return cls.from_buffer(bytearray(data).ljust(size, b"\0"))
+
+    return {"__init__": __init__, "__bytes__": __bytes__, "from_bytes": classmethod(from_bytes)}
 
 
 @dataclass_transform(kw_only_default=True)
@@ -251,17 +299,6 @@ class Struct(Storage, metaclass=StructType):
     _buffer: ClassVar[Any]
     _ptr: ClassVar[Any]
     _sizeof: ClassVar[int]
-
-    # Until the struct is laid out, these two do that first; then they are replaced by cffi's own constructor.
-    @classmethod
-    def _new(cls, fields: dict[str, Any]) -> Any:
-        cls._build()
-        return cls._new(fields)
-
-    @classmethod
-    def _zero(cls) -> Any:
-        cls._build()
-        return cls._zero()
 
     @classmethod
     def _build(cls) -> None:
@@ -287,9 +324,8 @@ class Struct(Storage, metaclass=StructType):
         cls._flex = next((m for m in members.values() if m.flexible), None)
         for name, member in members.items():
             setattr(cls, name, _property(cls, member))
-        converters = {name: conv for name, m in members.items() if (conv := _converter(m))}
-        cls._zero = partial(ffi.new, cls._ptr)  # type: ignore[method-assign]
-        cls._new = staticmethod(_constructor(cls._ptr, converters))  # type: ignore[assignment,method-assign]
+        for name, method in (_flexible_methods if cls._flex else _methods)(cls, ffi).items():
+            setattr(cls, name, method)
 
     @classmethod
     def _ctype(cls) -> str:
@@ -303,18 +339,14 @@ class Struct(Storage, metaclass=StructType):
         self._c, self._keep, self._size = c, keep, size or cls.sizeof()
         return self
 
+    # These three are for the first use only: laid out, the class has its own, see _methods()
     def __init__(self, **fields: Any) -> None:
-        try:
-            self._c = self._new(fields)
-        except KeyError as e:
-            raise TypeError(f"{type(self).__name__} has no field {e}") from None
-        if self._flex:
-            self._size = get_ffi().sizeof(self._c[0])
+        self._build()
+        type(self)._owner.__init__(self, **fields)
 
     def __bytes__(self) -> bytes:
-        if self._flex:
-            return cast(bytes, self._buffer(self._c, self._size)[:])
-        return cast(bytes, self._buffer(self._c)[:])
+        self._build()
+        return cast(bytes, type(self)._owner.__bytes__(self))
 
     @classmethod
     def from_bytes(cls, data: ReadableBuffer) -> Self:
@@ -323,13 +355,8 @@ class Struct(Storage, metaclass=StructType):
 
         Raises ValueError when *data* is longer than the struct (unless it ends in a flexible array).
         """
-        c = cls._zero()
-        if cls._flex:
-            return cls.from_buffer(bytearray(data).ljust(cls._sizeof, b"\0"))
-        self = cls.__new__(cls)
-        self._c = c
-        cls._buffer(c)[: len(data)] = data  # type: ignore[arg-type]  # every buffer we are given has a length
-        return self
+        cls._build()
+        return cast(Self, cls._owner.from_bytes.__func__(cls, data))
 
     @classmethod
     def from_buffer(cls, buf: WriteableBuffer, offset: int = 0) -> Self:

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import inside, process, startup
+from pykernel.tools.bench import headers, inside, process, startup
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -19,6 +19,8 @@ TARGETS = {
     "boot dsa": 0.010,
     "all devices up": 0.060,
     "pykernel run -- true": 0.300,
+    "struct pack+unpack, vfio_device_info": 2e-6,
+    "pykernel uapi check, all headers": 15.0,
     "open+read+close, direct": 15e-6,
     "open+read+close, patched, os.open": 20e-6,
     "open+read+close, C, process surface, plain": 40e-6,
@@ -35,6 +37,8 @@ def quick(monkeypatch):
         return 1e-6
 
     monkeypatch.setattr(inside, "per_call", once)
+    monkeypatch.setattr(headers, "per_call", once)
+    monkeypatch.setattr(headers, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(startup, "python", lambda code, **_how: 1e-3 if compile(code, "bench", "exec") else 0)
     monkeypatch.setattr(startup, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(process, "CLIENT", process.CLIENT.replace("BLOCKS = 21, CALLS = 300", "BLOCKS = 1, CALLS = 1"))
@@ -43,7 +47,7 @@ def quick(monkeypatch):
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    rows: list[Row] = [*startup.rows(), *inside.rows(), *process.rows()]
+    rows: list[Row] = [*startup.rows(), *inside.rows(), *headers.rows(), *process.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS
     assert len({row.name for row in rows}) == len(rows)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import inside, process, startup
+from pykernel.tools.bench import headers, inside, process, startup
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
@@ -22,6 +22,8 @@ def measured(only: str) -> Iterator[Row]:
         yield from startup.rows(programs=programs)
     if only in ("", "inside"):
         yield from inside.rows()
+    if only in ("", "headers"):
+        yield from headers.rows()
     if only in ("", "process") and programs:
         yield from process.rows()
 
@@ -33,7 +35,9 @@ def human(seconds: float) -> str:
 
 
 @click.command()
-@click.option("--only", default="", type=click.Choice(["", "startup", "inside", "process"]), help="One group.")
+@click.option(
+    "--only", default="", type=click.Choice(["", "startup", "inside", "headers", "process"]), help="One group."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def command(only: str, as_json: bool) -> None:
     """Measure, and print each figure beside its target; exit status 1 when a target is missed."""
