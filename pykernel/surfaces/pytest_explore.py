@@ -51,6 +51,9 @@ class Explorer:
         item.stash._storage = dict(self._stash)
         item.user_properties[:] = self._properties
         item.stash[_SEED] = (self.plan, seed)
+        if isinstance(item.parent, pytest.Class):
+            for name in ("_instance", "_obj"):  # a fresh instance of the class
+                vars(item).pop(name, None)
         item.own_markers[:] = [pytest.mark.seed(seed).mark, *self._markers]
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         told = self.plan.told(seed, f"pytest {item.nodeid} --kernel-seed={seed}")

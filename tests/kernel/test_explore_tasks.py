@@ -37,7 +37,13 @@ def test_results_come_in_order(k):
 
 def test_a_client_that_is_spawned_runs_when_the_test_waits(k):
     out = []
-    task = k.spawn(lambda: out.append(1) or "result")
+
+
+    def client():
+        out.append(1)
+        return "result"
+
+    task = k.spawn(client)
     assert out == []
     assert task.join() == "result"
     assert out == [1]
@@ -313,7 +319,11 @@ def test_a_task_that_polls_does_not_starve_the_one_it_polls_for(strategy):
                 proc.read_text(STATE)
             proc.exit()
 
-        kernel.gather(polls, lambda box=box, kernel=kernel: kernel.sched.point() or box.append(1))
+        def works(kernel=kernel, box=box):
+            kernel.sched.point()
+            box.append(1)
+
+        kernel.gather(polls, works)
         kernel.shutdown()
 
 
