@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from pykernel.machine import Machine, MachineError
     from pykernel.start import boot
     from pykernel.surfaces.explore import explore
+    from pykernel.surfaces.testkit.case import KernelTestCase
 
-__all__ = ["Kernel", "Machine", "MachineError", "boot", "explore"]
+__all__ = ["Kernel", "KernelTestCase", "Machine", "MachineError", "boot", "explore"]
 __version__ = "0.1.0"
 
 _WHERE = {
@@ -24,6 +25,7 @@ _WHERE = {
     "Machine": "machine",
     "MachineError": "machine",
     "explore": "surfaces.explore",
+    "KernelTestCase": "surfaces.testkit.case",
 }
 
 
