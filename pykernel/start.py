@@ -14,6 +14,7 @@ from pykernel.kernel import Kernel
 from pykernel.log import ERR
 from pykernel.pci.core import Pci
 from pykernel.pci.irq import Irqs
+from pykernel.pci.proc import ProcBusPci
 
 __all__ = ["boot"]
 
@@ -47,6 +48,7 @@ def boot(
     kernel.machine = spec
     kernel.sub(Modules)  # these have files in /proc, which are there before the first look at a device
     kernel.sub(Irqs)
+    kernel.sub(ProcBusPci)
     if spec.recorded is None or not spec.recorded.root:
         kernel.initcalls += [lambda: base_init(kernel), lambda: _pci_init(kernel), lambda: _modules_init(kernel)]
     if spec.recorded is not None:

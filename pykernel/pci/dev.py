@@ -16,6 +16,7 @@ from pykernel.pci.iomem import Iomem, MappedIo
 from pykernel.pci.iov import Iov
 from pykernel.pci.irq import Irqs
 from pykernel.pci.msi import PCI_IRQ_MSIX, Msi
+from pykernel.pci.proc import ProcBusPci
 from pykernel.pci.resource import (
     IORESOURCE_MEM,
     IORESOURCE_MEM_64,
@@ -47,7 +48,7 @@ class PciDev(PciDevFiles):
         super().__init__(pci.kernel, slot.address, parent=bridge, bus=pci.bus)
         self.pci, self.slot, self.function = pci, slot, function
         self.devfn = int(m[3], 16) << 3 | int(m[4])
-        self.bus_number = int(m[2], 16)
+        self.domain, self.bus_number = int(m[1], 16), int(m[2], 16)
         self.vendor, self.device = cfg(r.PCI_VENDOR_ID, 2), cfg(r.PCI_DEVICE_ID, 2)
         self.physfn = physfn
         if physfn is not None and physfn.iov is not None:  # a virtual function's own registers read all ones
@@ -268,6 +269,11 @@ class PciDev(PciDevFiles):
         """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""
         return self.msi.irq_vector(n)
 
+    @property
+    def irq(self) -> int:
+        """``pci_dev.irq``: the first MSI, else the pin's."""
+        return self.irq_vector(0) if self.msi.mode == "msi" else self.intx_irq
+
     def request_irq(self, irq: int, thread_fn: Callable[[], None], name: str) -> None:
         """C: ``int pci_request_irq(...)``, which shares the interrupt. Raises EINVAL."""
         self.kernel.sub(Irqs).request(irq, thread_fn, name, self, shared=True)
@@ -393,6 +399,7 @@ class PciDev(PciDevFiles):
 
     def bus_add(self) -> None:
         """Let drivers have it, whatever drivers_autoprobe says. C: ``void pci_bus_add_device(struct pci_dev *)``."""
+        self.kernel.sub(ProcBusPci).attach_device(self)
         self.match_driver = True
         try:
             dd.device_attach(self)
@@ -401,6 +408,7 @@ class PciDev(PciDevFiles):
 
     def stop_and_remove(self) -> None:
         """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``."""
+        self.kernel.sub(ProcBusPci).detach_device(self)
         dd.device_release_driver(self)
         if self.iov is not None:
             self.iov.disable()

@@ -186,8 +186,8 @@ class PciDevFiles(Device):
         return "".join(f"0x{a:016x} 0x{b:016x} 0x{f:016x}\n" for a, b, f in rows)
 
     def irq_show(self: Any) -> str:
-        """irq_show(): the first MSI, else the pin's."""
-        return f"{self.irq_vector(0) if self.msi.mode == 'msi' else self.intx_irq}\n"
+        """irq_show()."""
+        return f"{self.irq}\n"
 
     def local_cpus_show(self) -> str:
         """local_cpus_show(): hexadecimal mask."""
