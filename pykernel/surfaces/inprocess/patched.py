@@ -26,7 +26,7 @@ from pykernel.surfaces.inprocess.mapping import mmap_class
 from pykernel.surfaces.inprocess.memory import HostMemory
 from pykernel.surfaces.inprocess.paths import PathCalls
 from pykernel.surfaces.inprocess.places import TOPS, Places
-from pykernel.surfaces.inprocess.waiting import Waiter, epoll_class, poll_class, select_function
+from pykernel.surfaces.inprocess.waiting import Waiter, adopting_register, epoll_class, poll_class, select_function
 from pykernel.surfaces.unfaked import unfaked
 from pykernel.syscalls import Pids, Process
 from pykernel.task import Mm, Task
@@ -185,6 +185,7 @@ class Patched:
             (select, "poll", poll),
             (select, "epoll", epoll),
             (selectors.EpollSelector, "_selector_cls", epoll),
+            (selectors.EpollSelector, "register", adopting_register(waiter, epoll)),
             (selectors.PollSelector, "_selector_cls", poll),
             (selectors.SelectSelector, "_select", staticmethod(select_function(waiter))),
         ]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import select
+import selectors
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import wraps
 from errno import EBADF, ENOENT, EPERM
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from pykernel.sched import WaitQueue
     from pykernel.surfaces.inprocess.places import Places
 
-__all__ = ["Waiter", "epoll_class", "poll_class", "select_function"]
+__all__ = ["Waiter", "adopting_register", "epoll_class", "poll_class", "select_function"]
 
 Ready = list[tuple[int, int]]
 MAXEVENTS = 1023  # Modules/selectmodule.c: FD_SETSIZE - 1
@@ -217,6 +219,22 @@ def select_function(waiter: Waiter) -> Callable[..., Any]:
     return select_
 
 
+def adopting_register(waiter: Waiter, epoll: Any) -> Callable[..., Any]:
+    """
+    EpollSelector.register() for what was made before the patches, as an event loop can be: a selector whose set is a
+    real one gets one of ours around it with its first emulated descriptor.
+    """
+    register, real_class = selectors.EpollSelector.register, select.epoll
+
+    @wraps(register)
+    def adopt(self: Any, fileobj: Any, events: int, data: Any = None) -> Any:
+        if type(self._selector) is real_class and _fd(fileobj) in waiter.files:
+            self._selector = epoll.around(self._selector)
+        return register(self, fileobj, events, data)
+
+    return adopt
+
+
 def epoll_class(waiter: Waiter) -> type:
     """The class that stands for select.epoll: a real one for real descriptors, and the emulated ones beside it."""
     real_class = select.epoll
@@ -233,6 +251,13 @@ def epoll_class(waiter: Waiter) -> type:
             """Of a real epoll descriptor."""
             made = cls.__new__(cls)
             made._real, made._set = real_class.fromfd(fd), EventPoll(waiter.kernel)
+            return made
+
+        @classmethod
+        def around(cls, real: Any) -> Any:
+            """Of a real epoll object, whose place it takes."""
+            made = cls.__new__(cls)
+            made._real, made._set = real, EventPoll(waiter.kernel)
             return made
 
         @property
