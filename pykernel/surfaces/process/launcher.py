@@ -56,6 +56,7 @@ class Plan:
     groups: list[int]
     userns: bool
     binds: list[Bind]
+    empty: list[str]
     proc: list[str]
     sigmask: set[int]
     kernel_pid: int
@@ -190,6 +191,8 @@ def _lay_out(plan: Plan, trees: list[tuple[int, str]]) -> None:
     with suppress(PermissionError):  # parts of this host's /proc are masked: its own instance stays, with its own pids
         host.mount("proc", "/proc", "proc", _MOUNT_FLAGS)
     parts += [(host.open_tree(f"{_STAGE}/proc/{n}"), f"/proc/{n}") for n in plan.proc if os.path.lexists(f"/proc/{n}")]
+    for path in plan.empty:
+        host.mount("none", path, "tmpfs", _MOUNT_FLAGS | host.MS_RDONLY, "mode=755")
     host.umount(_STAGE)
     for tree, target in parts + trees:
         host.move_mount(tree, target)

@@ -145,6 +145,7 @@ class _Session:
             groups,
             self.userns,
             self.view.binds,
+            self.view.empty,
             self.view.proc,
             set(self.sigmask),
             os.getpid(),

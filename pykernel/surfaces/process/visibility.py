@@ -4,7 +4,7 @@ What a client sees of /sys, /proc and /dev: one table.
 All that is not listed is the emulated kernel's own: what it does not have is not there. ``HOST`` shows the host's
 node under that name even if the emulated kernel has one; ``EITHER`` only where the emulated kernel has none. The
 host's nodes are bind mounts, read-only unless the row says so: a client that is root must not change the host (devices
-can be written on a read-only mount). A link row is a symbolic link.
+can be written on a read-only mount). A link row is a symbolic link, a ``NOBODY`` row hides what the host has.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Source(Enum):
     HOST = "the host's"
     EITHER = "the emulated kernel's if it has it, else the host's"
     LINK = "a symbolic link"
+    NOBODY = "an empty directory, where the host has one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Row:
     writable: bool = False
 
 
-H, E, L = Source.HOST, Source.EITHER, Source.LINK
+H, E, L, N = Source.HOST, Source.EITHER, Source.LINK, Source.NOBODY
 ROWS = (
     Row("/sys/class/net", E, why="sockets are the host's, so are its interfaces"),
     Row("/sys/devices/virtual/net", E, why="where /sys/class/net/lo points"),
@@ -77,6 +78,7 @@ ROWS = (
     Row("/dev/stderr", L, "/proc/self/fd/2"),
     Row("/dev/stdin", L, "/proc/self/fd/0"),
     Row("/dev/stdout", L, "/proc/self/fd/1"),
+    Row("/run/udev", N, why="what the host's udevd knows is of other devices with the same numbers"),
 )  # /proc: a new instance for the PID namespace, with every file of the emulated /proc laid over its namesake
 
 
@@ -93,20 +95,25 @@ class View:
     """
     The table for one kernel on this host.
 
-    ``extras`` are the nodes to add to the emulated directories, ``binds`` what to mount on them, ``proc`` the names
-    of the emulated /proc.
+    ``extras`` are the nodes to add to the emulated directories, ``binds`` what to mount on them, ``empty`` the host's
+    directories to hide, ``proc`` the names of the emulated /proc.
     """
 
     def __init__(self, kernel: Kernel, rows: tuple[Row, ...] = ROWS) -> None:
         self.kernel = kernel
         self.extras: dict[Inode, dict[str, Inode]] = {}
         self.binds: list[Bind] = []
+        self.empty: list[str] = []
         for row in rows:
             self._apply(row)
         self.proc = sorted(name for name, _ in kernel.root.lookup("proc").iterdir())
 
     def _apply(self, row: Row) -> None:
         source = row.target or row.path
+        if row.source is Source.NOBODY:
+            if os.path.isdir(row.path):
+                self.empty.append(row.path)
+            return
         has = self._find(row.path) is not None
         if row.source is Source.LINK:
             if not has:
