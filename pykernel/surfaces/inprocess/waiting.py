@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from functools import wraps
 from errno import EBADF, ENOENT, EPERM
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err

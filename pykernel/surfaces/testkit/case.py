@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.surfaces.testkit.life import start, stragglers, verdict
@@ -28,6 +32,35 @@ class KernelTestCase(unittest.TestCase):
     kernel_options: ClassVar[dict[str, Any]] = {}
     kernel: Kernel
 
+    def __init__(self, methodName: str = "runTest") -> None:
+        super().__init__(methodName)
+        self._did_not_pass = False
+        if hasattr(self, methodName):
+            setattr(self, methodName, self._watched(getattr(self, methodName)))
+
+    def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The test, which notes that it did not pass: unittest has no way for a cleanup to ask."""
+
+        @wraps(method)
+        def call(*args: Any, **kw: Any) -> Any:
+            with self._watch():
+                return method(*args, **kw)
+
+        @wraps(method)
+        async def call_async(*args: Any, **kw: Any) -> Any:
+            with self._watch():
+                return await method(*args, **kw)
+
+        return call_async if iscoroutinefunction(method) else call
+
+    @contextmanager
+    def _watch(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except BaseException:
+            self._did_not_pass = True
+            raise
+
     def setUp(self) -> None:
         """Boot."""
         super().setUp()
@@ -37,12 +70,10 @@ class KernelTestCase(unittest.TestCase):
 
     def _end(self, patched: Patched) -> None:
         """After tearDown() and the cleanups that the test added."""
-        outcome = getattr(self, "_outcome", None)  # of unittest; it has no public way to ask
-        failed = not getattr(outcome, "success", True)
         try:
             complaints = stragglers(self.kernel)
         finally:
             patched.__exit__(None, None, None)
-        complaints += verdict(self.kernel, failed=failed)
+        complaints += verdict(self.kernel, failed=self._did_not_pass)
         if complaints:
             self.fail("\n".join(complaints))

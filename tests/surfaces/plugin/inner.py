@@ -49,5 +49,8 @@ def run_suite(where: Path, text: str, *args: str, ini: str = "", env: dict[str, 
         texts = "\n".join(f"{n.get('message')}\n{n.text}" for n in wrong)
         outcome = {"failure": "failed"}.get(wrong[0].tag, wrong[0].tag) if wrong else "passed"
         told = {str(n.get("name")): str(n.get("value")) for n in node.iter("property")}
-        cases[str(node.get("name"))] = Case(outcome, texts, told)
+        name = str(node.get("name"))
+        if name in cases:  # it failed, and then its teardown
+            outcome, texts = cases[name].outcome, f"{cases[name].text}\n{texts}"
+        cases[name] = Case(outcome, texts, told)
     return Run(cases, done.stdout + done.stderr, done.returncode)
