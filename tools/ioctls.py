@@ -38,7 +38,7 @@ RUN: dict[str, str] = {
     "stat": "a device node is a regular file without a device number",
     "fstat": "as stat",
     "lstat": "as stat",
-    "statfs": "f_type is FUSE_SUPER_MAGIC: libudev and sd-device say ENODEV",
+    "statfs": "as here; f_type is FUSE_SUPER_MAGIC where init cannot listen to the call (pykernel doctor: filter)",
     "mmap": "MAP_SHARED of a node or resource<N>: ENODEV (map from Python, or write() descriptors); "
     "MAP_PRIVATE of an attribute: a mapping that is SIGBUS when touched, where Linux says ENODEV",
     "sendfile": "from an emulated file: EINVAL (programs then read()); into one works",
@@ -61,6 +61,7 @@ NOT_BUILT: tuple[Row, ...] = (
         note="kernel.modules has them; or --modprobe, and [modules] of the machine",
         run="the host's: insmod and rmmod go to the host's kernel"),
     Row("not built", "AF_NETLINK sockets", run="the host's: no uevents of emulated devices"),
+    Row("not built", "seccomp", run="the host's, but SECCOMP_FILTER_FLAG_NEW_LISTENER is EBUSY: there can be one only"),
     Row("not built", "perf_event_open on dsa<N>", note="no PMU, as on a part without one; dmesg says so"),
 )  # fmt: skip
 

@@ -13,14 +13,13 @@ import signal
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import ENOSYS
 
 from pykernel.surfaces.process import host, seccomp
 
 __all__ = ["PROBES", "Finding", "Probe", "ask", "diagnose"]
 
-_SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
-_SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL = 1, 2
-_FILTER_FLAG_NEW_LISTENER, _FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+_PR_SET_NO_NEW_PRIVS = 38
 _IOCTL_NOTIF_SET_FLAGS = 0x40082104
 _FD_SYNC_WAKE_UP = 1
 _ARCH_CPUID_SET = 0x1012
@@ -98,28 +97,22 @@ def _proc_mount() -> str:
 
 
 def _listener(flags: int) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(38, 1, 0, 0, 0)
+    if platform.machine() not in seccomp.NUMBERS:
+        raise OSError(ENOSYS, f"not known for {platform.machine()}")
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     program = struct.pack("<HBBI", 0x06, 0, 0, seccomp.RET_ALLOW)
-    buf = ctypes.create_string_buffer(program, len(program))
-    prog = seccomp.SockFprog(1, ctypes.addressof(buf))
-    number = _SYS_SECCOMP.get(platform.machine())
-    if number is None:
-        raise OSError(38, f"not known for {platform.machine()}")
-    fd: int = libc.syscall(number, _SECCOMP_SET_MODE_FILTER, flags | _FILTER_FLAG_NEW_LISTENER, ctypes.byref(prog))
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return fd
+    return seccomp.new_listener(program, flags | seccomp.FILTER_FLAG_NEW_LISTENER)
 
 
 def _notification() -> str:
     _listener(0)
+    if not seccomp.has_continue():
+        raise OSError(ENOSYS, "before Linux 5.5 a call cannot be left to the host")
     return "available"
 
 
 def _wait_killable() -> str:
-    _listener(_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    _listener(seccomp.FILTER_FLAG_WAIT_KILLABLE_RECV)
     return "available"
 
 
@@ -165,8 +158,12 @@ PROBES = (
     Probe("/dev/fuse", _dev_fuse, "pykernel run"),
     Probe("FUSE mount", _fuse_mount, "pykernel run: emulated /sys and /dev for unmodified programs"),
     Probe("/proc mount", _proc_mount, "the clients see their own process ids in /proc (without privilege)"),
-    Probe("seccomp user notification", _notification, "system calls that FUSE does not carry"),
-    Probe("seccomp WAIT_KILLABLE_RECV", _wait_killable, "a signalled call is never delivered twice (Linux 5.19)"),
+    Probe("seccomp user notification", _notification, "statfs() says sysfs, tmpfs, proc: udevadm, libudev, sd-device"),
+    Probe(
+        "seccomp WAIT_KILLABLE_RECV",
+        _wait_killable,
+        "a signal does not withdraw a call that is being answered (Linux 5.19)",
+    ),
     Probe("seccomp SYNC_WAKE_UP", _sync_wake_up, "7 us instead of 17 a notified call (Linux 6.6)"),
     Probe("ptrace", _ptrace, "traps of MMIO and ENQCMD in unmodified programs"),
     Probe("CPUID faulting", _cpuid_fault, "the emulated machine's CPU features in CPUID"),

@@ -15,6 +15,7 @@ __all__ = [
     "move_mount",
     "open_tree",
     "read_string",
+    "set_effective_caps",
     "set_fs_ids",
     "set_pdeathsig",
     "statfs",
@@ -43,6 +44,7 @@ MOVE_MOUNT_F_EMPTY_PATH = 4
 AT_RECURSIVE = 0x8000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # one number on all architectures
 _CAP_SYS_ADMIN = 21
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
 _PR_SET_PDEATHSIG = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -126,9 +128,16 @@ def set_pdeathsig(signum: int) -> None:
 
 
 def set_fs_ids(uid: int, gid: int) -> None:
-    """The ids that this thread's path walks are checked with; another uid than root's has no capability for them."""
+    """The ids that this thread's path walks are checked with. setfsuid(2), which changes the capabilities, too."""
     _libc.setfsgid(ctypes.c_uint(gid))
     _libc.setfsuid(ctypes.c_uint(uid))
+
+
+def set_effective_caps(effective: int, permitted: int) -> None:
+    """The capabilities that count for this thread, of those that it may have. capset(2)."""
+    halves = [n >> shift & 0xFFFFFFFF for shift in (0, 32) for n in (effective & permitted, permitted, 0)]
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, struct.pack("=6I", *halves)), "capset")
 
 
 def statfs(path: bytes, size: int) -> bytes:

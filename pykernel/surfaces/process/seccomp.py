@@ -15,7 +15,7 @@ import re
 from errno import EINVAL, ENOSYS
 from struct import Struct
 
-__all__ = ["NOTIFIED", "SockFprog", "client_filter", "has_continue", "install", "listen", "system_call"]
+__all__ = ["NOTIFIED", "SockFprog", "client_filter", "has_continue", "install", "listen", "new_listener", "system_call"]
 
 # include/uapi/linux/audit.h
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -93,14 +93,15 @@ def listen(program: bytes) -> int:
     already; EINVAL: Linux before 5.0; ENOSYS.
     """
     try:
-        return _listen(program, FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV)
+        return new_listener(program, FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as e:
         if e.errno != EINVAL:
             raise
-        return _listen(program, FILTER_FLAG_NEW_LISTENER)
+        return new_listener(program, FILTER_FLAG_NEW_LISTENER)
 
 
-def _listen(program: bytes, flags: int) -> int:
+def new_listener(program: bytes, flags: int) -> int:
+    """As :func:`listen`, with these flags."""
     libc = ctypes.CDLL(None, use_errno=True)
     prog, _keep = _fprog(program)
     fd: int = libc.syscall(

@@ -3,7 +3,7 @@ statfs(2) and fstatfs(2) of clients: the one thing that FUSE cannot say is which
 
 For the host every file of ours is of FUSE_SUPER_MAGIC; libudev and sd-device refuse a /sys that is not sysfs. So the
 clients' filter notifies init, their pid 1, of these two calls. It makes the call itself, sees the tree as the client
-does (root, working directory, file system ids), and where the answer says FUSE it asks K by :data:`STATFS_XATTR` what
+does (root, working directory, ids, capabilities), and where the answer says FUSE it asks K by :data:`STATFS_XATTR` what
 the node's own file system says. All else, and all that fails, is left to the host's kernel.
 
 K is not asked to wait for anybody: it only answers one more request. Each call has a thread of its own while it lasts:
@@ -48,6 +48,7 @@ class StatfsCalls:
     def __init__(self, listener: int) -> None:
         self.listener = listener
         self.root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        self.caps = int(host.status_fields("self")["CapPrm"], 16)
         self.turn, self.counting = threading.Lock(), threading.Lock()
         self.idle = 1
 
@@ -72,8 +73,9 @@ class StatfsCalls:
                 cls(fd).serve()
 
     def serve(self) -> None:
-        """The life of one thread."""
+        """The life of one thread; who started it may be in a client's root directory by now."""
         host.unshare(host.CLONE_FS)
+        _chroot(self.root)
         while True:
             with self.turn:
                 call = self._next()
@@ -94,7 +96,7 @@ class StatfsCalls:
         while poll.poll()[0][1] & select.POLLIN:
             with suppress(OSError):  # a signal withdrew it
                 fcntl.ioctl(self.listener, _NOTIF_RECV, notif)
-                return _Call(self.listener, self.root, notif)
+                return _Call(self, notif)
         return None
 
     def _somebody_waits(self) -> bool:
@@ -113,8 +115,8 @@ class StatfsCalls:
 class _Call:
     """One call of thread *tid*."""
 
-    def __init__(self, listener: int, root: int, notif: bytearray) -> None:
-        self.listener, self.root = listener, root
+    def __init__(self, calls: StatfsCalls, notif: bytearray) -> None:
+        self.listener, self.root, self.caps = calls.listener, calls.root, calls.caps
         self.id, self.tid, _, self.nr, _, _, self.where, self.buf, *_ = _NOTIF.unpack(notif)
 
     def answer(self) -> None:
@@ -143,8 +145,8 @@ class _Call:
             return _statfs(path)
         finally:
             host.set_fs_ids(*before)
-            os.fchdir(self.root)
-            os.chroot(".")
+            host.set_effective_caps(self.caps, self.caps)
+            _chroot(self.root)
 
     def send(self, flags: int) -> None:
         """Success, or let the host's kernel answer; a client that was killed needs none."""
@@ -157,7 +159,7 @@ class _Call:
         return True
 
     def _go_to_client(self) -> None:
-        """Root, working directory and the ids that count for a path walk."""
+        """Root, working directory, and the ids and capabilities that count for a path walk."""
         status = host.status_fields(self.tid)
         cwd = os.open(f"/proc/{self.tid}/cwd", os.O_PATH | os.O_CLOEXEC)
         try:
@@ -166,6 +168,12 @@ class _Call:
         finally:
             os.close(cwd)
         host.set_fs_ids(*(int(status[name].split()[3]) for name in ("Uid", "Gid")))
+        host.set_effective_caps(int(status["CapEff"], 16), self.caps)
+
+
+def _chroot(root: int) -> None:
+    os.fchdir(root)
+    os.chroot(".")
 
 
 def _statfs(path: bytes) -> bytes | None:
