@@ -22,6 +22,7 @@ from pykernel.surfaces.inprocess.descriptors import HostFdTable
 from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
 from pykernel.surfaces.inprocess.files import open_code_of, opener_of
 from pykernel.surfaces.inprocess.ids import Ids
+from pykernel.surfaces.inprocess.libudev_abi import ctypes_rows
 from pykernel.surfaces.inprocess.mapping import mmap_class
 from pykernel.surfaces.inprocess.memory import HostMemory
 from pykernel.surfaces.inprocess.paths import PathCalls
@@ -176,7 +177,7 @@ class Patched:
         rows.append((tokenize, "_builtin_open", rows[0][2]))  # also below pyfakefs: tracebacks need real sources
         around = self._programs.active
         self._children = Children(places, self._world_of_children, around[-1]._children if around else None)
-        rows += self._children.rows()
+        rows += [*self._children.rows(), *ctypes_rows(places)]
         rows += [(fcntl, name, function) for name, function in FcntlCalls(places).table().items()]
         epoll, poll = epoll_class(waiter), poll_class(waiter)
         rows += [

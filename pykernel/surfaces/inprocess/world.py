@@ -148,8 +148,21 @@ class _Session:
         self._error = ""
         view = View(kernel)
         userns = bool(host.cannot_become(0, 0))
-        ids = seen if userns else (os.geteuid(), os.getegid())
-        plan = Plan([], {}, "", *ids, [], userns, view.binds, view.proc, set(), os.getpid())
+        uid, gid = seen if userns else (os.geteuid(), os.getegid())
+        plan = Plan(
+            argv=[],
+            env={},
+            cwd="",
+            uid=uid,
+            gid=gid,
+            groups=[],
+            userns=userns,
+            binds=view.binds,
+            empty=view.empty,
+            proc=view.proc,
+            sigmask=set(),
+            kernel_pid=os.getpid(),
+        )
         self._view, self._plan = view, plan
         self.loop = Loop(kernel)
         self.clients = _Children(kernel, process, self.loop, plan)
