@@ -133,7 +133,10 @@ class _Where:
 
     def error_in(self, table: str, nth: int, key: str, why: str) -> MachineError:
         """The same for *key* ("attrs.vendor") of the *nth* row of *table*, which has tables of its own."""
-        first, end = [*self.heads.get(table, []), len(self.rows) + 1][nth : nth + 2] or (0, 0)
+        heads = [*self.heads.get(table, []), len(self.rows) + 1]
+        if nth + 1 >= len(heads):  # not written as [[table]]
+            return self.error(table, nth, key, why)
+        first, end = heads[nth : nth + 2]
         keys = {row.partition("=")[0].strip("\"' \t"): n for n, row in enumerate(self.rows[first : end - 1], first + 1)}
         above, _, last = key.partition(".")
         line = next((keys[name] for name in (key, last, above) if name in keys), first)

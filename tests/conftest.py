@@ -24,6 +24,8 @@ PACKAGES = {
     "go": "golang-go",
     "lspci": "pciutils",
     "pahole": "dwarves",
+    "udevadm": "udev",
+    "umockdev-record": "umockdev",
     "umockdev-run": "umockdev",
 }
 

@@ -51,9 +51,8 @@ def _seqnum(kernel: Kernel, tree: Dir) -> None:
     # the number goes on from the recorded one
     where = tree.find("kernel")
     attr = where.files.get("uevent_seqnum") if where is not None else None
-    if attr is not None:
-        with suppress(ValueError):
-            kernel.sub(Uevents).seqnum = int(attr.data)
+    if attr is not None and attr.data.strip().isdigit():
+        kernel.sub(Uevents).seqnum = int(attr.data)
         kernel.sub(KernelKobj)
 
 

@@ -197,6 +197,11 @@ class Recorder:
         self._done[path] = True
         for name in below:
             self._tree(f"{path}/{name}")
+        if (
+            path != "/sys" and below and not (spec.files or spec.links or spec.dirs)
+        ):  # it only leads to what is mounted there
+            above, _, name = path.rpartition("/")
+            del self.tree.at(above[4:]).dirs[name]
 
     def _parents(self, path: str) -> None:
         """The directories above, each with what is its own and no other device's."""
@@ -336,7 +341,7 @@ class Recorder:
             rows = attr.data.decode("utf-8", "replace").splitlines(keepends=True)
             attr.data = "".join(_zero_value(row) for row in rows).encode()
         elif PRIVATE.fullmatch(name):
-            attr.data = b"\0" * len(attr.data) if attr.binary else re.sub(rb"[0-9A-Za-z]", b"0", attr.data)
+            attr.data = b"\0" * len(attr.data) if attr.binary else re.sub(rb"[0-9A-Za-z\x80-\xff]", b"0", attr.data)
         return attr
 
     def _note(self, why: str, path: str) -> None:
