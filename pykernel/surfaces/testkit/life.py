@@ -148,8 +148,7 @@ def report(kernel: Kernel, ring: Ring, options: dict[str, Any]) -> list[tuple[st
     """The sections of a failing test's report: which kernel, its log, its last events."""
     which = ", ".join(f"{name} {options[name]!r}" for name in BOOT if name in options)
     log = _last(kernel.log.human().splitlines(), len(kernel.log.records))
-    sections = [("kernel", which), ("dmesg", log), ("trace", ring.human())]
-    return [(name, text) for name, text in sections if text]
+    return [("kernel", which), ("dmesg", log or "(empty)"), ("trace", ring.human() or "(empty)")]
 
 
 def _last(lines: list[str], seen: int) -> str:

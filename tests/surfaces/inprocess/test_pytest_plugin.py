@@ -115,6 +115,7 @@ def test_the_plugin_imports_no_kernel():
         ".pytest_plugin",
         ".testkit",
         ".testkit.marks",
+        ".unfaked",
     ]
 
 

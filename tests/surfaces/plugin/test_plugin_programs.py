@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -186,25 +189,27 @@ def test_a_host_without_fuse(suite, ci, outcome):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
-def test_an_ordinary_user_runs_programs(tmp_path):
+def test_an_ordinary_user_runs_programs():
     """With a user namespace where the host allows one, else it is a skip with a sentence."""
-    import subprocess
-    import sys
-
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
-        if parent.owner() == "root" and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    (tmp_path / "test_it.py").write_text(
-        "def test_it(kernel_run):\n"
-        "    done = kernel_run('cat', '/sys/bus/dsa/devices/wq0.0/state')\n"
-        "    assert done.stdout == 'disabled\\n'\n"
-    )
-    root = Path(__file__).parents[3]
     packages = [p for p in sys.path if p.endswith("site-packages")]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(root), *packages])}
+    path = os.pathsep.join([str(Path(__file__).parents[3]), *packages])
     argv = ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    argv += ["-p", "pykernel.surfaces.pytest_plugin", "-p", "no:pykernel"]
-    done = subprocess.run(argv, cwd=tmp_path, env=env, user=65534, group=65534, extra_groups=[], text=True,
-                          capture_output=True)  # fmt: skip
+    argv += ["-p", "pykernel.surfaces.pytest_plugin", "-p", "no:pykernel", "test_it.py"]
+    with tempfile.TemporaryDirectory() as where:  # pytest's own directories are closed to others
+        Path(where).chmod(0o777)
+        Path(where, "test_it.py").write_text(
+            "def test_it(kernel_run):\n"
+            "    done = kernel_run('cat', '/sys/bus/dsa/devices/wq0.0/state')\n"
+            "    assert done.stdout == 'disabled\\n'\n"
+        )
+        done = subprocess.run(
+            argv,
+            cwd=where,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": path},
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            text=True,
+            capture_output=True,
+        )
     assert "1 passed" in done.stdout or "cannot run programs" in done.stdout, done.stdout + done.stderr
