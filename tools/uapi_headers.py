@@ -93,7 +93,7 @@ def check(
         _print(reports, version, verbose)
     if names and (absent := [report.header for report in reports if report.state == "absent"]):
         raise Fail(f"no header {', '.join(absent)} in {headers_dir or 'the places where ' + cc + ' looks'}")
-    return int(any(report.differences for report in reports))
+    return int(any(report.differences or report.why for report in reports))
 
 
 def _as_json(report: Report, kernel: str) -> dict[str, Any]:
@@ -113,8 +113,10 @@ def _print(reports: list[Report], version: Version, verbose: bool) -> None:
                 click.echo(f"    {name}: since Linux {since}")
             for name, last in report.gone:
                 click.echo(f"    {name}: until Linux {last}")
+            for name in report.unknown:
+                click.echo(f"    {name}: newer than what is known here")
     facts, wrong = sum(r.agree for r in reports), sum(len(r.differences) for r in reports)
-    headers = sum(report.state != "absent" for report in reports)
+    headers = sum(report.state in ("compared", "never") for report in reports)
     click.echo(f"{_count(headers, 'header')}, {_count(facts, 'fact')} agree, {_count(wrong, 'difference')}")
 
 
@@ -125,6 +127,8 @@ def _count(n: int, what: str) -> str:
 def _sentence(report: Report, version: Version) -> str:
     if report.state == "absent":
         return "not among these headers"
+    if report.state == "broken":
+        return report.why.removeprefix(f"{report.header} ")
     parts = [f"{_count(report.agree, 'fact')} agree{'s' if report.agree == 1 else ''}"]
     if report.state == "never":
         parts = [f"never in Linux: nothing to compare with; {parts[0]} with the header that uapi header writes"]
@@ -132,6 +136,8 @@ def _sentence(report: Report, version: Version) -> str:
         parts.append(f"{_count(len(report.newer), 'name')} absent (newer than {version})")
     if report.gone:
         parts.append(f"{_count(len(report.gone), 'name')} absent (gone before {version})")
+    if report.unknown:
+        parts.append(f"{_count(len(report.unknown), 'name')} not known here")
     if report.differences:
         parts.append(_count(len(report.differences), "difference").upper())
     return ", ".join(parts)

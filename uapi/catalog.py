@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+_ABOUT = frozenset({"HEADERS", "NEWER", "OLDER", "OMITTED", "BACKPORTED", "SAME_SIZE", "AS_OF"})
+"""Names that say something of a module, not of its header."""
+
+
 class Entry(NamedTuple):
     """One name of a header module: a constant, an enum, an enumerator, an ioctl, a struct, a macro with arguments."""
 
@@ -78,7 +82,7 @@ def _imported(module: ModuleType) -> frozenset[str]:
 
 def entries(module: ModuleType) -> Iterator[Entry]:
     """What a header module says of its header, in its order; nothing of what it imports, no classes of its own use."""
-    skipped, told = _imported(module), set[str]()
+    skipped, told = _imported(module) | _ABOUT, set[str]()
     for name, value in vars(module).items():
         if name.startswith("__") or name in skipped or name in told:
             continue

@@ -4,16 +4,17 @@ Does a header module say what the real header says? Asks a C compiler.
 In one direction, every fact of the module is looked up in the header; in the other, the header's own text says which
 names the module forgot.
 
-A module may say: ``HEADERS`` (the headers to try in turn, when its own name does not give it; () for one that Linux
-never had), ``NEWER`` and ``OLDER`` (see :mod:`pykernel.uapi.history`), and ``OMITTED`` (pattern -> why the module
-leaves these names out).
+A module may say ``HEADERS`` (the headers to try in turn, when its own name does not give it; () for one that Linux
+never had), ``OMITTED`` (pattern -> why the module leaves these names out), ``AS_OF`` (the newest kernel that it was
+made from) and of other kernels ``NEWER``, ``OLDER``, ``SAME_SIZE`` (see :mod:`pykernel.uapi.history`) and
+``BACKPORTED`` (names in NEWER that stable versions of older kernels have, too).
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 from pykernel.uapi import catalog, ctext, history
 from pykernel.uapi.catalog import header_modules, headers
-from pykernel.uapi.compiler import CheckError, Compiler, HeaderAbsent
+from pykernel.uapi.compiler import CheckError, Compiler, HeaderAbsent, HeaderBroken
 from pykernel.uapi.facts import Fact, facts, inner_names
 from pykernel.uapi.history import AGELESS, Version
 
@@ -58,8 +59,8 @@ class Report(NamedTuple):
     """
     What came out for one header.
 
-    ``state`` is "compared"; "absent": the header is not among these; "never": Linux never had it, the header that
-    :mod:`pykernel.uapi.emit` writes was compared.
+    ``state`` is "compared"; "absent": the header is not among these; "broken": it does not compile, see ``why``;
+    "never": Linux never had it, the header that :mod:`pykernel.uapi.emit` writes was compared.
     """
 
     module: str
@@ -68,7 +69,9 @@ class Report(NamedTuple):
     agree: int = 0  # facts
     newer: tuple[tuple[str, str], ...] = ()  # names that these headers do not have yet, and their kernels
     gone: tuple[tuple[str, str], ...] = ()  # names that these headers no longer have, and the last kernels that had
+    unknown: tuple[str, ...] = ()  # names that these headers have and the module cannot know: it is older
     differences: tuple[Difference, ...] = ()
+    why: str = ""  # of "broken"
 
 
 def check(
@@ -83,6 +86,8 @@ def check(
     for report in reports:
         if report.state == "absent":
             raise HeaderAbsent(f"no header {report.header}")
+        if report.state == "broken":
+            raise CheckError(report.why)
     return [difference for report in reports for difference in report.differences]
 
 
@@ -92,7 +97,7 @@ def compare(
     """
     A report for each of *modules*; *version* is the kernel of the headers when ``linux/version.h`` is not to tell.
 
-    Raises CheckError: no compiler, a header that does not compile, no version.
+    Raises CheckError: no compiler, no version.
     """
     compiler = Compiler(cc, headers_dir)
     known = version or compiler.version()[0]
@@ -113,6 +118,8 @@ def _compare(compiler: Compiler, version: Version, module: ModuleType) -> Report
             return _One(compiler, version, module, names, where).report("compared")
         except HeaderAbsent:
             return Report(module.__name__, names[0], "absent")
+        except HeaderBroken as e:
+            return Report(module.__name__, names[0], "broken", why=str(e))
 
 
 class _One:
@@ -123,6 +130,8 @@ class _One:
     ) -> None:
         self.module, self.header = module, names[0]
         self.newer, self.older = history.newer(module), history.older(module)
+        self.backported: Collection[str] = getattr(module, "BACKPORTED", ())
+        self.as_of = history.parse(getattr(module, "AS_OF", history.AS_OF))
         text = compiler.text(names)
         self.stated = facts(module, version)
         self.answers = compiler.ask(names, {i: f.c.format(i=i) for i, f in enumerate(self.stated)}, where)
@@ -136,7 +145,8 @@ class _One:
         agree = sum(self.answers.get(i) == f.ours for i, f in enumerate(self.stated) if i not in excused)
         later = tuple((name, since) for name, since in self.newer.items() if self._is_later(name))
         gone = tuple((name, last) for name, last in self.older.items() if self._is_gone(name))
-        return Report(self.module.__name__, self.header, state, agree, later, gone, found)
+        unknown = () if self.version <= self.as_of else tuple(self._unstated())
+        return Report(self.module.__name__, self.header, state, agree, later, gone, unknown, found)
 
     def _is_later(self, subject: str) -> bool:
         row = history.since(self.newer, subject)
@@ -167,7 +177,9 @@ class _One:
         """Rows of NEWER that older headers do not bear out: the name is there, or nobody knows it."""
         for name in sorted(self.newer):
             same = [self.answers.get(i) == f.ours for i, f in self._of(name)]
-            if self._is_later(name) and all(same):
+            if not same and name in self.older:
+                continue  # it came and went: the header's text tells, see _late()
+            if self._is_later(name) and all(same) and not (same and name in self.backported):
                 why = "it is in this older header" if same else "nothing here has that name"
                 yield self._difference(name, "NEWER", self.newer[name], why)
 
@@ -181,9 +193,18 @@ class _One:
             elif not self._is_gone(name) and not self._is_later(name) and not there and not facts_of_it:
                 yield self._difference(name, "OLDER", last, "it is not in this header")
 
-    def _forgotten(self) -> Iterator[Difference]:
-        known = {f.subject for f in self.stated} | self.older.keys() | set(inner_names(self.module))
+    def _unstated(self) -> Iterator[str]:
+        known = {f.subject for f in self.stated} | set(inner_names(self.module))
         omitted: dict[str, str] = getattr(self.module, "OMITTED", {})
         for name in self.names:
-            if name not in known and not any(fnmatchcase(name, pattern) for pattern in omitted):
-                yield self._difference(name, "name", None, "there")
+            if (
+                name not in known
+                and not history.since(self.older, name)
+                and not any(fnmatchcase(name, pattern) for pattern in omitted)
+            ):
+                yield name
+
+    def _forgotten(self) -> Iterator[Difference]:
+        """What the header has and the module does not state, although it was made from headers as new as these."""
+        if self.version <= self.as_of or self.version == AGELESS:
+            yield from (self._difference(name, "name", None, "there") for name in self._unstated())

@@ -11,7 +11,7 @@ from pathlib import Path
 from pykernel.uapi import ctext
 from pykernel.uapi.history import Version
 
-__all__ = ["CheckError", "Compiler", "HeaderAbsent"]
+__all__ = ["CheckError", "Compiler", "HeaderAbsent", "HeaderBroken"]
 
 _PRELUDE = r"""
 #include <stddef.h>
@@ -35,6 +35,16 @@ class CheckError(RuntimeError):
 
 class HeaderAbsent(CheckError):
     """None of the headers is there."""
+
+
+class HeaderBroken(CheckError):
+    """The header itself does not compile."""
+
+    def __init__(self, name: str, stderr: str) -> None:
+        first = next(
+            (line.partition("error: ")[2] for line in stderr.splitlines() if "error: " in line), stderr.strip()
+        )
+        super().__init__(f"{name} does not compile: {first}")
 
 
 class Compiler:
@@ -86,14 +96,14 @@ class Compiler:
         if "no-header" in done.stderr:
             raise HeaderAbsent(f"no header {' or '.join(names)}")
         if done.returncode:
-            raise CheckError(f"{names[0]} does not compile:\n{done.stderr}")
+            raise HeaderBroken(names[0], done.stderr)
         return ctext.own_text(done.stdout, names)
 
     def ask(self, names: tuple[str, ...], questions: Mapping[int, str], where: str) -> dict[int, str]:
         """
         What the statements in *questions* print, by their number; those that do not compile have no answer.
 
-        Raises CheckError: the header itself does not compile.
+        Raises HeaderBroken.
         """
         left, program = dict(questions), f"{where}/facts"
         include = _PRELUDE.format(include=self.include(names))
@@ -104,7 +114,7 @@ class Compiler:
                 return {int(i): text for i, text in (line.split() for line in output.splitlines())}
             wrong = left.keys() & set(_wrong_functions(done.stderr))
             if not wrong:
-                raise CheckError(f"{names[0]} does not compile:\n{done.stderr}")
+                raise HeaderBroken(names[0], done.stderr)
             left = {i: c for i, c in left.items() if i not in wrong}
 
 

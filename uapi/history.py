@@ -7,7 +7,8 @@ shape and the same bytes, and the kernel that gave it this one. Rows are macros,
 their members as ``tag.member``.
 
 From these rows follows what a struct was before it grew: members at its end that a kernel does not have yet are not
-there; members before an older one took the place of reserved bytes.
+there; members before an older one took the place of reserved bytes, and so did all new members of structs in the set
+``SAME_SIZE``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pykernel.uapi.ioctl import _IOC, Ioctl
 from pykernel.uapi.shape import Node, tree
 from pykernel.uapi.struct import ZERO, Bits, Name, Struct, Union, anon_struct, anon_union
 
-__all__ = ["AGELESS", "Version", "at", "newer", "nr_at", "older", "parse", "since", "sizes"]
+__all__ = ["AGELESS", "AS_OF", "Version", "at", "newer", "nr_at", "older", "parse", "since", "sizes"]
 
 Table = Mapping[str, str]
 S = TypeVar("S", bound=Struct)
@@ -41,6 +42,9 @@ class Version(NamedTuple):
 AGELESS = Version(9999, 0)
 """Of no kernel: headers with all that the tables state, what is new and what is gone."""
 
+AS_OF = "7.3"
+"""The newest kernel that the header modules were made from, unless a module has its own ``AS_OF``."""
+
 
 def parse(text: str) -> Version:
     """``6.12``, and ``6.12.3`` which has the same headers. ValueError: anything else."""
@@ -50,7 +54,7 @@ def parse(text: str) -> Version:
     return Version(int(parts[0]), int(parts[1]))
 
 
-def _table(cls_or_module: Any, name: str) -> Table:
+def _table(cls_or_module: Any, name: str) -> Any:
     module = sys.modules.get(cls_or_module.__module__) if isinstance(cls_or_module, type) else cls_or_module
     return getattr(module, name, {})
 
@@ -62,7 +66,8 @@ def newer(cls_or_module: Any) -> Table:
 
 def older(cls_or_module: Any) -> Table:
     """The table OLDER that tells of a class, or of a module: name -> the last kernel that had it."""
-    return _table(cls_or_module, "OLDER")
+    rows: Table = _table(cls_or_module, "OLDER")
+    return rows
 
 
 def since(table: Table, subject: str) -> str:
@@ -70,8 +75,8 @@ def since(table: Table, subject: str) -> str:
     return table.get(subject) or table.get(subject.partition(".")[0], "")
 
 
-def _trim(node: Node, is_new: Callable[[str], bool]) -> Node | None:
-    """What an older kernel had of *node*; None when it had nothing of it."""
+def _trim(node: Node, is_new: Callable[[str], bool], *, ends: bool = True) -> Node | None:
+    """What an older kernel had of *node*, None for nothing; *ends*: what is new at its end was not there."""
     if node.member:
         return None if is_new(node.member.cname) else node
     children = list(node.children)
@@ -79,7 +84,7 @@ def _trim(node: Node, is_new: Callable[[str], bool]) -> Node | None:
         children = [old for child in children if (old := _trim(child, is_new))]
     else:
         last = None
-        while children and (last := _trim(children[-1], is_new)) is None:
+        while ends and children and (last := _trim(children[-1], is_new)) is None:
             children.pop()
         # members before an older one were reserved bytes, they keep their place
         children = [(child.kind == "union" and _trim(child, is_new)) or child for child in children]
@@ -109,7 +114,7 @@ def _at(cls: type[S], version: Version, rows: tuple[tuple[str, str], ...]) -> ty
             hints[name] = old
     later = {k.partition(".")[2] for k, v in rows if "." in k and parse(v) > version}
     whole = tree(cls)
-    root = _trim(whole, later.__contains__) or whole
+    root = _trim(whole, later.__contains__, ends=cls.__name__ not in _table(cls, "SAME_SIZE")) or whole
     if root == whole and not hints:
         return cls
     return _made(cls, root, hints)

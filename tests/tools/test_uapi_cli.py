@@ -110,6 +110,21 @@ class TestCheck:
             row,
         )
 
+    def test_header_that_does_not_compile_is_said_in_its_row(self, uapi, tmp_path):
+        (tmp_path / "linux").mkdir()
+        (tmp_path / "linux/idxd.h").write_text("struct {\n")
+        done = uapi("check", "--headers", str(tmp_path), "--kernel", "6.1", "idxd")
+        assert re.fullmatch(r"linux/idxd\.h  does not compile: .*expected.*", done.output.splitlines()[1])
+        assert done.return_value == 1
+
+    def test_names_of_later_kernels_are_counted_and_listed_when_asked(self, uapi, tmp_path):
+        """pci_regs is made from 6.12."""
+        (tmp_path / "linux").mkdir()
+        (tmp_path / "linux/pci_regs.h").write_text(uapi("header", "pci_regs").output + "#define PCI_FROM_LATER 1\n")
+        asked = ("check", "--headers", str(tmp_path), "--kernel", "7.9", "pci_regs")
+        assert re.search(r"facts agree, .*1 name not known here$", uapi(*asked).output.splitlines()[1])
+        assert "    PCI_FROM_LATER: newer than what is known here" in uapi(*asked, "-v").output.splitlines()
+
     def test_json_has_a_header_a_line(self, uapi, written):
         done = uapi("check", "--headers", str(written), "--json", "eventfd", "idxd")
         eventfd, idxd = map(json.loads, done.output.splitlines())

@@ -370,6 +370,43 @@ def test_older_row_that_the_header_refutes_is_told(shapes: Path) -> None:
     assert found(shapes, SHAPE_ONE=None, OLDER={"SHAPE_ONE": "6.0"}) == [("SHAPE_ONE", "OLDER")]
 
 
+def test_name_that_came_and_went_is_known_in_between(shapes: Path) -> None:
+    """SHAPE_ONE stands for a name of which no value is stated: of 6.0 and 6.1 only, the headers are those of 6.1."""
+    ages = {"NEWER": {"SHAPE_ONE": "6.0"}, "OLDER": {"SHAPE_ONE": "6.1"}}
+    assert found(shapes, SHAPE_ONE=None, **ages) == []
+    of_kernel(shapes, 6, 2)
+    assert found(shapes, SHAPE_ONE=None, **ages) == [("SHAPE_ONE", "OLDER")]
+    of_kernel(shapes, 5, 19)
+    (shapes / "shapes.h").write_text(HEADER.replace("#define SHAPE_ONE 1\n", ""))
+    assert found(shapes, SHAPE_ONE=None, **ages) == []
+
+
+def test_backported_name_may_be_in_an_older_header_and_may_not(shapes: Path) -> None:
+    """6.1 stands for 6.1.192, which got what 6.5 brought; a backported name must still be right in 6.5."""
+    ages = {"NEWER": {"SHAPE_ONE": "6.5"}, "BACKPORTED": frozenset({"SHAPE_ONE"})}
+    assert found(shapes, **ages) == []
+    (shapes / "shapes.h").write_text(HEADER.replace("#define SHAPE_ONE 1\n", ""))
+    assert found(shapes, **ages) == []
+    of_kernel(shapes, 6, 5)
+    assert found(shapes, **ages) == [("SHAPE_ONE", "value")]
+
+
+def test_names_of_kernels_that_the_module_does_not_know_are_no_difference(shapes: Path) -> None:
+    """A module made from 6.0 cannot know what 6.1 brought; but what it states is checked."""
+    made = {k: v for k, v in RIGHT.items() if k != "SHAPE_ONE"} | {"AS_OF": "6.0"}
+    (report,) = compare(shapes, [module(**made)])
+    assert (report.unknown, report.differences) == (("SHAPE_ONE",), ())
+    assert found(shapes, SHAPE_ONE=2, AS_OF="6.0") == [("SHAPE_ONE", "value")]
+    assert found(shapes, SHAPE_ONE=None, AS_OF="6.1") == [("SHAPE_ONE", "name")]
+
+
+def test_header_that_does_not_compile_is_the_only_one_that_is_not_compared(shapes: Path) -> None:
+    (shapes / "bad.h").write_text("#include <no/such.h>\n")
+    bad, good = compare(shapes, [module(HEADERS=("bad.h",)), module(**RIGHT)])
+    assert (bad.state, bad.why) == ("broken", "bad.h does not compile: no/such.h: No such file or directory")
+    assert (good.state, good.differences) == ("compared", ())
+
+
 def test_report_counts_facts_and_names_what_is_absent(shapes: Path) -> None:
     (report,) = compare(
         shapes,

@@ -25,7 +25,8 @@ RECORDED = [
     ("virtio_blk", "virtio_blk_config", "3.18:36 4.20:36 5.0:60 6.0:60 6.1:72 6.2:72 6.3:96 7.3:96"),
     ("virtio_net", "virtio_net_config", "3.10:10 4.7:10 4.8:12 4.15:12 4.17:17 5.6:17 5.7:24 7.3:24"),
     ("idxd", "dsa_completion_record", "6.1:32 6.12:32"),
-    ("idxd", "dsa_hw_desc", "6.1:64 6.12:64"),
+    ("idxd", "dsa_hw_desc", "5.10:64 6.1:64 6.12:64"),
+    ("idxd", "iax_completion_record", "5.11:64 5.18:64 5.19:64 6.12:64"),
 ]
 
 
@@ -66,7 +67,14 @@ class holder(Struct):
     e: either = ZERO
 
 
+class filled(Struct):
+    a: u32 = 0
+    b: u32 = 0
+
+
+SAME_SIZE = frozenset({"filled"})
 NEWER = {
+    "filled.b": "5.1",
     "grown.reserved_once": "5.1",
     "grown.big": "5.2",
     "grown.d": "5.3",
@@ -113,6 +121,12 @@ def test_struct_that_did_not_change_is_itself() -> None:
     assert at(grown, AGELESS) is grown
     assert at(grown, Version(5, 4)) is grown
     assert at(grown, Version(5, 3)) is at(grown, Version(5, 3)) is not grown
+
+
+def test_members_that_took_the_place_of_reserved_bytes_change_no_size() -> None:
+    """struct filled { __u32 a; __u32 reserved; } before 5.1."""
+    assert sizes(filled) == (("", 8),)
+    assert at(filled, Version(5, 0)) is filled
 
 
 def test_first_size_is_that_of_the_kernel_that_brought_the_struct() -> None:

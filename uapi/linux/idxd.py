@@ -428,35 +428,78 @@ class iax_raw_completion_record(Struct, packed=True):
     field: Annotated[MutableSequence[int], u64, 8] = ZERO
 
 
-# Names that are not in the headers of Linux 6.1, or mean something else there, and the kernel that brought them
+# Since which kernel a name is in the header, or means what it means there now; older than 5.0 is not told
 NEWER: Final = {
-    "IDXD_SCMD_DEV_EVL_ERR": "6.4",
-    "IDXD_SCMD_WQ_NO_DRV_NAME": "6.7",
-    "DSA_OPCODE_TRANSL_FETCH": "6.4",
-    "DSA_OPCODE_DIX_GEN": "6.4",
-    "DSA_COMP_DRAIN_EVL": "6.4",
-    "DSA_COMP_BATCH_EVL_ERR": "6.4",
-    "DSA_COMP_STATUS": "6.4",
-    "dsa_hw_desc.pattern_lower": "6.4",
-    "dsa_hw_desc.transl_fetch_addr": "6.4",
-    "dsa_hw_desc.region_size": "6.4",
-    "dsa_hw_desc.pattern_upper": "6.4",
-    "dsa_hw_desc.transl_fetch_res": "6.4",
-    "dsa_hw_desc.region_stride": "6.4",
-    "dsa_hw_desc.dix_gen_res": "6.4",
-    "dsa_hw_desc.dest_dif_flags": "6.4",
-    "dsa_hw_desc.dif_flags": "6.4",
-    "dsa_hw_desc.dix_gen_res2": "6.4",
-    "dsa_hw_desc.ref_tag_seed": "6.4",
-    "dsa_hw_desc.app_tag_mask": "6.4",
-    "dsa_hw_desc.app_tag_seed": "6.4",
-    "dsa_completion_record.fault_info": "6.4",
-    "dsa_completion_record.rsvd": "6.4",
-    "dsa_completion_record.descs_completed": "6.4",
-    "dsa_completion_record.dix_gen_res": "6.4",
-    "dsa_completion_record.dix_ref_tag": "6.4",
-    "dsa_completion_record.dix_app_tag_mask": "6.4",
-    "dsa_completion_record.dix_app_tag": "6.4",
-    "iax_completion_record.fault_info": "6.4",
-    "iax_completion_record.rsvd": "6.4",
+    name: kernel
+    for kernel, names in {
+        "5.7": "dsa_hw_desc.desc_list_addr dsa_hw_desc.desc_count",
+        "5.8": "dsa_hw_desc.delt_rsvd dsa_hw_desc.expected_res_mask",
+        "5.9": "dsa_completion_record.invalid_flags dsa_completion_record.rsvd2",
+        "5.11": """
+            iax_completion_record.rsvd5
+            IDXD_OP_FLAG_RD_SRC2_AECS IAX_OPCODE_NOOP IAX_OPCODE_DRAIN IAX_OPCODE_MEMMOVE IAX_OPCODE_DECOMPRESS
+            IAX_OPCODE_COMPRESS IAX_COMP_NONE IAX_COMP_SUCCESS IAX_COMP_PAGE_FAULT_IR IAX_COMP_BAD_OPCODE
+            IAX_COMP_INVALID_FLAGS IAX_COMP_NOZERO_RESERVE IAX_COMP_INVALID_SIZE IAX_COMP_OVERLAP_BUFFERS
+            IAX_COMP_INT_HANDLE_INVAL IAX_COMP_CRA_XLAT IAX_COMP_CRA_ALIGN IAX_COMP_ADDR_ALIGN IAX_COMP_PRIV_BAD
+            IAX_COMP_TRAFFIC_CLASS_CONF IAX_COMP_PFAULT_RDBA IAX_COMP_HW_ERR1 IAX_COMP_HW_ERR_DRB
+            IAX_COMP_TRANSLATION_FAIL IAX_COMP_PRS_TIMEOUT IAX_COMP_WATCHDOG IAX_COMP_INVALID_COMP_FLAG
+            IAX_COMP_INVALID_FILTER_FLAG IAX_COMP_INVALID_NUM_ELEMS iax_hw_desc iax_completion_record
+            iax_raw_completion_record
+        """,
+        "5.12": "dsa_completion_record.delta_rec_size",
+        "5.15": """
+            IDXD_SCMD_SOFTERR_MASK IDXD_SCMD_SOFTERR_SHIFT IDXD_SCMD_DEV_ENABLED IDXD_SCMD_DEV_NOT_ENABLED
+            IDXD_SCMD_WQ_ENABLED IDXD_SCMD_DEV_DMA_ERR IDXD_SCMD_WQ_NO_GRP IDXD_SCMD_WQ_NO_NAME IDXD_SCMD_WQ_NO_SVM
+            IDXD_SCMD_WQ_NO_THRESH IDXD_SCMD_WQ_PORTAL_ERR IDXD_SCMD_WQ_RES_ALLOC_ERR IDXD_SCMD_PERCPU_ERR
+            IDXD_SCMD_DMA_CHAN_ERR IDXD_SCMD_CDEV_ERR IDXD_SCMD_WQ_NO_SWQ_SUPPORT IDXD_SCMD_WQ_NONE_CONFIGURED
+            IDXD_SCMD_WQ_NO_SIZE IDXD_SCMD_WQ_NO_PRIV
+        """,
+        "5.17": "IDXD_SCMD_WQ_IRQ_ERR",
+        "5.19": """
+            IAX_OPCODE_DECOMP_32 IAX_OPCODE_DECOMP_16 IAX_OPCDE_FIND_UNIQUE
+            IDXD_OP_FLAG_RD_SRC2_2ND IDXD_OP_FLAG_WR_SRC2_AECS_COMP IDXD_OP_FLAG_WR_SRC2_AECS_OVFL
+            IDXD_OP_FLAG_SRC2_STS IDXD_OP_FLAG_CRC_RFC3720 IAX_OPCODE_CRC64 IAX_OPCODE_ZERO_DECOMP_32
+            IAX_OPCODE_ZERO_DECOMP_16 IAX_OPCODE_SCAN IAX_OPCODE_SET_MEMBER IAX_OPCODE_EXTRACT IAX_OPCODE_SELECT
+            IAX_OPCODE_RLE_BURST IAX_OPCODE_EXPAND IAX_COMP_ANALYTICS_ERROR IAX_COMP_OUTBUF_OVERFLOW
+            IAX_COMP_INVALID_INPUT_SIZE IAX_COMP_INVALID_SRC1_WIDTH IAX_COMP_INVALID_INVERT_OUT
+            iax_completion_record.xor_csum iax_completion_record.crc iax_completion_record.min
+            iax_completion_record.max iax_completion_record.sum iax_completion_record.rsvd4
+        """,
+        "6.0": "IAX_OPCODE_ZERO_COMP_32 IAX_OPCODE_ZERO_COMP_16 IAX_OPCODE_FIND_UNIQUE",
+        "6.1": "IDXD_SCMD_WQ_USER_NO_IOMMU",
+        "6.2": "dsa_completion_record.crc_val",
+        "6.4": """
+            IDXD_SCMD_DEV_EVL_ERR DSA_OPCODE_TRANSL_FETCH DSA_OPCODE_DIX_GEN DSA_COMP_DRAIN_EVL
+            DSA_COMP_BATCH_EVL_ERR DSA_COMP_STATUS dsa_hw_desc.pattern_lower dsa_hw_desc.transl_fetch_addr
+            dsa_hw_desc.region_size dsa_hw_desc.pattern_upper dsa_hw_desc.transl_fetch_res dsa_hw_desc.region_stride
+            dsa_hw_desc.dix_gen_res dsa_hw_desc.dest_dif_flags dsa_hw_desc.dif_flags dsa_hw_desc.dix_gen_res2
+            dsa_hw_desc.ref_tag_seed dsa_hw_desc.app_tag_mask dsa_hw_desc.app_tag_seed
+            dsa_completion_record.fault_info dsa_completion_record.rsvd dsa_completion_record.descs_completed
+            dsa_completion_record.dix_gen_res dsa_completion_record.dix_ref_tag
+            dsa_completion_record.dix_app_tag_mask dsa_completion_record.dix_app_tag
+            iax_completion_record.fault_info iax_completion_record.rsvd
+        """,
+        "6.7": "IDXD_SCMD_WQ_NO_DRV_NAME",
+    }.items()
+    for name in names.split()
 }
+
+# Until which kernel a name was there
+OLDER: Final = {
+    "dsa_batch_desc": "5.6",
+    "iax_completion_record.rsvd5": "5.18",
+    "IAX_OPCODE_DECOMP_32": "5.19",
+    "IAX_OPCODE_DECOMP_16": "5.19",
+    "IAX_OPCDE_FIND_UNIQUE": "5.19",
+}
+
+# Names in NEWER that stable versions of older kernels got, too
+BACKPORTED: Final = frozenset(
+    {
+        "dsa_completion_record.delta_rec_size",
+        "dsa_completion_record.crc_val",
+    }
+)
+
+# Structs that never grew: members that came later took the place of reserved bytes
+SAME_SIZE: Final = frozenset({"dsa_hw_desc", "dsa_completion_record", "iax_completion_record"})
