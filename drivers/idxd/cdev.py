@@ -15,7 +15,7 @@ from pykernel.drivers.idxd.idxd import DESC_SIZE, DevType, IdxdDev, IdxdState, I
 from pykernel.drivers.idxd.registers import IDXD_PORTAL_SIZE, IDXD_WQ_BAR
 from pykernel.drivers.idxd.submit import portal_write
 from pykernel.drivers.idxd.sysfs import batch_unsafe
-from pykernel.errors import err
+from pykernel.errors import Oops, err
 from pykernel.fs.chardev import MAJOR, MKDEV, alloc_chrdev_region, unregister_chrdev_region
 from pykernel.fs.sysfs import AttrGroup
 from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable, no_llseek
@@ -82,8 +82,11 @@ class FileDev(IdxdDev):
     attrs = AttrGroup("cr_faults", "cr_fault_failures", "pid")
 
     def __init__(self, ctx: UserContext, id: int) -> None:
-        assert ctx.wq.idxd_cdev is not None
-        super().__init__(ctx.wq.kernel, f"file{id}", parent=ctx.wq.idxd_cdev, bus=ctx.wq.idxd.bus, type="idxd_file")
+        cdev = ctx.wq.idxd_cdev
+        if cdev is None:
+            # drivers/dma/idxd/cdev.c:idxd_cdev_open() waits for wq_lock while the queue is unbound, and does not look
+            raise Oops(f"unable to handle kernel NULL pointer dereference: cdev_dev() of {ctx.wq.name}")
+        super().__init__(ctx.wq.kernel, f"file{id}", parent=cdev, bus=ctx.wq.idxd.bus, type="idxd_file")
         self.ctx = ctx
         self.id = id
 

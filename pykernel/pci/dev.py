@@ -412,9 +412,9 @@ class PciDev(PciDevFiles):
         dd.device_release_driver(self)
         if self.iov is not None:
             self.iov.disable()
+        self.unregister()  # unbinds again: a driver may have come meanwhile
         self.free_irq_vectors()
         self.slot.dev = None
-        self.unregister()
         self.pci.devices.pop(self.name, None)
         if self.physfn is None:
             self.pci.free_mmio(self.resources.values())

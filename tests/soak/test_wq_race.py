@@ -8,10 +8,13 @@ A campaign: ``pykernel soak tests/soak/test_wq_race.py::test_users_and_an_admini
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM
+from functools import partial
 
 import pytest
 
+import pykernel
 from pykernel import explore
 from pykernel.tools.dsa import BUS, Portal, enable_wq
 from pykernel.uapi.linux.idxd import DSA_COMP_SUCCESS, DSA_OPCODE_MEMMOVE
@@ -169,3 +172,49 @@ def test_the_races_happen(strategy):
         kernel.gather(lambda: user(kernel, tally), lambda: administrator(kernel, tally))  # noqa: B023  # called at once
         seen |= tally.seen
     assert {("open", 0), ("open", ENOENT), ("submit", DSA_COMP_SUCCESS)} <= seen
+
+
+def pci(kernel, tally, *stores):
+    """Write to files of the PCI function, which may be gone."""
+    proc = kernel.process(comm="pci")
+    for path, text in stores:
+        tally.attempt(path, {ENODEV, ENOENT, EBUSY}, proc.write_text, f"/sys/bus/pci/{path}", f"{text}\n")
+    proc.exit()
+
+
+@explore(seeds=40)
+def test_the_function_goes_away_under_its_clients(kernel):
+    """Removed and found again by one, unbound and bound by another, with the queue in use: all ends well."""
+    tally = Tally()
+    prepare(kernel)
+    address = "0000:6a:01.0"
+    kernel.gather(
+        lambda: user(kernel, tally),
+        lambda: pci(kernel, tally, (f"devices/{address}/remove", 1), ("rescan", 1)),
+        lambda: pci(kernel, tally, ("drivers/idxd/unbind", address), ("drivers/idxd/bind", address)),
+    )
+    proc = kernel.process()
+    assert proc.listdir("/sys/bus/pci/devices") == [address]
+    proc.exit()
+
+
+def test_quirk_an_open_that_waits_for_an_unbind_is_an_oops_on_6_12():
+    """
+    idxd_cdev_open() of 6.12 takes wq->idxd_cdev under wq_lock without looking whether an unbind made it NULL.
+
+    6.1, which has no devices for open files, opens the queue that is off.
+    """
+    oopses = {"linux-6.1": set(), "linux-6.12": set()}
+    machine = os.path.join(os.path.dirname(__file__), "one_dsa.toml")
+    for profile, found in oopses.items():
+        plan = explore(seeds=60, machine=machine, profile=profile)
+        for seed in plan.seeds:
+            kernel = pykernel.boot(machine, profile, seed=seed)
+            prepare(kernel)
+            plan.start(kernel, seed)
+            tally = Tally()
+            with suppress(OSError, ExceptionGroup):  # EIO for who opened it
+                kernel.gather(*[partial(f, kernel, tally) for f in (user, user, administrator)])
+            found |= {str(e) for e in kernel.oopses}
+    assert oopses["linux-6.1"] == set()
+    assert oopses["linux-6.12"] == {"unable to handle kernel NULL pointer dereference: cdev_dev() of wq0.0"}
