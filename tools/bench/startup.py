@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from pykernel.tools.bench import fixture
 from pykernel.tools.bench.measure import Row, python, wall
 
 __all__ = ["rows"]
@@ -22,6 +23,7 @@ def rows(*, programs: bool = True) -> Iterator[Row]:
     booted = f"{warm}; k = pykernel.boot('dsa')"
     yield Row("all devices up", python(TIMED.format(before=booted, code="k.up()")), 0.060)
     yield Row("import, boot, devices up, cold", python(TIMED.format(before="pass", code=warm)))
+    yield from fixture.rows()
     if programs:
         yield Row("true", wall(["true"]))
         yield Row("python -c pass", wall([sys.executable, "-c", "pass"]))
