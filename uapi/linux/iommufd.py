@@ -841,10 +841,10 @@ NEWER: Final = {
     "iommu_hwpt_page_response": "6.11",
     "iommu_fault_alloc": "6.11",
     "IOMMU_FAULT_QUEUE_ALLOC": "6.11",
-    "IOMMU_HW_CAP_PCI_PASID_EXEC": "6.12",
-    "IOMMU_HW_CAP_PCI_PASID_PRIV": "6.12",
-    "iommu_hw_info.out_max_pasid_log2": "6.12",
-    "iommu_hw_info.__reserved": "6.12",
+    "IOMMU_HW_CAP_PCI_PASID_EXEC": "6.15",
+    "IOMMU_HW_CAP_PCI_PASID_PRIV": "6.15",
+    "iommu_hw_info.out_max_pasid_log2": "6.15",
+    "iommu_hw_info.__reserved": "6.15",
     "iommu_hwpt_pgfault.__reserved": "6.12",
     "IOMMUFD_CMD_IOAS_MAP_FILE": "6.13",
     "IOMMUFD_CMD_VIOMMU_ALLOC": "6.13",
@@ -902,3 +902,13 @@ NEWER: Final = {
     "IOMMU_IOAS_NOIOMMU_GET_PA": "7.3",
     "IOMMU_HW_INFO_ARM_SMMUV3_ERRATA_REPEAT_TLBI_CFGI": "7.3",
 }
+
+# Names in NEWER that stable versions of older kernels got, too
+BACKPORTED: Final = frozenset(
+    {
+        "IOMMU_HW_CAP_PCI_PASID_EXEC",
+        "IOMMU_HW_CAP_PCI_PASID_PRIV",
+        "iommu_hw_info.out_max_pasid_log2",
+        "iommu_hw_info.__reserved",
+    }
+)

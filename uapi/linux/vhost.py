@@ -121,14 +121,23 @@ NEWER: Final = {
     "VHOST_GET_VRING_WORKER": "6.5",
     "VHOST_VDPA_GET_VRING_DESC_GROUP": "6.7",
     "VHOST_VDPA_GET_VRING_SIZE": "6.9",
-    # 6.17, and stable releases of 6.12
-    "VHOST_FORK_OWNER_KTHREAD": "6.12",
-    "VHOST_FORK_OWNER_TASK": "6.12",
-    "VHOST_SET_FORK_FROM_OWNER": "6.12",
-    "VHOST_GET_FORK_FROM_OWNER": "6.12",
+    "VHOST_FORK_OWNER_KTHREAD": "6.17",
+    "VHOST_FORK_OWNER_TASK": "6.17",
+    "VHOST_SET_FORK_FROM_OWNER": "6.17",
+    "VHOST_GET_FORK_FROM_OWNER": "6.17",
     "VHOST_GET_FEATURES_ARRAY": "6.17",
     "VHOST_SET_FEATURES_ARRAY": "6.17",
 }
+
+# Names in NEWER that stable versions of older kernels got, too
+BACKPORTED: Final = frozenset(
+    {
+        "VHOST_FORK_OWNER_KTHREAD",
+        "VHOST_FORK_OWNER_TASK",
+        "VHOST_SET_FORK_FROM_OWNER",
+        "VHOST_GET_FORK_FROM_OWNER",
+    }
+)
 
 # In linux/vhost_types.h since then
 OLDER: Final = {"VHOST_BACKEND_F_IOTLB_MSG_V2": "5.18", "VHOST_BACKEND_F_IOTLB_BATCH": "5.18"}

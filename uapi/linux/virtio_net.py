@@ -571,9 +571,8 @@ NEWER: Final = {
     "virtio_net_stats_tx_gso": "6.10",
     "virtio_net_stats_rx_speed": "6.10",
     "virtio_net_stats_tx_speed": "6.10",
-    # 6.15, and stable releases of 6.12
-    "virtio_net_rss_config_hdr": "6.12",
-    "virtio_net_rss_config_trailer": "6.12",
+    "virtio_net_rss_config_hdr": "6.15",
+    "virtio_net_rss_config_trailer": "6.15",
     "VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO": "6.17",
     "VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM": "6.17",
     "VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO": "6.17",
@@ -588,6 +587,14 @@ NEWER: Final = {
     "virtio_net_hdr_v1_hash.hash_value_lo": "6.18",
     "virtio_net_hdr_v1_hash.hash_value_hi": "6.18",
 }
+
+# Names in NEWER that stable versions of older kernels got, too
+BACKPORTED: Final = frozenset(
+    {
+        "virtio_net_rss_config_hdr",
+        "virtio_net_rss_config_trailer",
+    }
+)
 
 CHANGED: Final = {"virtio_net_hdr_v1_hash": "6.18"}  # it was aligned to 4 bytes
 
