@@ -99,9 +99,9 @@ def compare(
 
     Raises CheckError: no compiler, no version.
     """
-    compiler = Compiler(cc, headers_dir)
-    known = version or compiler.version()[0]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with tempfile.TemporaryDirectory(prefix="pykernel-uapi-") as empty, ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiler = Compiler(cc, headers_dir, Path(empty))
+        known = version or compiler.version()[0]
         return list(pool.map(lambda module: _compare(compiler, known, module), modules))
 
 

@@ -51,14 +51,20 @@ class Compiler:
     """
     *cc*, pointed at the headers in *headers_dir* (None: those that it finds by itself).
 
-    What a header includes may come from elsewhere, the header itself may not.
+    What a header includes may come from elsewhere, the header itself may not. *empty* is a directory for headers that
+    only a kernel tree has: there its ``include/uapi`` asks for them, installing takes that away.
     """
 
-    def __init__(self, cc: str, headers_dir: Path | None) -> None:
+    def __init__(self, cc: str, headers_dir: Path | None, empty: Path | None = None) -> None:
         self.cc, self.headers_dir = cc, headers_dir
-        # The two annotations stand in a kernel tree's own headers; installing takes them away.
+        # these annotations, too, stand only in a kernel tree's headers
         self.flags = ["-std=gnu11", "-D__force=", "-D__user=", "-Werror=implicit-function-declaration"]
         self.flags += [f"-I{headers_dir}"] if headers_dir else []
+        if empty:
+            (empty / "linux").mkdir()
+            for name in ("compiler.h", "compiler_types.h"):
+                (empty / "linux" / name).touch()
+            self.flags += ["-idirafter", str(empty)]
 
     def include(self, names: tuple[str, ...]) -> str:
         """The line that includes the first of *names* that there is. Raises HeaderAbsent."""

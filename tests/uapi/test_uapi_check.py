@@ -426,6 +426,13 @@ def test_header_that_the_directory_lacks_is_not_taken_from_the_system(shapes: Pa
     assert (report.state, report.header, report.agree) == ("absent", "linux/vfio.h", 0)
 
 
+def test_headers_of_a_kernel_tree_are_taken_as_they_are(shapes: Path) -> None:
+    """include/uapi has annotations and includes that make headers_install takes away."""
+    raw = "#include <linux/compiler_types.h>\n" + HEADER.replace("__u64 whole;", "__u64 __user whole;")
+    (shapes / "shapes.h").write_text(raw)
+    assert found(shapes) == []
+
+
 def test_headers_without_a_version_need_to_be_told_it(shapes: Path) -> None:
     (shapes / "linux/version.h").unlink()
     newer = module(**RIGHT, SHAPE_TWO=2, NEWER={"SHAPE_TWO": "5.19"})

@@ -119,7 +119,9 @@ def normal(lines: Iterable[str]) -> list[str]:
     Without what differs on purpose: spaces, our remarks on kernels, [0] for [], whether packing is inferred, hints on
     how to write bit-fields.
     """
-    text = "\n".join(line for line in lines if not re.search(r"/\* (Bitfield|Force) |:0;", line))
+    text = "\n".join(
+        line for line in lines if not re.search(r"/\* (Bitfield|Force) |:0;|last struct has .* holes?", line)
+    )
     text = re.sub(r" /\* (since|reserved).*| __attribute__.*(?=;)", "", text).replace("[0]", "[]")
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
