@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Cpu", "Kernel", "Leak"]
 
 T = TypeVar("T")
+WAITS = ("pykernel.sched", "pykernel.lib.wait")  # whose timers are time-outs of a wait, nobody's to cancel
 RINGS_S = (0.001, 0.01, 0.05, *(0.1,) * 20)  # how long a thread waits for the owner after each ring
 PATIENCE_S = sum(RINGS_S)
 
@@ -86,7 +87,7 @@ class _Scheduler(Scheduler):
 
     def call_later(self, ns: int, fn: Callable[[], None]) -> Timer:
         timer = super().call_later(ns, fn)
-        if self.note is not None and getattr(fn, "__module__", "") != "pykernel.sched":  # a wait's time-out
+        if self.note is not None and getattr(fn, "__module__", "") not in WAITS:
             self._add(timer, self.note())
         return timer
 
