@@ -58,7 +58,7 @@ def list_headers(as_json: bool) -> None:
 
 @click.command()
 @click.option("--headers", "headers_dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="usr/include of make headers_install, or a tree's include/uapi; else the compiler's own.")  # fmt: skip
+              help="usr/include after make headers_install, or a tree's include/uapi; else those of cc.")  # fmt: skip
 @click.option("--kernel", type=KernelVersion(), help="Of which kernel the headers are; else linux/version.h tells.")
 @click.option("--cc", default="cc", show_default=True, metavar="CC", help="The C compiler.")
 @click.option("-v", "--verbose", is_flag=True, help="Name what is absent.")
