@@ -20,6 +20,7 @@ NODE_KEYS: dict[str, type] = {"mode": str, "owner": str, "links": list, "hex": s
 OPTIONS: dict[str, type] = {"root": bool, "writes": str}
 KINDS = {str: "a string", bool: "true or false", dict: "a table", list: "an array of strings", int: "a whole number"}
 OWNER = re.compile(r"(\d{1,9}):(\d{1,9})")
+NO_NAMES = frozenset(("", ".", ".."))
 MODE = re.compile(r"0?[0-7]{3}|[1-7][0-7]{3}")
 
 
@@ -95,7 +96,9 @@ def _path(nth: int, row: dict[str, Any]) -> str:
 
 def _plain(name: str) -> bool:
     """A relative path without dots that would lead elsewhere."""
-    return all(part not in ("", ".", "..") and "\0" not in part for part in name.split("/"))
+    if "\0" in name:
+        return False
+    return NO_NAMES.isdisjoint(name.split("/") if "/" in name else (name,))
 
 
 def _fill(where: Dir, nth: int, row: dict[str, Any]) -> None:

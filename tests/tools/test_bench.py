@@ -9,7 +9,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import headers, inside, process, startup
+from pykernel.tools.bench import devices, headers, inside, process, startup
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -21,6 +21,9 @@ TARGETS = {
     "pykernel run -- true": 0.300,
     "struct pack+unpack, vfio_device_info": 2e-6,
     "pykernel uapi check, all headers": 15.0,
+    "12 devices registered, looked up": 1.0,
+    "12 devices registered, looked up, memory": 60.0,
+    "12 recorded devices, load": 2.0,
     "open+read+close, direct": 15e-6,
     "open+read+close, patched, os.open": 20e-6,
     "open+read+close, C, process surface, plain": 40e-6,
@@ -41,18 +44,20 @@ def quick(monkeypatch):
     monkeypatch.setattr(headers, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(startup, "python", lambda code, **_how: 1e-3 if compile(code, "bench", "exec") else 0)
     monkeypatch.setattr(startup, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
+    monkeypatch.setattr(devices, "COUNT", 12)
+    monkeypatch.setattr(devices, "DUMPED", 9)
     monkeypatch.setattr(process, "CLIENT", process.CLIENT.replace("BLOCKS = 21, CALLS = 300", "BLOCKS = 1, CALLS = 1"))
 
 
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    rows: list[Row] = [*startup.rows(), *inside.rows(), *headers.rows(), *process.rows()]
+    rows: list[Row] = [*startup.rows(), *inside.rows(), *headers.rows(), *devices.rows(), *process.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS
     assert len({row.name for row in rows}) == len(rows)
     assert {row.base for row in rows if row.base} <= {row.name for row in rows}
-    assert all(row.seconds > 0 for row in rows)
+    assert all(row.seconds > 0 for row in rows if row.unit == "s")
 
 
 def test_per_call_is_the_median_of_means(monkeypatch):

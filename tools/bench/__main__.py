@@ -9,10 +9,12 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import headers, inside, process, startup
+from pykernel.tools.bench import devices, headers, inside, process, startup
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
+
+GROUPS = ("startup", "inside", "headers", "devices", "process")
 
 
 def measured(only: str) -> Iterator[Row]:
@@ -24,20 +26,20 @@ def measured(only: str) -> Iterator[Row]:
         yield from inside.rows()
     if only in ("", "headers"):
         yield from headers.rows()
+    if only in ("", "devices"):
+        yield from devices.rows()
     if only in ("", "process") and programs:
         yield from process.rows()
 
 
-def human(seconds: float) -> str:
-    """Three digits that matter: 8.3 us, 152 ms."""
-    value, unit = (seconds * 1e6, "us") if seconds < 1e-3 else (seconds * 1e3, "ms")
+def human(seconds: float, of: str = "s") -> str:
+    """Three digits that matter: 8.3 us, 152 ms, 43.2 MiB."""
+    value, unit = (seconds, of) if of != "s" else (seconds * 1e6, "us") if seconds < 1e-3 else (seconds * 1e3, "ms")
     return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
 @click.command()
-@click.option(
-    "--only", default="", type=click.Choice(["", "startup", "inside", "headers", "process"]), help="One group."
-)
+@click.option("--only", default="", type=click.Choice(["", *GROUPS]), help="One group.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def command(only: str, as_json: bool) -> None:
     """Measure, and print each figure beside its target; exit status 1 when a target is missed."""
@@ -62,10 +64,10 @@ def draw(rows: list[Row]) -> None:
         table.add_column(head, justify="right")
     table.add_column("to")
     for row in rows:
-        target = "" if row.target is None else human(row.target)
+        target = "" if row.target is None else human(row.target, row.unit)
         style = "" if row.target is None else ("green" if row.seconds <= row.target else "bold red")
         ratio = f"{row.seconds / by_name[row.base]:.1f}" if row.base in by_name else ""
-        measured_text = f"[{style}]{human(row.seconds)}[/]" if style else human(row.seconds)
+        measured_text = f"[{style}]{human(row.seconds, row.unit)}[/]" if style else human(row.seconds, row.unit)
         table.add_row(row.name, measured_text, target, ratio, row.base if ratio else "")
     Console(highlight=False, width=None if os.isatty(1) else 140).print(table)
 

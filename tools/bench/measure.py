@@ -15,7 +15,7 @@ __all__ = ["Row", "per_call", "python", "wall"]
 @dataclass(frozen=True, slots=True)
 class Row:
     """
-    One figure in seconds.
+    One figure in seconds, or in what *unit* says.
 
     Attributes:
         target: what it should not exceed; None for a peer or a floor.
@@ -26,6 +26,7 @@ class Row:
     seconds: float
     target: float | None = None
     base: str = ""
+    unit: str = "s"
 
 
 def per_call(fn: Callable[[], object], *, blocks: int = 15, calls: int = 400) -> float:
