@@ -35,9 +35,7 @@ HOST = "the host's own, complete"
 
 # call -> what a program under pykernel run gets instead of what Linux or kernel.process() gives
 RUN: dict[str, str] = {
-    "stat": "a device node is a regular file without a device number",
-    "fstat": "as stat",
-    "lstat": "as stat",
+    "fstat": "an open device node is a regular file without a device number; stat() of its path is as here",
     "statfs": "as here; f_type is FUSE_SUPER_MAGIC where init cannot listen to the call (pykernel doctor: filter)",
     "mmap": "MAP_SHARED of a node or resource<N>: ENODEV (map from Python, or write() descriptors); "
     "MAP_PRIVATE of an attribute: a mapping that is SIGBUS when touched, where Linux says ENODEV",

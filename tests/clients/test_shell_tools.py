@@ -123,6 +123,25 @@ def test_udevadm_tells_of_a_device(tool: Tool) -> None:
         assert {"U: dsa", f"E: DEVPATH={WQ_PATH}", "E: SUBSYSTEM=dsa"} <= set(said)
 
 
+def test_a_work_queues_node_is_a_device(tool: Tool) -> None:
+    """``udevadm info -n``, ``test -c``, find and ls look at the node of an enabled queue."""
+    enable = (
+        "accel-config config-engine dsa0/engine0.0 -g 0; accel-config config-wq dsa0/wq0.0 -g 0 -m dedicated -s 8"
+        " -p 1 -y user -n app; accel-config enable-device dsa0; accel-config enable-wq dsa0/wq0.0"
+    )
+    node = "/dev/dsa/wq0.0"
+    look = (
+        f"udevadm info -n {node}; stat -c '%F %t:%T' {node}; test -c {node} && echo chr; find /dev/dsa -type c;"
+        f" ls -l {node}; cat /sys/bus/dsa/devices/wq0.0/cdev_minor; grep dsa /proc/devices"
+    )
+    said = tool("sh", "-c", f"({enable}) >/dev/null 2>&1; {look}").stdout.splitlines()
+    major, minor = int(said[-1].split()[0]), int(said[-2])
+    assert said[:3] == [f"P: {WQ_PATH}/dsa!wq0.0", "M: dsa/wq0.0", "R: 0"]
+    assert {f"D: c {major}:{minor}", "N: dsa/wq0.0", "E: DEVNAME=/dev/dsa/wq0.0", "E: SUBSYSTEM=dsa"} <= set(said)
+    assert said[-6:-3] == [f"character special file {major:x}:{minor:x}", "chr", node]
+    assert re.match(rf"crw-------\S* 1 \S+ +\S+ +{major}, +{minor} ", said[-3])
+
+
 def test_udevadm_walks_up_with_all_attributes(tool: Tool) -> None:
     said = tool("udevadm", "info", "-a", "-p", "/bus/dsa/devices/wq0.0").stdout
     assert re.findall(r"looking at (?:parent )?device '(.*)'", said) == [

@@ -20,6 +20,10 @@ UNDER_RUN = {
     "splice into": ("os.splice(pipe_with(b'shared'), os.open(WQ + '/mode', 1), 6)", "6"),
     "mmap": ("mmap.mmap(os.open(BAR, 2), 4096)", "ENODEV"),
     "mmap private": ("signal_of(lambda m: m[0])", "7"),
+    "fstat": (
+        "[oct(s.st_mode >> 12) for s in (os.stat('/dev/kmsg'), os.fstat(os.open('/dev/kmsg', 0)))]",
+        "['0o2', '0o10']",
+    ),
     "statfs": ("hex(statfs('/sys')), hex(statfs('/dev'))", "('0x62656572', '0x1021994')"),
     "uname": ("os.uname().release == HOST, '6.1.192' in open('/proc/version').read()", "(True, True)"),
     "seccomp": ("syscall(317, 1, 8, ctypes.byref(program))", "EBUSY"),

@@ -13,7 +13,7 @@ from pykernel.fs.kernfs import KernfsDir
 from pykernel.fs.vfs import MAY_EXEC, MAY_WRITE, File, Inode, inode_newsize_ok, permission, setattr_prepare
 from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.fuse_abi import FATTR, Op
-from pykernel.surfaces.process.nodes import host_ino, host_mode
+from pykernel.surfaces.process.nodes import host_ino, is_device
 from pykernel.surfaces.process.statfs import STATFS_XATTR, STATFS_XATTR_VALUE
 from pykernel.syscalls import do_open
 
@@ -92,7 +92,8 @@ class DirOps:
             nodes.looked_up(nodeid, name)
         where = server.live(nodeid)
         try:
-            return nodes.enter(where.lookup(name))
+            inode = where.lookup(name)
+            return nodes.enter(inode, special=is_device(inode) and server.clients.only_looks(server.caller))
         except FileNotFoundError:
             ours = self.extras.get(where, {}).get(name)
             if ours is None:
@@ -127,8 +128,8 @@ class DirOps:
             if len(out) + (length + 7 & ~7) > size:
                 break
             if plus:
-                out += self.server.nodes.enter(inode) if i > 1 else _NO_ENTRY
-            out += abi.DIRENT.pack(host_ino(inode), i + 1, len(name), host_mode(inode.mode) >> 12) + name
+                out += self.server.nodes.enter(inode) if i > 1 and not is_device(inode) else _NO_ENTRY
+            out += abi.DIRENT.pack(host_ino(inode), i + 1, len(name), inode.mode >> 12) + name
             out += bytes(-length & 7)
         return bytes(out)
 

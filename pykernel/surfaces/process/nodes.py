@@ -15,6 +15,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
+from pykernel.fs.chardev import MAJOR, MINOR
 from pykernel.fs.ramfs import RamFile
 from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.surfaces.process.fuse_abi import ATTR, ATTR_OUT, ENTRY_OUT, ROOT_ID
@@ -31,8 +32,13 @@ _INO_SHIFT = 48  # one mount serves several file systems: keep their inode numbe
 _SYSFS_DEV = 22
 
 
+def is_device(inode: Inode) -> bool:
+    """A device node, which has two faces for the host, see :class:`Node`."""
+    return inode.mode & _IFMT in (stat.S_IFCHR, stat.S_IFBLK)
+
+
 def host_mode(mode: int) -> int:
-    """st_mode as the host may see it: it would open a device node in its own drivers, so that is a regular file."""
+    """st_mode of what the host may open: it would open a device node in its own drivers, so that is a regular file."""
     return mode & 0o7777 | stat.S_IFREG if mode & _IFMT in (stat.S_IFCHR, stat.S_IFBLK) else mode
 
 
@@ -54,19 +60,31 @@ def host_size(inode: Inode) -> int:
     return PAGE_SIZE
 
 
+def new_encode_dev(dev: int) -> int:
+    """A device number in 32 bits, as FUSE has it. include/linux/kdev_t.h:new_encode_dev()."""
+    major, minor = MAJOR(dev), MINOR(dev)
+    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+
+
 def _attr_ttl(node: Node) -> int:
     """The next look at a stale node must reach us."""
     return 0 if node.stale else ATTR_TTL
 
 
 class Node:
-    """One inode that the host knows by number."""
+    """
+    One inode that the host knows by number.
 
-    __slots__ = ("id", "inode", "nlookup", "stale", "where")
+    A device node is two of them: a regular file for all who use it, and *special*, the device that it is, for those who
+    only look at it. No name of either is kept, so every path walk asks us which of the two it is to find.
+    """
 
-    def __init__(self, id: int, inode: Inode) -> None:
+    __slots__ = ("id", "inode", "nlookup", "special", "stale", "where")
+
+    def __init__(self, id: int, inode: Inode, *, special: bool = False) -> None:
         self.id = id
         self.inode = inode
+        self.special = special
         self.nlookup = 0
         self.stale = False
         self.where: tuple[int, str] | None = None
@@ -81,21 +99,24 @@ class NodeTable:
         node.nlookup = 1
         self.by_id: dict[int, Node] = {ROOT_ID: node}
         self.by_inode: dict[Inode, Node] = {root: node}
+        self.specials: dict[Inode, Node] = {}
         self.stale: dict[tuple[int, str], Node] = {}
         self._last = ROOT_ID
 
-    def enter(self, inode: Inode, *, settle: bool = True) -> bytes:
+    def enter(self, inode: Inode, *, settle: bool = True, special: bool = False) -> bytes:
         """``fuse_entry_out`` for *inode*; the host now holds one look-up more. It has a name again if *settle*."""
-        node = self.by_inode.get(inode)
+        nodes = self.specials if special else self.by_inode
+        node = nodes.get(inode)
         if node is None:
             self._last += 1
-            node = Node(self._last, inode)
+            node = Node(self._last, inode, special=special)
             self.by_id[node.id] = node
-            self.by_inode[inode] = node
+            nodes[inode] = node
         node.nlookup += 1
         if settle:
             self.settle(node)
-        return ENTRY_OUT.pack(node.id, 0, ENTRY_TTL, _attr_ttl(node), 0, 0) + self.attr(node)
+        ttl = 0 if is_device(inode) else ENTRY_TTL
+        return ENTRY_OUT.pack(node.id, 0, ttl, _attr_ttl(node), 0, 0) + self.attr(node)
 
     def looked_up(self, parent: int, name: str) -> None:
         """A look-up of (*parent*, *name*) is being answered: the host's old name for a stale node ends here."""
@@ -135,16 +156,19 @@ class NodeTable:
         if node.nlookup <= 0 and nodeid != ROOT_ID:
             self.settle(node)
             del self.by_id[nodeid]
-            del self.by_inode[node.inode]
+            del (self.specials if node.special else self.by_inode)[node.inode]
 
     def attr(self, node: Node) -> bytes:
         """``fuse_attr``."""
         inode = node.inode
         (at, an), (mt, mn), (ct, cn) = (divmod(t, 1_000_000_000) for t in inode.times_ns)
         uid, gid = self.only_id or (inode.uid, inode.gid)
+        mode, size, rdev = host_mode(inode.mode), host_size(inode), 0
+        if node.special:
+            mode, size, rdev = inode.mode, inode.size, new_encode_dev(inode.rdev)
         return ATTR.pack(
-            host_ino(inode), host_size(inode), inode.blocks, at, mt, ct, an, mn, cn,
-            host_mode(inode.mode), inode.nlink, uid, gid, 0, inode.blksize, 0,
+            host_ino(inode), size, inode.blocks, at, mt, ct, an, mn, cn,
+            mode, inode.nlink, uid, gid, rdev, inode.blksize, 0,
         )  # fmt: skip
 
     def attr_out(self, node: Node) -> bytes:

@@ -108,7 +108,7 @@ def test_stat(surface: Any) -> None:
         "group 0 755 directory 2",
         ". 0 755 directory 3",
         "directory",
-        "regular file",
+        "character special file",
     ]
 
 
