@@ -1,4 +1,6 @@
-"""Ten thousand devices: emulated ones, and a recording of as many. A thousand: a dump, here and under umockdev."""
+"""
+Ten thousand devices: emulated, and recorded. A thousand: accelerators; a dump, here and under umockdev.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from pykernel.tools.bench.measure import Row
 __all__ = ["COUNT", "rows"]
 
 COUNT = 10_000
+THOUSAND = 1_000
 DUMPED = 1_000  # umockdev's reader takes time with the square of a dump's length
 ATTRS = {
     "vendor": "0x8086", "device": "0x0b25", "class": "0x088000", "numa_node": "0", "revision": "0x00", "enable": "1"
@@ -68,6 +71,27 @@ loaded = time.perf_counter() - start
 assert len(names) == {count}
 assert proc.read_text(f"/sys/bus/pci/devices/{{names[-1]}}/class") == "0x088000\\n"
 print(loaded, rss() - before)
+"""
+
+# prints seconds and MiB: a thousand accelerators with their queues, engines and groups, probed by their driver
+ACCELERATORS = """
+import os, time
+import pykernel
+from pykernel.machine import parse
+
+def rss():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+pykernel.boot("dsa").up()
+before, start = rss(), time.perf_counter()
+machine = parse('[[pci]]\\nmodel = "dsa"\\n' * {count} + '[modules]\\nidxd = ""\\n')
+kernel = pykernel.boot(machine)
+kernel.up()
+print(time.perf_counter() - start, rss() - before)
+proc = kernel.process()
+assert len(proc.listdir("/sys/bus/dsa/devices")) == 17 * {count}
+assert proc.read_text("/sys/bus/dsa/devices/wq{last}.7/state") == "disabled\\n"
 """
 
 
@@ -125,6 +149,8 @@ def rows() -> Iterator[Row]:
     """Emulated, recorded, dumped, and the peer if it is installed, each with its memory."""
     plain = fresh(PLAIN.format(attrs=ATTRS, count=COUNT, last=COUNT - 1))
     yield from _pair(f"{COUNT:,} devices registered, looked up", plain, 1.0, 60.0)
+    many = fresh(ACCELERATORS.format(count=THOUSAND, last=THOUSAND - 1))
+    yield from _pair(f"{THOUSAND:,} DSAs probed, 20,000 kobjects", many, 3.0)
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pykernel-bench-") as tmp:
         toml, other = Path(tmp) / "many.toml", Path(tmp) / "few.umockdev"
         toml.write_text(recording())
