@@ -5,7 +5,8 @@ Processes, from the outside in:
 
 - **K**, the kernel: who called :func:`run`. One thread, one loop (``server.py``); serves FUSE (``fuse.py``).
 - **launcher**: its child; new mount (and user) namespace, mounts FUSE, hands /dev/fuse to K (``launcher.py``).
-- **init**: pid 1 of a new PID namespace; lays out /sys, /dev and /proc, starts the client, reaps (``launcher.py``).
+- **init**: pid 1 of a new PID namespace; lays out /sys, /dev and /proc, starts the client, reaps (``launcher.py``);
+  its threads answer what FUSE cannot say (``statfs.py``).
 - **clients**: the program and its children.
 
 Each dies with the one before it, the kernel of the host ends the PID namespace with its pid 1, and mounts end with

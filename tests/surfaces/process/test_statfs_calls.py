@@ -190,6 +190,38 @@ print(statfs("/sys"))
     assert ask(surface, code) == [SYSFS]
 
 
+def test_a_file_system_that_a_client_serves_blocks_nobody_else(surface: Any) -> None:
+    """A client's FUSE server asks for /sys itself while somebody waits for its own statfs(): both are answered."""
+    code = """
+import struct
+INIT, STATFS = 26, 17
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
+assert not libc.mount(b"own", b"/mnt", b"fuse.own", 6, options.encode())
+asked_meanwhile = []
+def serve():
+    while True:
+        try:
+            message = os.read(fd, 1 << 17)
+        except OSError:
+            return
+        length, op, unique = struct.unpack_from("=IIQ", message)
+        error, out = -errno.ENOSYS, b""
+        if op == INIT:
+            error, out = 0, struct.pack("=IIIIHHIIHH", 7, 31, 0, 0, 12, 9, 4096, 1, 1, 0).ljust(64, bytes(1))
+        elif op == STATFS:
+            own = (ctypes.c_long * 15)()
+            libc.statfs(b"/sys", own)
+            asked_meanwhile.append(f"{own[0]:x}")
+            error, out = 0, struct.pack("=QQQQQIII", 1, 1, 1, 1, 1, 512, 9, 512).ljust(80, bytes(1))
+        os.write(fd, struct.pack("=IiQ", 16 + len(out), error, unique) + out)
+threading.Thread(target=serve, daemon=True).start()
+print(statfs("/mnt"), buf[8], *sorted(set(asked_meanwhile)), flush=True)
+os._exit(0)
+"""
+    assert ask(surface, code) == [FUSE, "9", SYSFS]
+
+
 def test_a_filter_of_the_clients_own_comes_first(surface: Any) -> None:
     """As on Linux: ERRNO is stronger than a notification."""
     code = """
