@@ -208,8 +208,11 @@ class Kobject:
 
     def remove_link(self, name: str) -> None:
         """C: ``sysfs_remove_link()``; a name that is not there is forgiven."""
-        if self.sd is not None and name in self.sd.filled():
-            self.sd.remove_by_name(name)
+        if self.sd is None:
+            return
+        node = self.sd.children.get(name) or self.sd.filled().get(name)  # a link needs no look at the attributes
+        if node is not None:
+            node.remove()
 
     def sysfs_notify(self, attr: str) -> None:
         """Wake who polls *attr*. C: ``void sysfs_notify(struct kobject *, const char *dir, const char *attr)``."""
