@@ -43,6 +43,8 @@ def boot(
         MachineError, ValueError: no such machine, profile or option, or what is wrong in the file.
     """
     spec = machine if isinstance(machine, machines.Machine) else machines.load(machine)
+    if spec.recorded is not None and spec.recorded.root and (spec.pci or spec.modules):
+        raise ValueError(f"machine {spec.name} has only what was recorded: it takes no silicon and no modules")
     row = profiles.configure(profiles.get(profile), config)
     kernel = Kernel(row, _cpu_flags(spec), seed=seed, clock=clock)
     kernel.machine = spec

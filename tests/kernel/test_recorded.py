@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -267,6 +268,13 @@ def test_a_root_has_only_what_was_recorded():
     assert proc.listdir("/sys/bus") == proc.listdir("/sys/module") == []
     assert proc.read_text("/sys/hypervisor/type") == "xen\n"
     assert proc.read(proc.open("/dev/zero"), 2) == b"\0\0"  # every Linux has these
+
+
+def test_a_root_takes_no_modules():
+    machine = replace(parse("[recorded]\nroot = true\n", "m.toml"), modules={"idxd": ""})
+
+    with pytest.raises(ValueError, match="machine m has only what was recorded: it takes no silicon and no modules"):
+        pykernel.boot(machine)
 
 
 def test_sequence_numbers_of_uevents_go_on():
