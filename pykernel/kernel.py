@@ -291,10 +291,11 @@ class Kernel:
         if self.owner != threading.get_ident():
             self.call_from_thread(self.shutdown)
             return
+        forgotten = self._end_clients()
         if self.depth:
             raise RuntimeError("a system call is under way: shut down when it has returned")
         self.sched.run_ready()
-        leaks = self.leaks()
+        leaks = forgotten + self.leaks()
         for fn in reversed(self._exits):
             try:
                 fn()
@@ -303,6 +304,18 @@ class Kernel:
         self.dead = True
         if leaks:
             raise Leak(leaks)
+
+    def _end_clients(self) -> list[str]:
+        """End the clients that nobody waited for, as far as they do not end by themselves: a sentence each."""
+        sched = self.sched
+        if sched.thread is not None or not sched.clients():
+            return []
+        sched.run_ready()
+        forgotten = sched.clients()
+        lines = [f"client {client}: join() it" for client in forgotten]
+        for client in forgotten:
+            sched.kill(client)
+        return lines
 
     # ---- who is running
 

@@ -84,14 +84,16 @@ class Iomem:
 
     def movdir64b(self, off: int, data: bytes) -> None:
         """C: ``void iosubmit_cmds512(void __iomem *, const void *, size_t)``, one descriptor."""
-        self.kernel.sched.point()
+        if self.kernel.sched.exploring:
+            self.kernel.sched.point()
         if self.kernel.trace:
             self.kernel.trace("movdir64b", device=self.name, bar=self.bar, off=self.off + off, data=data.hex())
         self.function.posted_write(self.bar, self.off + off, data)
 
     def enqcmds(self, off: int, data: bytes) -> bool:
         """ENQCMDS; True when accepted. C: ``int enqcmds(void __iomem *, const void *)`` gives 0 or -EAGAIN."""
-        self.kernel.sched.point()
+        if self.kernel.sched.exploring:
+            self.kernel.sched.point()
         ok = self.function.dmwr(self.bar, self.off + off, data)
         if self.kernel.trace:
             self.kernel.trace(

@@ -14,6 +14,7 @@ import pykernel
 from pykernel import explore
 from pykernel.errors import Oops, err
 from pykernel.fs.sysfs import AttrGroup, Kobject, SysFs
+from pykernel.kernel import Leak
 from pykernel.lib.interleave import STRATEGIES, make_strategy
 
 STATE = "/sys/bus/dsa/devices/wq0.0/state"
@@ -110,6 +111,27 @@ def test_clients_of_one_name_are_told_apart(k):
     wait = k.completion().wait
     with pytest.raises(Oops, match=r"wait\[0\] waits.*wait\[1\] waits"):
         k.gather(wait, wait)
+
+
+def test_a_client_that_nobody_waits_for_is_told_and_ended():
+    """At shutdown: one that can end does, one that sleeps in a call is a leak; the kernel is down all the same."""
+    kernel = pykernel.boot("dsa")
+    out = []
+
+    def sleeper():
+        proc = kernel.process()
+        try:
+            proc.read(proc.eventfd(), 8)
+        finally:
+            out.append("ended")
+            proc.exit()
+
+    kernel.spawn(lambda: out.append("done"))
+    kernel.spawn(sleeper)
+    with pytest.raises(Leak, match=r"client sleeper waits for .*: join\(\) it"):
+        kernel.shutdown()
+    assert out == ["done", "ended"]
+    assert kernel.dead
 
 
 def test_clients_may_gather_clients(k):
