@@ -6,11 +6,15 @@ selectors, asyncio - reach the emulated kernel for /sys, for /dev and for those 
 descriptors that came from there. Everything else goes to the real function, or to pyfakefs with ``real_files=False``.
 Which names of /dev stay the host's is one table: :data:`~pykernel.surfaces.inprocess.places.HOST_NODES`.
 
+Programs that it starts see the emulated kernel, too, where the host allows FUSE and namespaces (``world.py``); else they
+see the host's files. ``ctypes.CDLL`` of libudev gives one that looks at the emulated kernel (``libudev.py``).
+
 What cannot be seen from here:
 
-* Code in C that opens files itself: ``io.FileIO(path)``, C extensions, libc through ctypes, sub-processes (they get
-  the real /sys). A child that would get an emulated descriptor or start in an emulated directory is refused with
-  EOPNOTSUPP. ``pykernel run`` serves whole processes.
+* Code in C that makes system calls itself: ``io.FileIO(path)``, C extensions, every library but libudev. ``pykernel
+  run`` serves whole processes.
+* An emulated descriptor cannot be given to a child: that is refused with EOPNOTSUPP. A program that takes the place of
+  this one (exec without fork) takes the kernel with it, and sees the host.
 * Names taken before: ``from os import open`` in a module that was imported earlier keeps the real function, unless
   the module is named: ``kernel.patched(modules=[module])``.
 * Real symbolic links into /sys or /dev, and ``..`` after real links.

@@ -43,6 +43,7 @@ class Library(Functions):
     def __init__(self, process: Process, load: Callable[..., None]) -> None:
         super().__init__(process.kernel, SIGNATURES)
         self.process = process
+        self._kernel(self.kernel.up)  # what happened at boot is no news to a program
         self.udevd = process.kernel.sub(Udevd)
         self._load = load
         self._log_priority = LOG_INFO
