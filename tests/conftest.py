@@ -19,6 +19,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "c++": "g++",
     "cc": "gcc libc6-dev linux-libc-dev",
+    "dpdk-devbind.py": "dpdk",
     "dsa_test": "accel-config-test",
     "gcc": "gcc libc6-dev linux-libc-dev",
     "go": "golang-go",
