@@ -172,13 +172,19 @@ class Static(Kobject):
         if self.spec.files[name].mode & 0o444:
             self.written[name] = raw(buf).encode("latin-1")
 
+    @staticmethod
+    def name_of(file: File) -> str:
+        """The name of an open file."""
+        assert isinstance(file.inode, KernfsFile)
+        return file.inode.name
+
     def read_bin(self, file: File, off: int, count: int) -> bytes:
         """A binary attribute's read()."""
-        return self.content(_name(file))[off : off + count]
+        return self.content(self.name_of(file))[off : off + count]
 
     def write_bin(self, file: File, off: int, data: bytes) -> int:
         """A binary attribute's write(). Raises the errno of the machine."""
-        name = _name(file)
+        name = self.name_of(file)
         self.tree.check_write(self, name)
         have = bytearray(self.written.get(name, self.spec.files[name].data))
         have.extend(bytes(max(0, off - len(have))))
@@ -201,11 +207,6 @@ class Static(Kobject):
             # a dump has SUBSYSTEM among the variables of uevent, which the kernel never shows there
             env = {"SUBSYSTEM": subsystem, **extra} | self.spec.properties
             self.kernel.sub(Uevents).send(self, action, env)
-
-
-def _name(file: File) -> str:
-    assert isinstance(file.inode, KernfsFile)
-    return file.inode.name
 
 
 Make: TypeAlias = "Callable[[StaticTree, Dir, KernfsDir], Static]"

@@ -1,7 +1,8 @@
 """
 Recorded machines: what a real machine, or an emulated one, shows in sysfs, as a part of a machine file.
 
-``record(Host(), ["/sys/bus/pci"])`` walks, ``to_toml()`` writes, ``pykernel.boot("machine.toml")`` loads.
+``walk.record(Host(), ["/sys/bus/pci"])`` walks, ``text.to_toml()`` writes, ``pykernel.boot("machine.toml")`` loads;
+``rows`` and ``umockdev`` read the two kinds of files, ``boot`` puts what they found into a kernel.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pykernel.base.platform import MEM_DEVICES
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
 __all__ = ["recorded_init"]
+
+
+class RecordedFile(File):
+    """An open device of which is known what can be read from it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, inode: Inode, flags: int, data: bytes) -> None:
+        super().__init__(inode, flags)
+        self.data = data
+
+    def pread(self, pos: int, count: int) -> bytes:
+        """Read."""
+        return self.data[pos : pos + count]
 
 
 def recorded_init(kernel: Kernel, recorded: Recorded) -> None:
@@ -78,21 +93,5 @@ def _add_node(kernel: Kernel, path: str, spec: Dir) -> None:
         with suppress(OSError):
             devtmpfs.create_link(link, name)
     if extra.data is not None and kind == stat.S_IFCHR:
-        _serve(kernel, rdev, extra.data)
-
-
-def _serve(kernel: Kernel, rdev: int, data: bytes) -> None:
-    """Let the device be read: what is known of it is *data*."""
-
-    class Recording(File):
-        """An open device whose content was recorded."""
-
-        def pread(self, pos: int, count: int) -> bytes:
-            """Read."""
-            return data[pos : pos + count]
-
-    def open(inode: Inode, flags: int) -> File:
-        return Recording(inode, flags)
-
-    with suppress(OSError):
-        kernel.sub(Chrdevs).add(rdev, open)
+        with suppress(OSError):  # a driver has the number
+            kernel.sub(Chrdevs).add(rdev, partial(RecordedFile, data=extra.data))

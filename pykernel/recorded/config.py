@@ -74,7 +74,7 @@ class StaticFunction(Static):
 
     def read_bin(self, file: File, off: int, count: int) -> bytes:
         """drivers/pci/pci-sysfs.c:pci_read_config(): the header only for who is not privileged."""
-        if getattr(file.inode, "name", "") != "config":
+        if self.name_of(file) != "config":
             return super().read_bin(file, off, count)
         config = self.config
         data = config.get(0, config.size).to_bytes(config.size, "little") if config else self.content("config")
@@ -84,7 +84,7 @@ class StaticFunction(Static):
 
     def write_bin(self, file: File, off: int, data: bytes) -> int:
         """drivers/pci/pci-sysfs.c:pci_write_config(): the silicon takes it, whatever else refuses writes."""
-        if getattr(file.inode, "name", "") != "config":
+        if self.name_of(file) != "config":
             return super().write_bin(file, off, data)
         space = self._space()
         if self.kernel.trace:
