@@ -6,8 +6,8 @@ selectors, asyncio - reach the emulated kernel for /sys, for /dev and for those 
 descriptors that came from there. Everything else goes to the real function, or to pyfakefs with ``real_files=False``.
 Which names of /dev stay the host's is one table: :data:`~pykernel.surfaces.inprocess.places.HOST_NODES`.
 
-Programs that it starts see the emulated kernel, too, where the host allows FUSE and namespaces (``world.py``); else they
-see the host's files. ``ctypes.CDLL`` of libudev gives one that looks at the emulated kernel (``libudev.py``).
+Programs that it starts see the emulated kernel, too, where the host allows FUSE and namespaces (``world.py``); else
+they see the host's files. ``ctypes.CDLL`` of libudev gives one that looks at the emulated kernel (``libudev.py``).
 
 What cannot be seen from here:
 

@@ -179,11 +179,11 @@ def test_nothing_is_left():
     kernel = pykernel.boot("dsa")
     with kernel.patched():
         _output("cat", STATE)
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
         world: Any = kernel.sub(Programs).world
         session = world._session
         helper = session.server.flusher.tid
+        with pytest.raises(ChildProcessError):
+            os.waitpid(helper, os.WNOHANG)
         pidfd = os.pidfd_open(helper)
         holder: Any = subprocess.Popen(["sh", "-c", f"exec < {STATE}; echo; exec sleep 60"], stdout=subprocess.PIPE)
         holder.stdout.readline()
