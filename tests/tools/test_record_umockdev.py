@@ -60,11 +60,10 @@ def dump(tools, tmp_path_factory):
     return file
 
 
-def tree(*run: str) -> dict[str, object]:
-    """Path -> the text of a link, the content of a file, None for a directory."""
-    done = subprocess.run(
-        [*run, sys.executable, str(LOOK), "/sys"], capture_output=True, text=True, check=False, timeout=200
-    )
+def tree(where: Path, *run: str) -> dict[str, object]:
+    """Path -> the text of a link, the content of a file, None for a directory; umockdev makes its tree in *where*."""
+    argv, env = [*run, sys.executable, str(LOOK), "/sys"], dict(os.environ, TMPDIR=str(where))
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=200, env=env)
     assert done.returncode == 0, done.stderr
     return {path: row[-1] for path, row in json.loads(done.stdout).items() if not path.startswith(HOSTS)}
 
@@ -80,10 +79,10 @@ def odd(path: str) -> bool:
 KNOWN = ("acpi", "hid", "pci", "platform", "pnp", "serial", "usb", "virtio", "scsi", "event_source", "i2c", "serio")
 
 
-def test_umockdev_run_and_pykernel_run_show_the_same_tree(fuse, dump):
-    theirs = tree("umockdev-run", "-d", str(dump), "--")
+def test_umockdev_run_and_pykernel_run_show_the_same_tree(fuse, dump, tmp_path):
+    theirs = tree(tmp_path, "umockdev-run", "-d", str(dump), "--")
 
-    ours = tree(sys.executable, "-m", "pykernel.tools.cli", "run", "--machine", str(dump), "--")
+    ours = tree(tmp_path, sys.executable, "-m", "pykernel.tools.cli", "run", "--machine", str(dump), "--")
 
     subsystem = {p for p in theirs if p.endswith("/subsystem") and os.path.lexists(p) and theirs[p] != ours.get(p)}
     assert all(os.readlink(p) == ours[p] for p in subsystem)  # there the host says who is right
