@@ -29,7 +29,6 @@ PACKAGES = {
     "tree": "tree",
     "udevadm": "udev",
     "pahole": "dwarves",
-    "udevadm": "udev",
     "umockdev-record": "umockdev",
     "umockdev-run": "umockdev",
 }
