@@ -105,16 +105,19 @@ class KernelRun:
             user: name or uid that it runs as; none: the emulated machine's root.
             check: raise CalledProcessError when it fails.
             timeout: seconds until it is killed, with all that it started.
-            cwd: where it starts; none: where the test is.
+            cwd: where it starts; none: where the test is, but / for another *user*, who may have no right to be here.
 
         Raises:
             RunError: no such program, or it cannot be executed.
             subprocess.TimeoutExpired, subprocess.CalledProcessError
         """
         words = [str(word) for arg in argv for word in ([arg] if isinstance(arg, str | os.PathLike) else arg)]
-        here = os.getcwd() if cwd is None else os.fspath(cwd)
+        if cwd is None:
+            cwd = os.getcwd() if user is None else "/"
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
-        result = self._run(words, data, dict(os.environ if env is None else env), user, here, timeout, text=text)
+        result = self._run(
+            words, data, dict(os.environ if env is None else env), user, os.fspath(cwd), timeout, text=text
+        )
         if check:
             result.check_returncode()
         return result

@@ -54,8 +54,8 @@ PROGRAMS = """
 
     @pytest.mark.parametrize("user", ["nobody", 65534])
     def test_user(kernel_run, user):
-        done = kernel_run("sh", "-c", f"id -u; echo 8 > {DSA}/wq0.1/size", user=user)
-        assert done.stdout == "65534\\n"
+        done = kernel_run("sh", "-c", f"id -u; pwd; echo 8 > {DSA}/wq0.1/size", user=user)
+        assert done.stdout == "65534\\n/\\n"
         assert "Permission denied" in done.stderr
 
     def test_trace_and_dmesg(kernel, kernel_run):
