@@ -20,7 +20,7 @@ from pykernel.tools.soak_pool import CannotRun, Job, Result, run
 
 __all__ = ["luggage", "run_chunk", "run_on_cluster"]
 
-CHUNK = 200  # seeds of a task: some seconds, so that starting the child costs little
+CHUNK = 500  # seeds of a task: some seconds, so that starting its child costs little
 CONFIGURATION = ("pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "conftest.py")
 
 
