@@ -38,8 +38,8 @@ GID, GROUPS, UID, PREEXEC = 17, 18, 19, 21
 NO_CHDIR = "noexec" if sys.version_info < (3, 12) else "noexec:chdir"
 SHELL = "/bin/sh"
 REAL = (
-    "chdir", "close", "dup2", "execv", "execve", "execvpe", "fork", "getcwd", "getpid", "open", "pipe2", "read",
-    "setgroups", "setregid", "setreuid", "setresgid", "setresuid", "waitpid", "write", "_exit",
+    "chdir", "close", "dup2", "execv", "execve", "execvpe", "fchdir", "fork", "getcwd", "getpid", "open", "pipe2",
+    "read", "setgroups", "setregid", "setreuid", "setresgid", "setresuid", "waitpid", "write", "_exit",
 )  # fmt: skip
 ADVICE = "run the whole program under 'pykernel run', where children see the emulated kernel, too"
 
@@ -72,28 +72,28 @@ class Children:
     # ---- into the world
 
     def _way_in(self, cwd: Any = None) -> Callable[[], None]:
-        """
-        What a forked copy of this program does to be in the world, in *cwd*; it raises what chdir() does.
-
-        A working directory that has no path, because it was removed, is left for the root.
-        """
-        world, chdir = self._world(), self.real.chdir
-        here = host_text(self.places.process.getcwd()) if self.places.cwd_inside else self._getcwd()
-        steps = [step for step in (here, cwd) if step]
+        """What a forked copy of this program does to be in the world, in *cwd*; it raises what chdir() does."""
+        world, real = self._world(), self.real
+        inside = self.places.process.getcwd() if self.places.cwd_inside else None
 
         def enter() -> None:
             if not self._entered:
+                here = real.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                path = self._getcwd()
                 world.enter()
                 self._entered = True
-            for step in steps:
-                chdir(step)
+                _go_back(real, path, here)
+            if inside is not None:
+                real.chdir(host_text(inside))
+            if cwd is not None:
+                real.chdir(cwd)
 
         return enter
 
     def _getcwd(self) -> str:
         try:
             return str(self.real.getcwd())
-        except FileNotFoundError:
+        except OSError:
             return ""
 
     def _exec(self, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -234,6 +234,15 @@ class Children:
                 what = STREAMS[number] if number < len(STREAMS) else f"descriptor {number}"
                 path = d_path(self.places.kernel, self.files[fd].inode)
                 raise _refusal(f"a child process cannot have the emulated file {path} as its {what}")
+
+
+def _go_back(real: Any, path: str, here: int) -> None:
+    """To the same directory in the new namespace; to the old one if no path leads there, or none that may be walked."""
+    try:
+        real.chdir(path)
+    except OSError:
+        real.fchdir(here)
+    real.close(here)
 
 
 def _starters() -> list[Starter]:

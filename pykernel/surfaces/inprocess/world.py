@@ -377,9 +377,12 @@ def _start_helper(plan: Plan) -> socket.socket:
 def _help(plan: Plan, control: socket.socket) -> NoReturn:
     """Mount the tree, lay it out, look at the paths that are asked for (``flush.py``); ends with its socket."""
     try:
+        parent = os.getpid()
         if os.fork():
             os._exit(0)
         gc.disable()
+        while os.getppid() == parent:  # _enter_namespaces() makes a parent's death a reason to die
+            os.sched_yield()
         _keep_only(control.fileno())
         launcher._enter_namespaces(plan)
         trees = [(launcher._tree(bind), bind.target) for bind in plan.binds]

@@ -103,8 +103,8 @@ def test_directories(kernel, wq, tmp_path):
         subprocess.run(["true"], cwd=f"{DSA}/nothing")
     assert e.value.filename == f"{DSA}/nothing"
     with pytest.raises(FileNotFoundError) as e:
-        subprocess.run(["no such program"], cwd=wq)
-    assert e.value.filename == "no such program"
+        subprocess.run(["/no/such/program"], cwd=wq)
+    assert e.value.filename == "/no/such/program"
     before = os.getcwd()
     os.chdir(wq)
     try:
@@ -126,6 +126,15 @@ def test_what_the_parent_removed_is_gone(kernel):
     assert subprocess.run(["cat", STATE], capture_output=True).returncode == 1
     Path("/sys/bus/pci/drivers/idxd/bind").write_text("0000:6a:01.0")
     assert _output("cat", STATE) == "disabled\n"
+
+
+def test_a_world_is_made_each_time():
+    """The helper lives until it is told to end."""
+    for _ in range(5):
+        kernel = pykernel.boot("dsa")
+        with kernel.patched():
+            assert _output("cat", STATE) == "disabled\n"
+        kernel.shutdown()
 
 
 def test_the_emulated_user(kernel, wq):
