@@ -80,7 +80,7 @@ def test_version(pykernel):
             1,
             "pykernel: --config 'X=maybe': give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it",
         ),
-        (["run", "--modprobe", "nope", "--", "true"], 1, f"pykernel: module nope: no such module; {KNOWN}"),
+        (["run", "--modprobe", "nope", "--", "true"], 1, f"pykernel: module nope: no such module; {KNOWN}; or the path of a .py file"),
         (["run", "--modprobe", " ", "--", "true"], 1, f"pykernel: --modprobe ' ': {WHAT}"),
         (
             ["run", "--modprobe", "idxd sva=zz", "--", "true"],
