@@ -39,7 +39,6 @@ def test_results_come_in_order(k):
 def test_a_client_that_is_spawned_runs_when_the_test_waits(k):
     out = []
 
-
     def client():
         out.append(1)
         return "result"
