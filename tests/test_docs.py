@@ -72,7 +72,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("document", "text"), examples({"python"}))
-def test_python(document, text, place):
+def test_python(document, text, place, require_program):
+    if "accel-config" in text:
+        require_program("accel-config")
     file = place / "test_example.py"
     file.write_text(text)
     program = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in text else []
