@@ -15,6 +15,7 @@ import pykernel as package
 from pykernel.profile import CONFIG
 from pykernel.tools.cli import COMMANDS
 
+PATH = "; or the path of a .py file"
 KNOWN = "known: idxd, idxd_bus, pci_stub"
 WHAT = "give the name of a module, and its parameters"
 
@@ -80,7 +81,7 @@ def test_version(pykernel):
             1,
             "pykernel: --config 'X=maybe': give CONFIG_NAME to set it, or CONFIG_NAME=n to unset it",
         ),
-        (["run", "--modprobe", "nope", "--", "true"], 1, f"pykernel: module nope: no such module; {KNOWN}; or the path of a .py file"),
+        (["run", "--modprobe", "nope", "--", "true"], 1, f"pykernel: module nope: no such module; {KNOWN}{PATH}"),
         (["run", "--modprobe", " ", "--", "true"], 1, f"pykernel: --modprobe ' ': {WHAT}"),
         (
             ["run", "--modprobe", "idxd sva=zz", "--", "true"],
