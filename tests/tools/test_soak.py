@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pykernel.tools.soak_dask import luggage
-from pykernel.tools.soak_pool import Job
+from pykernel.tools.soak.dask import luggage
+from pykernel.tools.soak.pool import Job
 
 PLANTED = Path(__file__).parents[1] / "soak"
 SOAK = [sys.executable, "-m", "pykernel.tools.cli", "soak"]
@@ -103,7 +103,7 @@ def test_the_same_seeds_fail_with_one_worker_with_two_and_on_a_cluster(tmp_path)
 def test_a_worker_elsewhere_gets_the_test_with_what_lies_beside_it(here, tmp_path):
     """On a Dask worker that has no such folder; what the test imports from beside it comes along."""
     distributed = pytest.importorskip("distributed")
-    from pykernel.tools.soak_dask import run_chunk
+    from pykernel.tools.soak.dask import run_chunk
 
     where = here("assert kernel.sched.seed != helper.BAD", HEAD + "import helper\n")
     (where / "helper.py").write_text("BAD = 3\n")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pykernel.tools.uapi import command
-from pykernel.tools.uapi_names import complete, complete_header
+from pykernel.tools.uapi.names import complete, complete_header
 from pykernel.uapi import catalog
 
 
@@ -227,7 +227,7 @@ class TestShow:
 
     def test_every_name_of_every_header_can_be_shown(self):
         """Nothing that the tables hold makes show fail."""
-        from pykernel.tools.uapi_show import _as_json, _lines
+        from pykernel.tools.uapi.show import _as_json, _lines
         from pykernel.uapi.history import AGELESS
 
         for module in catalog.header_modules():

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from pykernel.tools.soak_pool import Job, Result
+from pykernel.tools.soak.pool import Job, Result
 
 __all__ = ["State", "default_path"]
 

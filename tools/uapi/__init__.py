@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pykernel.tools.uapi_headers import check, header, list_headers
-from pykernel.tools.uapi_show import decode, show
+from pykernel.tools.uapi.headers import check, header, list_headers
+from pykernel.tools.uapi.show import decode, show
 
 __all__ = ["command"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pykernel.tools.options import Fail
-from pykernel.tools.uapi_names import KernelVersion, complete_header, modules_named
+from pykernel.tools.uapi.names import KernelVersion, complete_header, modules_named
 
 if TYPE_CHECKING:
     from pykernel.uapi.check import Report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pykernel.tools.options import Fail
-from pykernel.tools.uapi_names import KernelVersion, complete, meant
+from pykernel.tools.uapi.names import KernelVersion, complete, meant
 
 if TYPE_CHECKING:
     from rich.text import Text

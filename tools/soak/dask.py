@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pykernel.tools.soak_pool import CannotRun, Job, Result, run
+from pykernel.tools.soak.pool import CannotRun, Job, Result, run
 
 __all__ = ["luggage", "run_chunk", "run_on_cluster"]
 

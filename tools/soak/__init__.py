@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import click
 
 from pykernel.tools.options import Fail
-from pykernel.tools.soak_pool import CannotRun, Job, Result, inspect, run
-from pykernel.tools.soak_state import State, default_path
+from pykernel.tools.soak.pool import CannotRun, Job, Result, inspect, run
+from pykernel.tools.soak.state import State, default_path
 
 __all__ = ["command"]
 
@@ -99,7 +99,7 @@ def campaign(job: Job, seeds: list[int], workers: int, dask: str) -> Iterator[li
     """The results of *seeds*, as they come."""
     if not dask:
         return run(job, seeds, workers)
-    from pykernel.tools.soak_dask import run_on_cluster
+    from pykernel.tools.soak.dask import run_on_cluster
 
     return run_on_cluster(dask, job, seeds)
 

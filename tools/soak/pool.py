@@ -64,7 +64,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pykernel.tools.soak_worker", self.job.test, *self.job.options],
+            [sys.executable, "-m", "pykernel.tools.soak.worker", self.job.test, *self.job.options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
