@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from pykernel.uapi.compiler import Compiler
 from pykernel.uapi.linux import idxd, pci_regs
 from pykernel.uapi.struct import Struct, layout
 
+ROOT = Path(__file__).parents[2]
 MODULES = [module.__name__ for module in header_modules()]
 
 
@@ -34,6 +37,25 @@ def test_module_says_what_the_installed_header_says(name: str, cc: str) -> None:
             assert (born and history.parse(born) > kernel) or (last and history.parse(last) < kernel), subject
     else:
         assert report.agree > 0
+
+
+SUITES = {"trixie": (6, 12), "trixie-backports": (7, 0), "sid": (7, 0)}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_all_modules_say_what_the_headers_of_newer_kernels_say(suite: str, cc: str) -> None:
+    """Those that get_headers.sh brought, of Debian's later suites."""
+    where = ROOT / "build" / "headers" / suite
+    if not where.is_dir():
+        required = os.environ.get("CI") and "ID=debian" in Path("/etc/os-release").read_text()
+        (pytest.fail if required else pytest.skip)(f"no {where}: tests/uapi/get_headers.sh build/headers brings it")
+    assert Compiler(cc, where).version()[0] >= SUITES[suite]
+
+    reports = list(compare(where, header_modules(), cc=cc))
+
+    assert [str(d) for report in reports for d in report.differences] == []
+    assert {report.state for report in reports} <= {"compared", "absent", "never"}
+    assert sum(report.agree for report in reports) > 4000
 
 
 def test_no_header_is_empty_to_the_checker() -> None:
