@@ -50,6 +50,10 @@ def _IOC(direction: int, type: int, nr: int, size: int) -> int:
     return direction << _IOC_DIRSHIFT | size << _IOC_SIZESHIFT | type << _IOC_TYPESHIFT | nr << _IOC_NRSHIFT
 
 
+def _is_signed(scalar: str) -> bool:
+    return scalar in ("char", "short", "int", "long") or scalar.startswith("__s")
+
+
 class IoctlNr(NamedTuple):
     """The parts of an ioctl number."""
 
@@ -84,6 +88,14 @@ class Ioctl(Generic[S]):
     """
 
     def __init__(self, direction: int, magic: int, index: int, struct: type[S] | str | None, minsz: str = "") -> None:
+        if not isinstance(magic, int) or not 0 <= magic < 256 or not 0 <= index < 256:
+            raise TypeError(
+                f"an ioctl's type and number have 8 bits each, as in (ord('x'), 1); not ({magic!r}, {index!r})"
+            )
+        if isinstance(struct, str) and struct.partition("[")[0] not in _SCALARS:
+            raise TypeError(f"{struct!r} is no C scalar of headers: one of {', '.join(_SCALARS)}, or an array of one")
+        if minsz and (struct is None or isinstance(struct, str) or minsz not in struct.__dict__):
+            raise TypeError(f"minsz: {struct!r} has no field {minsz!r}")
         self.direction, self.magic, self.index = direction, magic, index
         self.struct: type[S] | None = None if isinstance(struct, str) else struct
         self._scalar, self._minsz, self._sized = (
@@ -99,6 +111,31 @@ class Ioctl(Generic[S]):
             return self.struct.sizeof()
         scalar, _, count = self._scalar.removesuffix("]").partition("[")
         return _SCALARS[scalar] * int(count or 1) if scalar else 0
+
+    @property
+    def scalar(self) -> str:
+        """The C scalar that the argument points to, or an array of it; empty when it is a struct or nothing."""
+        return self._scalar
+
+    @property
+    def key(self) -> str:
+        """What tells rows apart without laying their structs out."""
+        what = self.struct.__name__ if self.struct else self._scalar
+        return f"{('_IO', '_IOW', '_IOR', '_IOWR')[self.direction]}({self.magic:#x}, {self.index:#x}, {what or '-'})"
+
+    def unpack(self, data: bytes) -> int | bytes:
+        """What *data* holds: a number, or bytes when the row names an array."""
+        if "[" in self._scalar:
+            return data
+        return int.from_bytes(data, "little", signed=_is_signed(self._scalar))
+
+    def pack(self, value: int | bytes) -> bytes:
+        """*value* as it lies in memory. Raises OverflowError: it does not fit."""
+        if isinstance(value, int):
+            return value.to_bytes(self.size, "little", signed=_is_signed(self._scalar))
+        if len(value) > self.size:
+            raise OverflowError(f"{len(value)} bytes do not fit into {self._scalar}")
+        return value.ljust(self.size, b"\0")
 
     @property
     def reads(self) -> bool:

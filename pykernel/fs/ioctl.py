@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from errno import EINVAL, ENOTTY
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from errno import EINVAL, ENOTTY, errorcode
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from pykernel.errors import err
+from pykernel.errors import Oops, err
 from pykernel.fs.vfs import File
 from pykernel.mm.uaccess import copy_from_user, copy_to_user
 from pykernel.uapi.ioctl import Ioctl
@@ -35,6 +36,8 @@ FIOCLEX = 0x5451
 FIOASYNC = 0x5452
 FIOQSIZE = 0x5460
 FIGETBSZ = 2
+
+INT_MAX: Final = 0x7FFFFFFF
 
 VFS_IOCTLS = frozenset({FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, FIOASYNC, FIOQSIZE, FIGETBSZ})
 
@@ -75,25 +78,52 @@ def do_vfs_ioctl(fds: FdTable, fd: int, file: File, cmd: int, arg: int) -> int:
     return 0
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def ioctl(row: Ioctl[Any]) -> Callable[[Method], Method]:
+def ioctl(row: Ioctl[Any]) -> Callable[[Callable[..., Any]], Any]:
     """
-    The method of an :class:`IoctlFile` that answers *row*.
+    The method of an :class:`IoctlFile` that answers *row*; several above one method are several numbers.
 
     It is called with what the caller passes: the struct that the argument points to (all zeros when the number is an
-    ``_IOR``), the number that it points to when the row names a C scalar, else the argument itself.
+    ``_IOR``), what it points to when the row names a C scalar (an array is bytes), else the argument itself. A second
+    parameter gets the argument as it is: the user's pointer, for what lies behind the fields that every caller has.
 
     What it returns is what the caller gets: a struct, or the scalar of an ``_IOR`` or ``_IOWR``, is copied out and the
-    result is 0; None is 0; any other number is the result.
-    """
+    result is 0; None is 0; a number from 0 on is the result. Failure is raised: ``raise err(EINVAL)``.
 
-    def mark(method: Method) -> Method:
-        method.__dict__["ioctl"] = row
-        return method
+    Raises:
+        TypeError: *row* is no row of a header, or the class is no IoctlFile.
+    """
+    if not isinstance(row, Ioctl):
+        raise TypeError(f"@ioctl takes a row like _IOWR(ord('x'), 0, my_struct), not {row!r}")
+
+    def mark(method: Callable[..., Any]) -> _Marked:
+        marked = method if isinstance(method, _Marked) else _Marked(method)
+        marked.rows.append(row)
+        return marked
 
     return mark
+
+
+class _Marked:
+    """A method on its way into a class: there it is the plain function again."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.rows: list[Ioctl[Any]] = []
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if not issubclass(owner, IoctlFile) or not isinstance(self.function, FunctionType):
+            raise TypeError(f"{owner.__name__}.{name}: @ioctl is for plain methods of an IoctlFile")
+        setattr(owner, name, self.function)
+        both = self.function.__code__.co_argcount > 2
+        owner._own = (*owner.__dict__.get("_own", ()), *(_Call(row, name, both) for row in self.rows))
+
+
+class _Call(NamedTuple):
+    """What answers one number: the row, the method's name, whether it takes the pointer too."""
+
+    row: Ioctl[Any]
+    name: str
+    pointer: bool
 
 
 class IoctlFile(File):
@@ -101,19 +131,22 @@ class IoctlFile(File):
 
     __slots__ = ()
 
-    _rows: ClassVar[tuple[tuple[Ioctl[Any], str], ...]] = ()
-    _calls: ClassVar[dict[int, tuple[Ioctl[Any], str]]]
+    _own: ClassVar[tuple[_Call, ...]] = ()
+    _calls: ClassVar[dict[int, _Call]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        own = [(m.__dict__["ioctl"], name) for name, m in vars(cls).items() if "ioctl" in getattr(m, "__dict__", ())]
-        cls._rows = (*cls._rows, *own)
+        keys = [call.row.key for call in cls.__dict__.get("_own", ())]
+        for call in cls.__dict__.get("_own", ()):
+            if keys.count(call.row.key) > 1:
+                raise TypeError(f"{cls.__name__}.{call.name}: {call.row.key} has two methods")
 
     @classmethod
-    def ioctls(cls) -> dict[int, tuple[Ioctl[Any], str]]:
-        """Number -> row and name of the method. The numbers are made when they are asked for first."""
+    def ioctls(cls) -> dict[int, _Call]:
+        """Number -> what answers it. The numbers are made when they are asked for first."""
         if "_calls" not in cls.__dict__:
-            cls._calls = {row.nr: (row, name) for row, name in cls._rows}
+            own = [call for c in reversed(cls.__mro__) for call in c.__dict__.get("_own", ())]
+            cls._calls = {call.row.nr: call for call in own}
         return cls._calls
 
     def ioctl(self, cmd: int, arg: int) -> int:
@@ -123,29 +156,35 @@ class IoctlFile(File):
         Raises:
             ENOTTY: there is none. EFAULT: *arg* does not point to as much memory as the struct has.
             EINVAL: the struct's ``argsz`` is less than the fields that callers must have.
+            Oops: the method returned what is no result.
         """
-        found = self.ioctls().get(cmd)
-        if found is None:
+        call = self.ioctls().get(cmd)
+        if call is None:
             raise err(ENOTTY, f"{type(self).__name__} has no ioctl {cmd:#x}")
-        row, name = found
-        kernel = self.inode.kernel
+        row, kernel = call.row, self.inode.kernel
         given = self._argument(row, arg)
-        size = row.size if not isinstance(given, Struct) else min(getattr(given, "argsz", 1 << 32), row.size)
-        result = getattr(self, name)(given)
-        if isinstance(result, Struct):
-            copy_to_user(kernel, arg, bytes(result)[:size])
+        room = getattr(given, "argsz", None) if isinstance(given, Struct) else None
+        method = getattr(self, call.name)
+        result = method(given, arg) if call.pointer else method(given)
+        if row.struct is not None and isinstance(result, row.struct):
+            copy_to_user(kernel, arg, bytes(result)[:room])
             return 0
-        if row.reads and not row.struct and row.size and result is not None:
-            copy_to_user(kernel, arg, (result & (1 << 8 * row.size) - 1).to_bytes(row.size, "little"))
+        if row.reads and row.scalar and result is not None:
+            copy_to_user(kernel, arg, row.pack(result))
             return 0
-        return result or 0
+        if result is None:
+            return 0
+        if not isinstance(result, int) or not 0 <= result <= INT_MAX:
+            hint = f": raise err({errorcode[-result]})" if isinstance(result, int) and -result in errorcode else ""
+            raise Oops(f"{type(self).__name__}.{call.name}() returned {result!r}{hint}")
+        return result
 
     def _argument(self, row: Ioctl[Any], arg: int) -> Any:
         kernel = self.inode.kernel
         if row.struct is None:
-            if not row.size:
+            if not row.scalar:
                 return arg
-            return int.from_bytes(copy_from_user(kernel, arg, row.size), "little") if row.writes else 0
+            return row.unpack(copy_from_user(kernel, arg, row.size) if row.writes else bytes(row.size))
         if row.reads and not row.writes:
             return row.struct()
         given = row.struct.from_bytes(copy_from_user(kernel, arg, row.minsz))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from errno import EFAULT, EINVAL, ENOTTY
+import re
+import struct
+from collections.abc import MutableSequence
+from errno import EFAULT, EINVAL, EIO, ENOTTY
+from typing import Annotated, Any
 
 import pytest
 
 from pykernel.base.core import Device, cdev_device_add, cdev_device_del
 from pykernel.fs.chardev import alloc_chrdev_region, unregister_chrdev_region
 from pykernel.fs.ioctl import IoctlFile, ioctl
+from pykernel.fs.vfs import File
+from pykernel.mm.uaccess import copy_from_user
 from pykernel.uapi.ioctl import _IO, _IOR, _IOW, _IOWR
-from pykernel.uapi.struct import Struct, u32, u64
+from pykernel.uapi.struct import ZERO, Struct, u32, u64
 
 
 class pair(Struct):
@@ -29,6 +35,16 @@ GET, SET, BOTH = _IOR(0x70, 2, pair), _IOW(0x70, 3, pair), _IOWR(0x70, 4, pair)
 GET_U64, SET_INT, SWAP_INT = _IOR(0x70, 5, "__u64"), _IOW(0x70, 6, "int"), _IOWR(0x70, 7, "int")
 INFO = _IO(0x70, 8, info, minsz="flags")
 LATER = _IO(0x70, 9)
+S64, ARRAY = _IOW(0x70, 10, "__s64"), _IOWR(0x70, 11, "char[4]")
+GET_U8, WRONG = _IOR(0x70, 12, "__u8"), _IO(0x70, 14)
+
+
+class table(Struct):
+    count: u32 = 0
+    rows: Annotated[MutableSequence[int], u32, ...] = ZERO
+
+
+TABLE = _IOW(0x70, 13, table)
 
 
 class Base(IoctlFile):
@@ -74,7 +90,32 @@ class Base(IoctlFile):
         return arg
 
 
-class Derived(Base):
+class Other(IoctlFile):
+    __slots__ = ()
+
+    @ioctl(S64)
+    def s64(self, arg: int) -> None:
+        assert arg == -9
+
+    @ioctl(ARRAY)
+    def array(self, arg: bytes) -> bytes:
+        return arg[::-1]
+
+    @ioctl(GET_U8)
+    def get_u8(self, arg: int) -> int:
+        return 300
+
+    @ioctl(TABLE)
+    def table(self, arg: table, user: int) -> int:
+        rows = copy_from_user(self.inode.kernel, user + table.sizeof(), 4 * arg.count)
+        return sum(int.from_bytes(rows[i : i + 4], "little") for i in range(0, len(rows), 4))
+
+    @ioctl(WRONG)
+    def wrong(self, arg: int) -> Any:
+        return {1: -22, 2: "x", 3: 1.5, 4: pair(), 5: 1 << 31}[arg]
+
+
+class Derived(Base, Other):
     __slots__ = ()
 
     @ioctl(LATER)
@@ -129,6 +170,80 @@ def test_scalars_go_in_and_out_as_the_direction_says(device):
     room = bytearray(b"\5\0\0\0\xaa")
     assert proc.ioctl(fd, SWAP_INT, room) == 0
     assert bytes(room) == (-5).to_bytes(4, "little", signed=True) + b"\xaa"
+
+
+def test_signed_scalars_and_arrays(device):
+    proc, fd = device
+    assert proc.ioctl(fd, SET_INT, bytearray((5).to_bytes(4, "little"))) == 5
+    assert proc.ioctl(fd, S64, bytearray((-9).to_bytes(8, "little", signed=True))) == 0
+    room = bytearray(b"abcd")
+    assert proc.ioctl(fd, ARRAY, room) == 0
+    assert bytes(room) == b"dcba"
+
+
+def test_a_second_parameter_is_the_pointer_for_what_lies_behind(device):
+    proc, fd = device
+    assert proc.ioctl(fd, TABLE, bytearray(struct.pack("<4I", 3, 10, 20, 30))) == 60
+    assert errno_of(proc.ioctl, fd, TABLE, bytearray(struct.pack("<I", 1 << 30))) == EFAULT
+
+
+@pytest.mark.parametrize(
+    ("arg", "said"),
+    [
+        (1, r"Derived.wrong\(\) returned -22: raise err\(EINVAL\)"),
+        (2, "returned 'x'"),
+        (3, "returned 1.5"),
+        (4, "returned pair"),
+        (5, "returned 2147483648"),
+    ],
+)
+def test_what_is_no_result_is_an_oops_that_names_the_method(device, arg, said):
+    proc, fd = device
+    assert errno_of(proc.ioctl, fd, WRONG, arg) == EIO
+    (oops,) = proc.kernel.oopses
+    proc.kernel.oopses.clear()
+    assert re.search(said, str(oops))
+
+
+def test_a_number_that_does_not_fit_is_an_oops(device):
+    proc, fd = device
+    assert errno_of(proc.ioctl, fd, GET_U8, bytearray(1)) == EIO
+    assert isinstance(proc.kernel.oopses.pop(), OverflowError)
+
+
+def test_what_is_wrong_with_a_declaration_is_told_when_the_class_is_made():
+    def make(bases, *marks, times=1, wrap=lambda fn: fn):
+        def method(self, arg):
+            return 0
+
+        marked = wrap(method)
+        for mark in marks:
+            marked = mark(marked)
+        return type("Made", bases, {f"m{n}": marked for n in range(times)})
+
+    for bad in (
+        lambda: ioctl(lambda self, arg: 0),  # type: ignore[arg-type]
+        lambda: ioctl(123),  # type: ignore[arg-type]
+        lambda: make((File,), ioctl(NOTHING)),
+        lambda: make((IoctlFile,), ioctl(NOTHING), wrap=staticmethod),
+        lambda: make((IoctlFile,), ioctl(NOTHING), ioctl(_IO(0x70, 0))),
+        lambda: _IO("c", 1),  # type: ignore[call-overload]
+        lambda: _IO(1, 256),
+        lambda: _IOR(1, 1, "uint32_t"),
+        lambda: _IO(1, 1, info, minsz="flag"),
+    ):
+        with pytest.raises((TypeError, RuntimeError)):
+            bad()
+
+
+def test_two_numbers_may_have_one_method(device):
+    class Both(IoctlFile):
+        @ioctl(NOTHING)
+        @ioctl(VALUE)
+        def both(self, arg: int) -> int:
+            return 7
+
+    assert sorted(Both.ioctls()) == sorted([NOTHING.nr, VALUE.nr])
 
 
 def test_a_bad_pointer_is_efault(device):
