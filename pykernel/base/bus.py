@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.base import dd
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
-from pykernel.errors import err
+from pykernel.errors import call_void, err
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
 from pykernel.lib.ledger import place_of
 from pykernel.lib.notifier import Notifier, NotifierBlock, NotifierFlavour
@@ -54,7 +54,7 @@ class Bus(Kset):
     def probe(self, dev: Device) -> None:
         """``bus_type.probe``. Raises the driver's errno."""
         assert dev.driver is not None
-        dev.driver.probe(dev)
+        call_void(dev.driver.probe, dev)
 
     def remove(self, dev: Device) -> None:
         """``bus_type.remove``."""

@@ -12,7 +12,7 @@ from pykernel.base.notify import (
     BUS_NOTIFY_UNBIND_DRIVER,
     BUS_NOTIFY_UNBOUND_DRIVER,
 )
-from pykernel.errors import EPROBE_DEFER, err
+from pykernel.errors import EPROBE_DEFER, err, is_bug
 from pykernel.lib.ledger import Holder
 from pykernel.log import ERR, WARNING
 
@@ -118,6 +118,8 @@ def _call_probe(dev: Device, drv: Driver) -> OSError | None:
     try:
         drv.bus.probe(dev)
     except OSError as e:
+        if is_bug(e):
+            raise
         code = e.errno or ENODEV
         if code in (ENODEV, ENXIO):
             dev.dbg(f"probe with driver {drv.name} rejects match {-code}")
@@ -168,9 +170,9 @@ def _driver_probe_device(drv: Driver, dev: Device) -> bool:
     before = deferred.triggers
     try:
         failure = really_probe(dev, drv)
-    except OSError:
-        raise
-    except Exception as e:
+    except BaseException as e:
+        if not is_bug(e):
+            raise
         dev.kernel.oops(e)
         return False
     if failure is not None and failure.errno == EPROBE_DEFER:
@@ -261,7 +263,9 @@ def _release(dev: Device, drv: Driver) -> None:
         dev.remove_file(attr.name)
     try:
         drv.bus.remove(dev)
-    except Exception as e:
+    except BaseException as e:
+        if not (isinstance(e, Exception) or is_bug(e)):
+            raise
         dev.kernel.oops(e)  # remove() returns void: whatever comes out of it is a bug
     _unbound(dev)
     drv.devices.remove(dev)

@@ -19,7 +19,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from pykernel.calls.arguments import At, NameArg, PathArg, text_of, wrong_argument
-from pykernel.errors import ERESTARTSYS, err
+from pykernel.errors import ERESTARTSYS, err, is_bug
 from pykernel.fs import namei
 from pykernel.fs.fdtable import FdTable
 from pykernel.fs.vfs import (
@@ -84,7 +84,9 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             if kernel.trace.listeners:
                 kernel.trace("syscall", name=name, args=args[:3], result=result)
             return result
-        except Exception as e:
+        except BaseException as e:
+            if not (isinstance(e, Exception) or is_bug(e)):
+                raise
             _fail(cast("FunctionType", fn), kernel, e, args, kw)
         finally:
             kernel.current = before
@@ -97,14 +99,14 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
     return enter  # type: ignore[return-value]  # functools.wraps() forgets that self is positional
 
 
-def _fail(fn: FunctionType, kernel: Kernel, e: Exception, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
+def _fail(fn: FunctionType, kernel: Kernel, e: BaseException, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
     """Tell the caller of *e*: an errno, a wrong argument, or EIO and an oops."""
-    wrong = wrong_argument(fn, e, args, kw)
+    wrong = wrong_argument(fn, e, args, kw) if isinstance(e, Exception) else None
     if wrong is not None:
         raise wrong from None
     if isinstance(e, MemoryError):
         raise err(ENOMEM, "Python has no memory for it") from e
-    if not isinstance(e, OSError):
+    if not isinstance(e, OSError) or is_bug(e):
         kernel.oops(e)
         raise err(EIO, f"oops: {e}") from e
     if e.errno == ERESTARTSYS:

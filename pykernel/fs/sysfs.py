@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from errno import EEXIST, EFBIG, EINVAL, EIO, ENODEV
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pykernel.errors import err
+from pykernel.errors import err, is_bug, returned
 from pykernel.fs.kernfs import KernfsDir, KernfsFile, KernfsNode, KernfsOpenFile, KernfsRoot
 from pykernel.fs.vfs import PAGE_SIZE, File
 from pykernel.log import ERR
@@ -264,7 +264,12 @@ class SysfsAttr(KernfsFile):
         if show is None:
             raise err(EIO)
         text = self.kernel_call(show, self.kobj)
-        data: bytes = text if type(text) is bytes else text.encode("latin-1", "replace")
+        if isinstance(text, str):
+            data = text.encode("latin-1", "replace")
+        elif isinstance(text, bytes):
+            data = text
+        else:
+            self.kernel_call(returned, show, text, "str")
         if len(data) >= PAGE_SIZE:
             self.kernel.log.printk(ERR, f"fill_read_buffer: {self.attr.name}_show returned bad count")
             data = data[: PAGE_SIZE - 1]
@@ -282,15 +287,19 @@ class SysfsAttr(KernfsFile):
             whole, text = text, CString(text.partition("\0")[0])
             text.raw = whole
         n = self.kernel_call(store, self.kobj, text)
-        return len(data) if n is None else n
+        if n is None:
+            return len(data)
+        if type(n) is not int or not 0 <= n <= len(data):
+            self.kernel_call(returned, store, n, f"None, or 0 to {len(data)}, the bytes that it was given")
+        return int(n)
 
     def kernel_call(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Call driver code: an exception that is no errno is an oops, and the caller gets EIO."""
         try:
             return self.call_active(fn, *args) if self.kernel.sched.exploring else fn(*args)
-        except OSError:
-            raise
-        except Exception as e:
+        except BaseException as e:
+            if not is_bug(e):
+                raise
             self.kernel.oops(e)
             raise err(EIO, f"oops: {e}") from e
 

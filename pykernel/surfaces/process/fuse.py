@@ -17,7 +17,7 @@ from collections.abc import Callable
 from errno import EAGAIN, ECONNABORTED, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTTY, ENXIO, EPERM, EPROTO, ESTALE
 from typing import TYPE_CHECKING, Any
 
-from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err
+from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err, is_errno
 from pykernel.fs.vfs import File, FsNotify, Inode, PollTable
 from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.flush import Flusher, host_path
@@ -132,11 +132,8 @@ class FuseServer:
             reply = row(nodeid, n, unique)
             if kernel.sched.ready:
                 kernel.sched.run_ready()
-        except OSError as e:
+        except (Exception, SystemExit) as e:
             self.fail(unique, e, now=op not in _HOLDABLE)
-        except Exception as e:
-            kernel.oops(e)
-            self.fail(unique, err(EIO), now=op not in _HOLDABLE)
         else:
             if reply is not None:
                 self.reply(unique, reply, now=op not in _HOLDABLE)
@@ -150,9 +147,13 @@ class FuseServer:
         """Answer; *now* to one who may hold a lock that the flusher needs."""
         self._answer(0, unique, payload, now)
 
-    def fail(self, unique: int, e: OSError, *, now: bool = False) -> None:
-        """Answer with an errno."""
-        code = _ERRNO_OUT.get(e.errno or EIO, e.errno or EIO)
+    def fail(self, unique: int, e: BaseException, *, now: bool = False) -> None:
+        """Answer with an errno; whatever has none is an oops, and EIO."""
+        code = EIO
+        if isinstance(e, OSError) and is_errno(e):
+            code = _ERRNO_OUT.get(e.errno or EIO, e.errno or EIO)
+        else:
+            self.kernel.oops(e)
         self._answer(-(code if code < _ERRNO_MAX else EINVAL), unique, b"", now)
 
     def _answer(self, error: int, unique: int, payload: bytes, now: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from errno import EINTR, EIO
 from typing import TYPE_CHECKING
 
-from pykernel.errors import err
+from pykernel.errors import Oops, err
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -62,6 +62,8 @@ class Sleepers:
     def _body(self, unique: int, fn: Callable[[], bytes]) -> bytes:
         try:
             return fn()
+        except SystemExit as e:  # for the scheduler it would be the end of everything
+            raise Oops(f"SystemExit: {e}") from e
         finally:
             self.kernel.sched.call_soon(lambda: self._finish(unique))
 

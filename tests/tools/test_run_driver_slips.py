@@ -1,0 +1,47 @@
+"""``pykernel run`` with a driver that somebody is writing: a slip in it never ends the session of the program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, SkeletonModule
+
+SOURCE = Path(sys.modules[SkeletonModule.__module__].__file__ or "").read_text()
+LIVENESS = "/sys/class/skeleton/skeleton0/liveness"
+SHOW = '        return f"{self.regs.readl(LIVENESS):#010x}\\n"\n'
+IOCTL = "        if self.dev.gone:\n            raise err(ENODEV)\n"
+CLIENT = f"""
+import errno, fcntl, os
+fd = os.open("/dev/skeleton0", os.O_RDWR)
+for call in (lambda: fcntl.ioctl(fd, {SKELETON_FACTORIAL.nr}, bytearray(8)), lambda: open({LIVENESS!r}).read()):
+    try:
+        print(call())
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+"""
+
+
+@pytest.fixture
+def slip(tmp_path):
+    """``slip(old, new)``: a machine whose driver is the skeleton with *new* in place of the line *old*."""
+
+    def slip(old: str, new: str) -> str:
+        assert SOURCE.count(old) == 1
+        (tmp_path / "card.py").write_text(SOURCE.replace(old, f"        {new}\n"))
+        (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
+        return str(tmp_path / "m.toml")
+
+    return slip
+
+
+@pytest.mark.usefixtures("fuse")
+@pytest.mark.parametrize("line", ["raise err(-ENODEV)", "raise OSError(-19, 'no')", "raise SystemExit(3)"])
+@pytest.mark.parametrize("where", [IOCTL, SHOW], ids=["ioctl", "show"])
+def test_a_slip_is_eio_for_the_program_which_goes_on(pykernel, slip, where, line):
+    """Its end is orderly, and the status tells of the oops."""
+    done = pykernel("run", "-m", slip(where, line), "--", sys.executable, "-c", CLIENT)
+    assert done.stdout.splitlines()[where == SHOW] == "EIO"
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (70, 1, False)
