@@ -22,6 +22,7 @@ from pykernel.fs.ioctl import IoctlFile, ioctl
 from pykernel.fs.sysfs import AttrGroup
 from pykernel.fs.vfs import Inode
 from pykernel.lib.kstrtox import kstrtou32
+from pykernel.lib.locking import Mutex
 from pykernel.pci.driver import PciDriver, PciId
 from pykernel.pci.msi import PCI_IRQ_ALL_TYPES
 from pykernel.uapi.ioctl import _IOWR
@@ -54,6 +55,7 @@ class SkeletonDev(Device):
         super().__init__(module.kernel, "skeleton0", parent=pdev, class_=module.class_, devt=module.devt)
         self.pdev, self.timeout_ns = pdev, module.param["timeout_ms"] * 1_000_000
         self.regs = pdev.iomap(0)
+        self.lock = Mutex(module.kernel, "skeleton")  # the device has one of each register
         self.ready = module.kernel.completion()
         self.gone = False
 
@@ -66,14 +68,17 @@ class SkeletonDev(Device):
         self.regs.writel(kstrtou32(buf, 0), LIVENESS)
 
     def factorial(self, n: int) -> int:
-        """n! from the device. Raises ETIMEDOUT: no interrupt came."""
-        self.ready.reinit()
-        self.regs.writel(STATUS_IRQFACT, STATUS)
-        self.regs.writel(n, FACTORIAL)
-        if not self.ready.wait(self.timeout_ns):
-            raise err(ETIMEDOUT, "the device did not raise its interrupt")
-        result: int = self.regs.readl(FACTORIAL)
-        return result
+        """n! from the device. Raises ENODEV: it was removed; ETIMEDOUT: no interrupt came."""
+        with self.lock:
+            if self.gone:
+                raise err(ENODEV)
+            self.ready.reinit()
+            self.regs.writel(STATUS_IRQFACT, STATUS)
+            self.regs.writel(n, FACTORIAL)
+            if not self.ready.wait(self.timeout_ns):
+                raise err(ETIMEDOUT, "the device did not raise its interrupt")
+            result: int = self.regs.readl(FACTORIAL)
+            return result
 
     def irq(self) -> None:
         """The interrupt thread."""
@@ -95,8 +100,6 @@ class SkeletonFile(IoctlFile):
     @ioctl(SKELETON_FACTORIAL)
     def get_factorial(self, arg: skeleton_factorial) -> skeleton_factorial:
         """Raises ENODEV: the device was removed while this file was open. ETIMEDOUT."""
-        if self.dev.gone:
-            raise err(ENODEV)
         arg.result = self.dev.factorial(arg.n)
         return arg
 
@@ -125,7 +128,8 @@ class SkeletonDriver(PciDriver):
 
     def remove(self, pdev: Any, /) -> None:
         """Give everything back. Files that are open stay, and their ioctls say ENODEV."""
-        pdev.drvdata.gone = True
+        with pdev.drvdata.lock:  # an ioctl that is under way ends first
+            pdev.drvdata.gone = True
         cdev_device_del(pdev.drvdata)
         pdev.free_irq(pdev.irq_vector(0))
         pdev.free_irq_vectors()

@@ -175,6 +175,7 @@ class Kernel:
         self._queues: WeakSet[_Queue] = WeakSet()
         self._at_work: FrameType | None = None  # where another thread is whose call is served
         self.callers: WeakSet[threading.Thread] = WeakSet()
+        self._bystanders = WeakSet(threading.enumerate())
         self.ledger = Ledger(self.where, lambda: self.current is not self.idle_task or self.sched.busy)
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self._subs: dict[type, Any] = {}
@@ -390,9 +391,18 @@ class Kernel:
                 return
             serve()
 
+    def has_other_threads(self) -> bool:
+        """
+        Whether a thread but the caller's may call this kernel: one that has, or one that is younger than the kernel.
+
+        What was there before it is somebody else's: a pool that idles, a watchdog.
+        """
+        others = {*threading.enumerate()} - {threading.current_thread()}
+        return any(t in self.callers or t not in self._bystanders for t in others)
+
     def wait_for_threads(self) -> bool:
         """The owner has nothing to run: wait for a call of another thread and serve it. False: none comes."""
-        if threading.active_count() < 2:
+        if not self.has_other_threads():
             return False
         self.arrival.clear()
         if not self.foreign and not self.arrival.wait(PATIENCE_S):

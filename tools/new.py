@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import sys
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ from pathlib import Path
 import pytest
 
 from {name} import {upper}_FACTORIAL, {name}_factorial
+from pykernel import explore
 
 MACHINE = str(Path(__file__).with_name("{name}.toml"))
 LIVENESS = "/sys/class/{name}/{name}0/liveness"
@@ -62,6 +64,17 @@ def test_the_ioctl_waits_for_the_interrupt(kernel):
         fcntl.ioctl(device, {upper}_FACTORIAL, arg.memory())
 
     assert arg.result == 120
+
+
+@explore(seeds=50)
+def test_two_callers_at_once(kernel):
+    def ask(n, result):
+        with open("/dev/{name}0", "rb") as device:
+            arg = {name}_factorial(n=n)
+            fcntl.ioctl(device, {upper}_FACTORIAL, arg.memory())
+        assert arg.result == result
+
+    kernel.gather(lambda: ask(3, 6), lambda: ask(5, 120))
 
 
 def test_removal_while_a_file_is_open(kernel):
@@ -120,6 +133,8 @@ def _check(name: str) -> None:
         raise Fail(f"{name!r} is no name for a driver: take lower-case letters, digits and _, as in my_card")
     if name in DRIVERS or name == "skeleton":
         raise Fail(f"there is a module {name!r} already: take another name")
+    if name in sys.stdlib_module_names:
+        raise Fail(f"Python has a module {name!r} already, which the test could not import: take another name")
 
 
 @click.group()

@@ -46,6 +46,7 @@ def test_a_driver_with_a_fault_fails_its_test(pykernel, tmp_path):
         ("self.regs.writel(status, IRQ_ACK)", "return"),
         ("self.dev.factorial(arg.n)", "arg.n"),
         ("        pdev.free_irq_vectors()\n        pdev.release_regions()\n", ""),
+        ("        with self.lock:\n            if self.gone", "        if True:\n            if self.gone"),
     ):
         assert right in source
         (tmp_path / "card.py").write_text(source.replace(right, wrong))
@@ -61,7 +62,9 @@ def test_files_that_are_there_are_left_alone(pykernel, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["test_card.py"]
 
 
-@pytest.mark.parametrize("name", ["Card", "my-card", "1card", "class", "", "idxd", "skeleton", "../card", "größe"])
+@pytest.mark.parametrize(
+    "name", ["Card", "my-card", "1card", "class", "", "idxd", "skeleton", "json", "sys", "../card", "größe"]
+)
 def test_a_name_that_is_none(pykernel, tmp_path, name):
     done = pykernel("new", "driver", name, "-d", str(tmp_path))
     assert done.returncode == 1

@@ -89,7 +89,7 @@ class Waiter:
         if self.kernel.owner != threading.get_ident() or not sched.virtual:
             return False
         step = sched.next_timer_ns()
-        lonely = alone and threading.active_count() == 1
+        lonely = alone and not self.kernel.has_other_threads()
         if step is None and not (lonely and timeout_ms is not None):
             if lonely:
                 self.process.poll([], None)  # a hung task: says so

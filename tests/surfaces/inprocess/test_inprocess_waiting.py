@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import pykernel
 from pykernel.log import INFO
 
 pytestmark = pytest.mark.kernel(machine="dsa")
@@ -72,6 +73,24 @@ def test_a_time_out_passes_at_once_on_the_virtual_clock(kernel, kmsg):
     before = kernel.sched.clock_ns()
     assert select.select([kmsg], [], [], 3600) == ([], [], [])
     assert kernel.sched.clock_ns() - before >= 3600 * 10**9
+
+
+def test_an_idle_thread_that_is_older_than_the_kernel_does_not_make_time_real():
+    """A pool of somebody else's, a watchdog: only threads that may call this kernel are waited for."""
+    release = threading.Event()
+    idle = threading.Thread(target=release.wait)
+    idle.start()
+    kernel = pykernel.boot("dsa")
+    try:
+        with kernel.patched():
+            kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+            os.lseek(kmsg, 0, os.SEEK_END)
+            assert select.select([kmsg], [], [], 3600) == ([], [], [])
+            os.close(kmsg)
+    finally:
+        release.set()
+        idle.join()
+    kernel.shutdown()
 
 
 def test_a_timer_of_the_kernel_ends_the_wait(kernel, kmsg):
