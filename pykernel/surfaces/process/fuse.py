@@ -170,13 +170,24 @@ class FuseServer:
         self._send(16 + len(payload), code, 0, payload)
 
     def _send(self, length: int, error: int, unique: int, payload: bytes = b"") -> None:
-        """A request that was withdrawn, a node that is not known any more and a mount that ended are no errors."""
+        """
+        A request that was withdrawn, a node that is not known any more and a mount that ended are no errors.
+
+        What the host refuses else is our bug: an oops, and EIO for that one request (fs/fuse/dev.c:fuse_dev_do_write()
+        has ended it so already, if it got as far as the payload).
+        """
         try:
             os.write(self.fd, abi.OUT_HEADER.pack(length, error, unique) + payload)
         except OSError as e:
-            if e.errno not in (ENOENT, EPERM, *GONE):
-                raise
-            self.connected = self.connected and e.errno == ENOENT
+            if e.errno == ENOENT:
+                return
+            if e.errno in (EPERM, *GONE):
+                self.connected = False
+                return
+            e.add_note(f"the host refused {length} bytes in answer to request {unique}")
+            self.kernel.oops(e)
+            if unique and not error:
+                self._send(abi.OUT_HEADER.size, -EIO, unique)
 
     def close(self) -> None:
         """End the connection: the host aborts it, and what clients had open is released."""
