@@ -8,6 +8,7 @@ import stat
 from errno import (
     EINVAL,
     EISDIR,
+    ENAMETOOLONG,
     ENOENT,
     ENOTDIR,
 )
@@ -16,7 +17,7 @@ from pykernel.calls.arguments import NameArg, Text, buffer_of, text_of
 from pykernel.calls.entry import Caller, PathArg, stat_of, syscall
 from pykernel.errors import err
 from pykernel.fs import change, namei
-from pykernel.fs.namei import MAXSYMLINKS
+from pykernel.fs.namei import MAXSYMLINKS, PATH_MAX
 from pykernel.fs.vfs import (
     MAY_EXEC,
     MAY_READ,
@@ -225,8 +226,11 @@ class Names(Caller):
 
     @syscall
     def symlink(self, target: Text, path: NameArg) -> None:
-        """C: ``int symlink(const char *, const char *)``."""
-        change.symlink(self.kernel, text_of(target), self._start(path))
+        """C: ``int symlink(const char *, const char *)``. Raises ENAMETOOLONG: *target* has PATH_MAX bytes."""
+        text = text_of(target)
+        if len(text) >= PATH_MAX:  # fs/namei.c:getname()
+            raise err(ENAMETOOLONG)
+        change.symlink(self.kernel, text, self._start(path))
 
     @syscall
     def link(self, old: NameArg, new: NameArg) -> None:

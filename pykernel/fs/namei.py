@@ -11,7 +11,7 @@ from pykernel.fs.vfs import MAY_EXEC, Inode, permission
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["MAXSYMLINKS", "Last", "d_path", "last", "walk"]
+__all__ = ["MAXSYMLINKS", "PATH_MAX", "Last", "d_path", "last", "walk"]
 
 PATH_MAX = 4096
 MAXSYMLINKS = 40

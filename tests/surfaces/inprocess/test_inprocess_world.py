@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import subprocess
@@ -227,3 +228,14 @@ def test_a_child_of_another_user(kernel, wq):
     done = subprocess.run(["sh", "-c", f"id -u; echo 3 > {wq}/priority"], user=65534, capture_output=True, text=True)
     assert done.stdout == "65534\n"
     assert "Permission denied" in done.stderr
+
+
+def test_an_answer_that_the_host_refuses_is_one_request_with_eio(kernel):
+    """fs/fuse/dev.c:fuse_dev_do_write(): a link's text longer than a page. The others go on."""
+    kernel.root.lookup("dev").symlink("long", "a/" * 2500)  # no system call makes it
+    done = subprocess.run(["readlink", "-v", "/dev/long"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Input/output error" in done.stderr
+    assert [e.errno for e in kernel.oopses] == [errno.EINVAL]
+    kernel.oopses.clear()
+    assert _output("cat", STATE) == "disabled\n"
