@@ -24,6 +24,8 @@ TARGETS = {
     "12 devices registered, looked up": 1.0,
     "12 devices registered, looked up, memory": 60.0,
     "12 recorded devices, load": 2.0,
+    "2 DSAs probed, 40 kobjects": 3.0,
+    "a test with the fixture kernel, the same": 0.005,
     "open+read+close, direct": 15e-6,
     "open+read+close, patched, os.open": 20e-6,
     "open+read+close, C, process surface, plain": 40e-6,
@@ -46,6 +48,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(startup, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(devices, "COUNT", 12)
     monkeypatch.setattr(devices, "DUMPED", 9)
+    monkeypatch.setattr(devices, "THOUSAND", 2)
     monkeypatch.setattr(process, "CLIENT", process.CLIENT.replace("BLOCKS = 21, CALLS = 300", "BLOCKS = 1, CALLS = 1"))
 
 

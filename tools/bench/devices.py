@@ -150,7 +150,7 @@ def rows() -> Iterator[Row]:
     plain = fresh(PLAIN.format(attrs=ATTRS, count=COUNT, last=COUNT - 1))
     yield from _pair(f"{COUNT:,} devices registered, looked up", plain, 1.0, 60.0)
     many = fresh(ACCELERATORS.format(count=THOUSAND, last=THOUSAND - 1))
-    yield from _pair(f"{THOUSAND:,} DSAs probed, 20,000 kobjects", many, 3.0)
+    yield from _pair(f"{THOUSAND:,} DSAs probed, {20 * THOUSAND:,} kobjects", many, 3.0)
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pykernel-bench-") as tmp:
         toml, other = Path(tmp) / "many.toml", Path(tmp) / "few.umockdev"
         toml.write_text(recording())
