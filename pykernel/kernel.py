@@ -8,8 +8,10 @@ instance and makes it at first use. Boot is lazy: devices come up when somebody 
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import threading
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
@@ -174,7 +176,7 @@ class Kernel:
         self._origins: WeakKeyDictionary[Any, str] | None = None
         self._queues: WeakSet[_Queue] = WeakSet()
         self._at_work: FrameType | None = None  # where another thread is whose call is served
-        self.callers: WeakSet[threading.Thread] = WeakSet()
+        self._last_calls: WeakKeyDictionary[threading.Thread, float] = WeakKeyDictionary()
         self._bystanders = WeakSet(threading.enumerate())
         self.ledger = Ledger(self.where, lambda: self.current is not self.idle_task or self.sched.busy)
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
@@ -303,6 +305,7 @@ class Kernel:
             except Exception as e:
                 self.oops(e)
         self.dead = True
+        self.serve_threads()  # who still waits is told that there is no machine any more
         if leaks:
             raise Leak(leaks)
 
@@ -357,17 +360,21 @@ class Kernel:
                 self._at_work = before
             done.set()
 
-        self.callers.add(threading.current_thread())
-
-        self.foreign.append(serve)
-        self.arrival.set()
-        if not self._ring_until(done):
-            try:
-                self.foreign.remove(serve)
-            except ValueError:
-                done.wait()  # it is being served: a call that sleeps
-            else:
-                raise err(EDEADLK, "the thread that booted this kernel does not enter it: no one can serve this call")
+        caller = threading.current_thread()
+        self._last_calls[caller] = math.inf
+        try:
+            self.foreign.append(serve)
+            self.arrival.set()
+            if not self._ring_until(done):
+                try:
+                    self.foreign.remove(serve)
+                except ValueError:
+                    done.wait()  # it is being served: a call that sleeps
+                else:
+                    self.check_alive()
+                    raise err(EDEADLK, "the thread that booted this kernel does not enter it: no one can serve this")
+        finally:
+            self._last_calls[caller] = time.monotonic()
         result, error = box[0]
         if error is not None:
             raise error
@@ -380,6 +387,8 @@ class Kernel:
                 ring()
             if done.wait(pause):
                 return True
+            if self.dead:
+                break
         return False
 
     def serve_threads(self) -> None:
@@ -398,7 +407,16 @@ class Kernel:
         What was there before it is somebody else's: a pool that idles, a watchdog.
         """
         others = {*threading.enumerate()} - {threading.current_thread()}
-        return any(t in self.callers or t not in self._bystanders for t in others)
+        return any(t in self._last_calls or t not in self._bystanders for t in others)
+
+    def last_calls(self) -> dict[threading.Thread, float]:
+        """Other threads that called and live: when, by time.monotonic(); infinity: a call is under way."""
+        alive = [t for t in threading.enumerate() if t is not threading.current_thread()]
+        return {t: self._last_calls[t] for t in alive if t in self._last_calls}
+
+    def is_bystander(self, thread: threading.Thread) -> bool:
+        """Whether *thread* is older than this kernel."""
+        return thread in self._bystanders
 
     def wait_for_threads(self) -> bool:
         """The owner has nothing to run: wait for a call of another thread and serve it. False: none comes."""

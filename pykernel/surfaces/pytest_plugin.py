@@ -91,8 +91,9 @@ def kernel(
     request.node.stash[_STARTED] = made, patched, ring, options
     with patched:
         yield made
-        complaints = life.stragglers(made)
-    complaints += life.verdict(made, failed=request.node.stash.get(_FAILED, False))
+        failed = request.node.stash.get(_FAILED, False)
+        complaints = life.stragglers(made, failed=failed)
+    complaints += life.verdict(made, failed=failed)
     if complaints:
         pytest.fail("\n".join(complaints), pytrace=False)
 

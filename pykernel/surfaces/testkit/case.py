@@ -71,7 +71,7 @@ class KernelTestCase(unittest.TestCase):
     def _end(self, patched: Patched) -> None:
         """After tearDown() and the cleanups that the test added."""
         try:
-            complaints = stragglers(self.kernel)
+            complaints = stragglers(self.kernel, failed=self._did_not_pass)
         finally:
             patched.__exit__(None, None, None)
         complaints += verdict(self.kernel, failed=self._did_not_pass)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures.thread import _worker
 from typing import TYPE_CHECKING, Any
 
 from pykernel.surfaces.testkit.marks import BOOT, PATCHED
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BadOption", "Ring", "report", "start", "stragglers", "try_to_start", "verdict"]
 
-PATIENCE_S = 1.0  # for a thread that is about to end
+PATIENCE_S = 1.0  # for a thread that calls and is about to end, or to give back what it holds
+QUIET_S = 0.05  # a thread that did not call for so long idles
+POOL_WORKER: Any = _worker  # where a thread of an executor waits for work
 EVENTS = 200  # of the trace that a failing test shows
 LINES = 300  # of the log
 PLAIN = (int, str, bytes, type(None), float, bool)
@@ -101,22 +106,49 @@ def _guilty(options: dict[str, Any], place_of: Callable[[str], str], e: Exceptio
     return str(e)
 
 
-def stragglers(kernel: Kernel) -> list[str]:
+def stragglers(kernel: Kernel, *, failed: bool = False) -> list[str]:
     """
-    Threads that called the kernel and have not ended: a sentence each.
+    Threads that go on calling the kernel: a sentence each.
 
-    Called while the test's view of the kernel is still there: one that is about to end can make its last calls.
+    Called while the test's view of the kernel is still there: one that is about to end can make its last calls. One
+    that idles is no straggler, as a pool's workers do; nor is one that is older than the kernel.
+
+    Args:
+        failed: the test failed already: what is held is not waited for.
     """
-    end = time.monotonic() + PATIENCE_S
-    while alive := [t for t in kernel.callers if t.is_alive() and t is not threading.current_thread()]:
-        if time.monotonic() > end:
+    begin = time.monotonic()
+    while not kernel.dead:
+        kernel.serve_threads()
+        calls = kernel.last_calls()
+        calling = [t for t in calls if not kernel.is_bystander(t) and _is_calling(t, max(begin, calls[t]))]
+        if not calling and not (calls and not failed and _held(kernel)):
+            break
+        if time.monotonic() > begin + PATIENCE_S:
             return [
                 f"thread {t.name!r} uses the kernel and outlived the test: join() it, or shut its executor down"
-                for t in alive
+                for t in calling
             ]
-        kernel.serve_threads()
-        alive[0].join(0.002)
+        next(iter(calling or calls)).join(0.002)
     return []
+
+
+def _is_calling(thread: threading.Thread, last_call: float) -> bool:
+    """Whether a thread is in a call or was a moment ago; a pool's worker that has nothing to do is not."""
+    if not math.isinf(last_call):
+        frame = sys._current_frames().get(thread.ident or 0)
+        if frame is None or frame.f_code is POOL_WORKER.__code__:
+            return False
+    return time.monotonic() - last_call < QUIET_S
+
+
+def _held(kernel: Kernel) -> list[str]:
+    """What was not given back, and is not about to be."""
+    if kernel.depth:
+        return []
+    kernel.sched.run_ready()
+    if kernel.leaks():
+        gc.collect()  # what only a cycle of references holds is about to be given back
+    return kernel.leaks()
 
 
 def verdict(kernel: Kernel, *, failed: bool) -> list[str]:
@@ -130,10 +162,8 @@ def verdict(kernel: Kernel, *, failed: bool) -> list[str]:
     from pykernel.kernel import Leak
 
     complaints: list[str] = []
-    if not kernel.dead and not kernel.depth:
-        kernel.sched.run_ready()
-        if kernel.leaks():
-            gc.collect()  # what only a cycle of references holds is about to be given back
+    if not kernel.dead:
+        _held(kernel)
     try:
         kernel.shutdown()
     except Leak as e:

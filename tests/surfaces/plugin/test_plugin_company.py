@@ -227,11 +227,10 @@ THREADS = """
     def test_straggler(kernel, kernel_process):
         go = threading.Event()
         def work():
-            kernel_process.read_text(STATE)
-            go.set()
-            end.wait()
             try:
-                kernel.call_from_thread(kernel.up)
+                while True:
+                    kernel.call_from_thread(kernel.up)
+                    go.set()
             except RuntimeError as e:
                 told.append(str(e))
         thread = threading.Thread(target=work, name="straggler")
@@ -245,7 +244,6 @@ THREADS = """
     def test_zz_what_it_is_told():
         if not threads:
             pytest.skip("the other one comes later")
-        end.set()
         threads[0].join()
         assert told == ["this kernel was shut down: boot another one"]
 """
@@ -260,6 +258,65 @@ def test_threads(suite):
     assert f"test_it.py:{line} in test_a_leak_in_a_thread.<locals>.work()" in leak.text
     sentence = "thread 'straggler' uses the kernel and outlived the test: join() it, or shut its executor down"
     assert sentence in late.text
+
+
+IDLE = """
+    import asyncio, os, pytest, threading, unittest
+    from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
+    import pykernel
+    pytestmark = pytest.mark.machine("dsa")
+    STATE = "/sys/bus/dsa/devices/wq0.0/state"
+    POOL = ThreadPoolExecutor(2)
+
+    class TestCase(pykernel.KernelTestCase, unittest.IsolatedAsyncioTestCase):
+        async def test_unittests_loop(self):
+            assert await asyncio.to_thread(Path(STATE).read_text) == "disabled\\n"
+
+    @pytest.mark.asyncio(loop_scope="session")
+    @pytest.mark.parametrize("n", range(3))
+    async def test_session_loop(kernel, n):
+        assert await asyncio.to_thread(Path(STATE).read_text) == "disabled\\n"
+
+    @pytest.mark.parametrize("n", range(3))
+    def test_pool_of_the_module(kernel, n):
+        assert POOL.submit(Path(STATE).read_text).result() == "disabled\\n"
+
+    def test_a_thread_that_idles(kernel):
+        done = threading.Event()
+        def work():
+            Path(STATE).read_text()
+            done.set()
+            threading.Event().wait()
+        threading.Thread(target=work, daemon=True).start()
+        done.wait()
+
+    @pytest.fixture(scope="session", autouse=True)
+    def watcher():
+        ends, seen = threading.Event(), []
+        def watch():
+            while not ends.wait(0.01):
+                os.path.exists("/sys/class/net")
+                os.listdir("/sys/class")
+        thread = threading.Thread(target=watch)
+        thread.start()
+        yield thread
+        ends.set()
+        thread.join()
+
+    @pytest.mark.parametrize("n", range(5))
+    def test_a_watcher(kernel, watcher, n):
+        for _ in range(20):
+            Path(STATE).read_text()
+        assert watcher.is_alive()
+"""
+
+
+def test_threads_that_idle_or_were_there_before(suite):
+    """The workers of pools and a thread of the session's are no test's to end, and nobody waits for them."""
+    run = suite(IDLE)
+    assert set(run.outcomes().values()) == {"passed"}, run.stdout
+    assert len(run.cases) == 13
 
 
 FAKES = """
