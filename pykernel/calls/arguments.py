@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from pykernel.lib.names import kernel_text
+
 __all__ = ["KINDS", "At", "NameArg", "PathArg", "Text", "buffer_of", "text_of", "wrong_argument"]
 
 U64 = (1 << 64) - 1
@@ -34,10 +36,9 @@ NameArg = PathArg
 
 
 def text_of(path: Text) -> str:
-    """The path as the kernel has it, one character a byte. Raises ValueError: a NUL; TypeError: no path."""
+    """The path as the kernel has it, one character a byte (``lib/names.py``). Raises ValueError: a NUL; TypeError."""
     text = os.fspath(path)
-    if isinstance(text, bytes):
-        text = text.decode("latin-1")
+    text = text.decode("latin-1") if isinstance(text, bytes) else kernel_text(text)
     if "\0" in text:
         raise ValueError("embedded null byte")
     return text

@@ -234,7 +234,7 @@ class Caller:
         return self.task.pid
 
     def _walk(self, path: PathArg, *, follow: bool = True) -> Inode:
-        if type(path) is str:
+        if type(path) is str and path.isascii():
             return namei.walk(self.kernel, path, self.cwd, follow=follow)
         if isinstance(path, int):
             return self.fds.get(path).inode

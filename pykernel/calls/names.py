@@ -29,6 +29,7 @@ from pykernel.fs.vfs import (
     setattr_prepare,
     xattr_permission,
 )
+from pykernel.lib.names import host_text
 from pykernel.task import CAP_FSETID, CAP_SYS_ADMIN
 
 __all__ = ["Names"]
@@ -73,17 +74,17 @@ class Names(Caller):
     @syscall
     def readlink(self, path: PathArg) -> str:
         """C: ``ssize_t readlink(const char *, char *, size_t)``."""
-        return self._walk(path, follow=False).readlink()
+        return host_text(self._walk(path, follow=False).readlink())
 
     @syscall
     def listdir(self, path: PathArg = ".") -> list[str]:
         """opendir() and getdents(): the names without "." and ".."."""
-        return [name for name, _ in self._opendir(path)]
+        return [host_text(name) for name, _ in self._opendir(path)]
 
     @syscall
     def scandir(self, path: PathArg = ".") -> list[tuple[str, Inode]]:
         """The entries with their inodes, for the surfaces."""
-        return self._opendir(path)
+        return [(host_text(name), inode) for name, inode in self._opendir(path)]
 
     def _opendir(self, path: PathArg) -> list[tuple[str, Inode]]:
         if isinstance(path, int):
@@ -96,7 +97,7 @@ class Names(Caller):
 
     def realpath(self, path: Text) -> str:
         """realpath(3), by getcwd(), lstat() and readlink(). Raises ENOENT, ENOTDIR, ELOOP, as the C library's does."""
-        text = text_of(path)
+        text = host_text(text_of(path))
         if not text:
             raise err(ENOENT)
         todo, links = text.split("/")[::-1], 0
@@ -207,6 +208,7 @@ class Names(Caller):
     def listxattr(self, path: PathArg, *, follow: bool = True) -> list[str]:
         """C: ``ssize_t listxattr(...)``."""
         names = self._walk(path, follow=follow).listxattr()
+        names = [host_text(name) for name in names]
         return names if self.task.cred.capable(CAP_SYS_ADMIN) else [n for n in names if not n.startswith("trusted.")]
 
     # ---- changing directories
@@ -267,4 +269,4 @@ class Names(Caller):
         path = namei.d_path(self.kernel, self.cwd)
         if path.endswith(" (deleted)"):
             raise err(ENOENT)
-        return path
+        return host_text(path)

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pykernel.fs.namei import d_path
-from pykernel.surfaces.inprocess.places import host_text
 from pykernel.surfaces.inprocess.spawn import spawn
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Children:
                 self._entered = True
                 _go_back(real, path, here)
             if inside is not None:
-                real.chdir(host_text(inside))
+                real.chdir(inside)
             if cwd is not None:
                 real.chdir(cwd)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.base.uevent import KOBJ_ACTIONS
 from pykernel.errors import err
+from pykernel.lib.names import kernel_text
 from pykernel.surfaces.inprocess.udevd import Udevd
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Device:
             return
         self._uevent_read = True
         try:
-            text = self.process.read_text(f"{self.syspath}/uevent")
+            text = self.process.read_text(_path(f"{self.syspath}/uevent"))
         except OSError as e:
             if e.errno in (EACCES, ENODEV, ENXIO, ENOENT):
                 return
@@ -214,7 +215,7 @@ class Device:
         todo = [""]
         while todo:
             where = todo.pop()
-            names = dict(self.process.scandir(f"{self.syspath}/{where}"))
+            names = {kernel_text(n): inode for n, inode in self.process.scandir(_path(f"{self.syspath}/{where}"))}
             if where and "uevent" in names:
                 continue  # a child
             for name, inode in names.items():
@@ -243,20 +244,20 @@ class Device:
             return cached
         path = f"{self.syspath}/{name}"
         try:
-            mode = self.process.lstat(path).st_mode
+            mode = self.process.lstat(_path(path)).st_mode
         except OSError:
             self._sysattrs[name] = None
             raise
         if stat.S_ISLNK(mode):
             if name not in VALUE_LINKS:
                 raise err(EINVAL)
-            value = self.process.readlink(path).rpartition("/")[2]
+            value = kernel_text(self.process.readlink(_path(path))).rpartition("/")[2]
         elif stat.S_ISDIR(mode):
             raise err(EISDIR)
         elif not mode & stat.S_IRUSR:
             raise err(EPERM)
         else:
-            value = self.process.read_text(path).rstrip(NEWLINE)
+            value = self.process.read_text(_path(path)).rstrip(NEWLINE)
         self._sysattrs[name] = value
         return value
 
@@ -275,7 +276,7 @@ class Device:
         if len(value) > 4096:
             raise err(EINVAL)
         process = self.process
-        fd = process.open(f"{self.syspath}/{name}", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = process.open(_path(f"{self.syspath}/{name}"), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             # src/basic/fileio.c:write_string_file(): adds a newline
             process.write(fd, f"{value}\n".encode("latin-1"))
@@ -286,11 +287,16 @@ class Device:
 
     def _link(self, name: str) -> str | None:
         try:
-            return self.process.readlink(f"{self.syspath}/{name}").rpartition("/")[2]
+            return kernel_text(self.process.readlink(_path(f"{self.syspath}/{name}"))).rpartition("/")[2]
         except OSError as e:
             if e.errno != ENOENT:
                 raise
             return None
+
+
+def _path(text: str) -> bytes:
+    """What a system call takes: the C library's strings are one character a byte here, as the kernel's."""
+    return text.encode("latin-1")
 
 
 # ---- where devices come from
@@ -308,12 +314,12 @@ def from_syspath(process: Process, path: str) -> Device:
     if [part for part in path.split("/") if part not in ("", ".")][:1] != ["sys"] or path[0] != "/":
         raise err(EINVAL)
     try:
-        real = process.realpath(path)
-        if not real.startswith("/sys/") or process.statfs(real).type != process.statfs("/sys").type:
+        real = kernel_text(process.realpath(_path(path)))
+        if not real.startswith("/sys/") or process.statfs(_path(real)).type != process.statfs("/sys").type:
             raise err(ENODEV)
         if f"{real}/".startswith("/sys/devices/"):
-            process.access(f"{real}/uevent")
-        elif not stat.S_ISDIR(process.lstat(real).st_mode):
+            process.access(_path(f"{real}/uevent"))
+        elif not stat.S_ISDIR(process.lstat(_path(real)).st_mode):
             raise err(ENODEV)
     except OSError as e:
         if e.errno in (ENOENT, ENOTDIR):

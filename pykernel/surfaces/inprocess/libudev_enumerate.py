@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
+from pykernel.lib.names import kernel_text
 from pykernel.surfaces.inprocess.libudev_device import Device, from_event, from_syspath
 from pykernel.surfaces.inprocess.udevd import GROUPS, UdevSocket
 
@@ -93,12 +94,12 @@ class Enumerator:
 
     def _names(self, path: str, kinds: tuple[int, ...] = (stat.S_IFDIR, stat.S_IFLNK)) -> list[str]:
         try:
-            entries = self.process.scandir(path)
+            entries = self.process.scandir(path.encode("latin-1"))
         except OSError as e:
             if e.errno != ENOENT:
                 raise
             return []
-        return [name for name, inode in entries if name[0] != "." and stat.S_IFMT(inode.mode) in kinds]
+        return [kernel_text(name) for name, inode in entries if name[0] != "." and stat.S_IFMT(inode.mode) in kinds]
 
     def _of_dir(self, path: str) -> Iterator[Device]:
         """With their parents, of which no directory of a bus or class may have a link."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.vfs import Inode, StatFs
-from pykernel.surfaces.inprocess.places import host_text, kernel_text
 from pykernel.syscalls import At, PathArg
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ class PathCalls:
 
     def readlink(self, path: PathArg) -> str:
         """The text."""
-        return host_text(self.process.readlink(path))
+        return self.process.readlink(path)
 
     @staticmethod
     def _readlink(either: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,13 +275,13 @@ class PathCalls:
 
     def getxattr(self, path: PathArg, attribute: Any, *, follow_symlinks: bool = True) -> bytes:
         """getxattr() and its l and f forms."""
-        return self.process.getxattr(path, kernel_text(os.fsdecode(attribute)), follow=follow_symlinks)
+        return self.process.getxattr(path, os.fsdecode(attribute), follow=follow_symlinks)
 
     def setxattr(
         self, path: PathArg, attribute: Any, value: Any, flags: int = 0, *, follow_symlinks: bool = True
     ) -> None:
         """setxattr() and its l and f forms."""
-        name = kernel_text(os.fsdecode(attribute))
+        name = os.fsdecode(attribute)
         self.process.setxattr(path, name, bytes(value), flags, follow=follow_symlinks)
 
     def listxattr(self, path: PathArg, *, follow_symlinks: bool = True) -> list[str]:
@@ -291,7 +290,7 @@ class PathCalls:
 
     def removexattr(self, path: PathArg, attribute: Any, *, follow_symlinks: bool = True) -> None:
         """removexattr() and its l and f forms."""
-        self.process.removexattr(path, kernel_text(os.fsdecode(attribute)), follow=follow_symlinks)
+        self.process.removexattr(path, os.fsdecode(attribute), follow=follow_symlinks)
 
     # ---- where we are
 
@@ -314,7 +313,7 @@ class PathCalls:
 
     def getcwd(self) -> str:
         """The emulated one while we are inside."""
-        return host_text(self.process.getcwd()) if self.places.cwd_inside else self.real["getcwd"]()
+        return self.process.getcwd() if self.places.cwd_inside else self.real["getcwd"]()
 
     def umask(self, mask: int) -> int:
         """For emulated and real files."""
@@ -337,9 +336,7 @@ class PathCalls:
         if where is None:
             return list(self.real["listdir"](self.places.host(path)[0]))
         names = [name for name, _ in self._entries(where, path)]
-        if _wants_bytes(path):
-            return [name.encode("latin-1") for name in names]
-        return [host_text(name) for name in names]
+        return [os.fsencode(name) for name in names] if _wants_bytes(path) else names
 
     def scandir(self, path: Any = None) -> Any:
         """The entries."""
@@ -350,7 +347,7 @@ class PathCalls:
         text = str(where) if not isinstance(where, At | int) else ""
         made = []
         for name, inode in self._entries(where, path):
-            shown: Any = name.encode("latin-1") if isinstance(top, bytes) else host_text(name)
+            shown: Any = os.fsencode(name) if isinstance(top, bytes) else name
             place: PathArg = At(where, name) if isinstance(where, int) else f"{text.rstrip('/')}/{name}"
             made.append(DirEntry(top, shown, inode, self._stat_later(place)))
         return ScanDir(made)
@@ -430,7 +427,7 @@ class PathCalls:
             self.real["symlink"](src, dst, target_is_directory, dir_fd=dir_fd)
             return
         try:
-            self.process.symlink(kernel_text(os.fsdecode(src)), where)
+            self.process.symlink(os.fsdecode(src), where)
         except OSError as e:
             e.filename, e.filename2 = _shown(src), _shown(dst)
             raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pykernel.fs.namei import d_path, walk
 from pykernel.fs.procfs import ProcFs
+from pykernel.lib.names import host_text, kernel_text
 from pykernel.syscalls import At, PathArg
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.syscalls import Process
 
-__all__ = ["HOST_NODES", "TOPS", "Places", "host_text", "kernel_text"]
+__all__ = ["HOST_NODES", "TOPS", "Places"]
 
 # The host's /dev shows through here: the nodes that are the same on every Linux and that programs hand to children,
 # and what belongs to the host's terminals and shared memory. Every other name is the emulated kernel's, if it has it.
@@ -34,18 +35,11 @@ HEADS = ("/sys", "/dev", "/proc")
 TOPS = ("sys", "dev", "proc")
 
 
-def kernel_text(path: str) -> str:
-    """*path* as the kernel has it, one character a byte. Raises ValueError: a NUL."""
-    if not path.isascii():
-        path = os.fsencode(path).decode("latin-1")
+def _checked(path: str) -> str:
+    """*path*. Raises ValueError: a NUL."""
     if "\0" in path:
         raise ValueError("embedded null byte")
     return path
-
-
-def host_text(text: str) -> str:
-    """A name of the kernel as Python has it."""
-    return text if text.isascii() else os.fsdecode(text.encode("latin-1"))
 
 
 class Places:
@@ -86,11 +80,11 @@ class Places:
                 return None
             if self._needs_sorting(path, self.files[dir_fd].inode):
                 return self._ours(self._full(path, dir_fd))
-            return At(dir_fd, kernel_text(path))
+            return At(dir_fd, _checked(path))
         if self.cwd_inside:
             if self._needs_sorting(path, self.process.cwd):
                 return self._ours(self._full(path, None))
-            return kernel_text(path)
+            return _checked(path)
         if self.root_is_cwd or "../" in path or path[-2:] == "..":
             return self._ours(self._full(path, None))
         return None
@@ -135,12 +129,12 @@ class Places:
         if dir_fd is not None:
             start = host_text(d_path(self.kernel, self.files[dir_fd].inode))
         else:
-            start = host_text(self.process.getcwd()) if self.cwd_inside else self._getcwd()
+            start = self.process.getcwd() if self.cwd_inside else self._getcwd()
         return f"{start}/{path}"
 
     def _ours(self, path: str) -> str | None:
         ours, end = self._sort(path)
-        return kernel_text(end) if ours else None
+        return _checked(end) if ours else None
 
     def _sort(self, path: str) -> tuple[bool, str]:
         """Whether an absolute path is ours, and its part from the last time on that it is at the root."""
@@ -176,6 +170,6 @@ class Places:
 
     def _is_root(self, path: str) -> bool:
         try:
-            return walk(self.kernel, kernel_text(path)) is self.kernel.root
+            return walk(self.kernel, kernel_text(_checked(path))) is self.kernel.root
         except OSError:
             return False

@@ -239,3 +239,18 @@ def test_an_answer_that_the_host_refuses_is_one_request_with_eio(kernel):
     assert [e.errno for e in kernel.oopses] == [errno.EINVAL]
     kernel.oopses.clear()
     assert _output("cat", STATE) == "disabled\n"
+
+
+def test_a_child_sees_the_names_that_python_gave(kernel):
+    """UTF-8 on both ways, on each surface; a look into the directory is no oops."""
+    os.mkdir("/dev/dü€")
+    kernel.process().symlink("dü€/ł", "/dev/ł")
+    subprocess.run(["mkdir", "/dev/dü€/é"], check=True)
+    assert subprocess.check_output(["ls", "-1", "/dev/dü€", "/dev/ł"], env={"PATH": os.environ["PATH"]}) == (
+        "/dev/ł\n\n/dev/dü€:\né\n".encode()
+    )
+    assert os.listdir("/dev/dü€") == kernel.process().listdir("/dev/dü€") == ["é"]
+    assert os.readlink("/dev/ł") == kernel.process().readlink("/dev/ł") == "dü€/ł"
+    assert [e.name for e in os.scandir("/dev/dü€")] == ["é"]
+    assert [e.is_dir() for e in os.scandir("/dev/dü€")] == [True]
+    assert not kernel.oopses
