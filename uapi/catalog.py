@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-_ABOUT = frozenset({"HEADERS", "NEWER", "OLDER", "OMITTED", "BACKPORTED", "SAME_SIZE", "AS_OF"})
+_ABOUT = frozenset({"HEADERS", "NEWER", "OLDER", "OMITTED", "BACKPORTED", "SAME_SIZE", "IN_C", "AS_OF"})
 """Names that say something of a module, not of its header."""
 
 
@@ -84,7 +84,7 @@ def entries(module: ModuleType) -> Iterator[Entry]:
     """What a header module says of its header, in its order; nothing of what it imports, no classes of its own use."""
     skipped, told = _imported(module) | _ABOUT, set[str]()
     for name, value in vars(module).items():
-        if name.startswith("__") or name in skipped or name in told:
+        if name[:2] == "__" == name[-2:] or name in skipped or name in told:
             continue
         if isinstance(value, type) and issubclass(value, Enum):
             if value.__module__ == module.__name__:

@@ -50,6 +50,8 @@ class Difference(NamedTuple):
             return f"{self.subject}: {self.fact} says {self.ours}, but {self.theirs}"
         if self.theirs is None:
             return f"{self.subject}: not in the header"
+        if self.fact.startswith("type "):
+            return f"{self.subject}: is no {self.fact.removeprefix('type ')} in the header"
         if self.ours is None:
             return f"{self.subject}: only in the header"
         return f"{self.subject}: {self.fact} is {self.theirs} in the header, {self.ours} here"
@@ -162,12 +164,16 @@ class _One:
     def _wrong(self) -> Iterator[Difference]:
         """What the header has otherwise, or not."""
         missing: set[str] = set()
+        told: set[str] = set()
         for i, f in enumerate(self.stated):
             excused = self._is_later(f.subject) or self._is_gone(f.subject)
             if excused or f.subject in missing or self.answers.get(i) == f.ours:
                 continue
             if i not in self.answers:
                 missing.add(f.subject)
+            elif f.fact.startswith("type ") and f.subject in told:
+                continue  # another size or sign is another type, too
+            told.add(f.subject)
             yield self._difference(f.subject, f.fact, f.ours, self.answers.get(i))
 
     def _of(self, subject: str) -> list[tuple[int, Fact]]:
@@ -194,7 +200,7 @@ class _One:
                 yield self._difference(name, "OLDER", last, "it is not in this header")
 
     def _unstated(self) -> Iterator[str]:
-        known = {f.subject for f in self.stated} | set(inner_names(self.module))
+        known = {f.subject for f in self.stated} | set(inner_names(self.module)) | {*getattr(self.module, "IN_C", ())}
         omitted: dict[str, str] = getattr(self.module, "OMITTED", {})
         for name in self.names:
             if (

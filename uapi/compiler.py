@@ -19,6 +19,7 @@ _PRELUDE = r"""
 #include <string.h>
 #include <linux/ioctl.h>
 {include}
+#include <linux/types.h>
 static void number(int i, unsigned long long n) {{ printf("%d %#llx\n", i, n); }}
 static void dump(int i, const void *p, size_t n)
 {{

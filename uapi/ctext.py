@@ -9,6 +9,7 @@ __all__ = ["names", "own_text"]
 
 _MARKER = re.compile(r'^# \d+ "([^"]*)"')
 _DEFINE = re.compile(r"^#define (\w+)(\(| +\S)", re.MULTILINE)  # a macro without a value is an include guard
+_GUARD = re.compile(r"_\w*_H_?_?")  # and glibc's have a value
 _ENUM = re.compile(r"\benum\b[^;{]*\{([^}]*)\}")
 _RECORD = re.compile(r"\b(?:struct|union)\s+(\w+)[^;{}()]*\{")
 _INNER = re.compile(r"\b(?:struct|union)\b\s*(\w*)[^;{}()]*\{")
@@ -29,7 +30,7 @@ def own_text(preprocessed: str, headers: tuple[str, ...]) -> str:
 
 def names(text: str) -> Iterator[str]:
     """Macros, enumerators, structs as ``tag``, their members as ``tag.member``."""
-    yield from (m[1] for m in _DEFINE.finditer(text) if not m[1].startswith("_"))
+    yield from (m[1] for m in _DEFINE.finditer(text) if not _GUARD.fullmatch(m[1]))
     code = _ATTRIBUTE.sub("", re.sub(r"^#.*$", "", text, flags=re.MULTILINE))
     for body in _ENUM.findall(code):
         yield from (row.partition("=")[0].strip() for row in body.split(",") if row.strip())

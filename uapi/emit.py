@@ -1,4 +1,8 @@
-"""A header module as a C header that compiles: the same structs, constants and ioctls as the module states."""
+"""
+A header module as a C header that compiles: the same structs, constants and ioctls as the module states.
+
+A module may say ``IN_C`` (name -> its definition in C): what Python has no word for, or says in another way.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,10 @@ from typing import Any
 
 from pykernel.uapi import catalog, cexpr, history
 from pykernel.uapi.ioctl import Ioctl, decode
-from pykernel.uapi.shape import Node, is_inline, tree
+from pykernel.uapi.shape import Node, ctype, is_inline, tree
 from pykernel.uapi.struct import Struct, cname
 
-__all__ = ["C_TYPES", "definition", "header", "write"]
-
-C_TYPES = {f"{sign}int{bits}_t": f"__{'u' if sign else 's'}{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)}
-"""What a scalar of ours is called in the kernel's headers."""
+__all__ = ["definition", "header", "write"]
 
 _NOT_IN_CPP = frozenset((
     "and", "bool", "catch", "class", "compl", "delete", "explicit", "export", "false", "friend", "mutable", "namespace",
@@ -62,6 +63,7 @@ class _Header:
         there = [e for m in (module, *self.includes) for e in catalog.entries(m)]
         self.names = cexpr.known({e.name: cname(e.value) if catalog.kind(e) == "struct" else e.name for e in there})
         self.done: set[type[Struct]] = set()
+        self.in_c: dict[str, str] = dict(getattr(module, "IN_C", {}))  # those that are not written yet
 
     def _note(self, node: ast.stmt, into: dict[str, Any]) -> None:
         """The source of each name: of a function itself, of a constant its value, of an enum its members' values."""
@@ -90,8 +92,11 @@ class _Header:
         yield from (f"#ifndef {guard}", f"#define {guard}", "")
         yield from ("#include <linux/types.h>", "#include <linux/ioctl.h>")
         yield from (f"#include <{_path(m)}>" for m in self.includes)
-        for entry in self.entries:
-            yield from self._entry(entry)
+        body = [line for entry in self.entries for line in self._entry(entry)]
+        body += [line for name in list(self.in_c) for line in self._given(name)]
+        if any("__virtio" in line for line in body):
+            yield "#include <linux/virtio_types.h>"
+        yield from body
         omitted: dict[str, str] = getattr(self.module, "OMITTED", {})
         yield ""
         yield from (f"/* not here: {name}: {_comment(why)} */" for name, why in omitted.items())
@@ -104,9 +109,17 @@ class _Header:
                 yield from self._struct(value)
         elif isinstance(value, type):
             yield from self._enum(entry)
-        elif entry.enum is None:
+        elif name in self.in_c:
+            yield from self._given(name)
+        elif entry.enum is None and name not in getattr(self.module, "IN_C", ()):
             yield from self._heading(name)
             yield f"{self.define(name, value)}{self._age(name)}"
+
+    def _given(self, name: str) -> Iterator[str]:
+        """The module's own C for a name."""
+        text = self.in_c.pop(name)
+        single = "\n" not in text
+        yield from ("", *text.splitlines()) if not single else (f"{text}{self._age(name)}",)
 
     def _heading(self, name: str) -> Iterator[str]:
         """The empty line and the comment that stand above a name in the module."""
@@ -125,7 +138,9 @@ class _Header:
         return f" /* {', '.join(told)} */" if told else ""
 
     def define(self, name: str, value: Any) -> str:
-        """The line that defines a name."""
+        """What defines a name."""
+        if text := getattr(self.module, "IN_C", {}).get(name):
+            return str(text)
         node = self.nodes.get(name)
         if isinstance(value, Ioctl):
             return f"#define {name} {self._ioctl(node, value)}"
@@ -180,6 +195,9 @@ class _Header:
         for member in cls._members.values():
             if member.cls and not is_inline(member.cls):
                 yield from self._struct(member.cls)
+            for name in re.findall(r"\w+", ctype(member)):
+                if name in self.in_c:
+                    yield from self._given(name)
         yield ""
         if cls.__doc__:
             yield f"/* {_comment(cls.__doc__)} */"
@@ -210,14 +228,14 @@ class _Header:
         if m.cls and is_inline(m.cls):
             yield from self.struct_lines(m.cls, indent, m.cname + dims)
             return
-        ctype = cname(m.cls) if m.cls else C_TYPES[str(m.elem)]
+        of = ctype(m) + " " * (ctype(m)[-1] != "*")
         bits = f":{m.bits}" if m.bits else ""
         since = self._age(f"{cls.__name__}.{m.cname}")
         if m.cname not in _NOT_IN_CPP:
-            yield f"{indent}{ctype} {m.cname}{dims}{bits};{since}"
+            yield f"{indent}{of}{m.cname}{dims}{bits};{since}"
             return
-        yield from ("#ifdef __cplusplus", f"{indent}{ctype} {m.cname}_{dims}{bits};", "#else")
-        yield from (f"{indent}{ctype} {m.cname}{dims}{bits};{since}", "#endif")
+        yield from ("#ifdef __cplusplus", f"{indent}{of}{m.cname}_{dims}{bits};", "#else")
+        yield from (f"{indent}{of}{m.cname}{dims}{bits};{since}", "#endif")
 
 
 _PACKED = " __attribute__((packed))"

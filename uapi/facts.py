@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pykernel.uapi import catalog, history
 from pykernel.uapi.history import AGELESS, Version
 from pykernel.uapi.ioctl import Ioctl
-from pykernel.uapi.shape import is_inline
+from pykernel.uapi.shape import ctype, is_inline
 from pykernel.uapi.storage import get_ffi
 from pykernel.uapi.struct import Field, Struct, cname, layout
 
@@ -85,29 +85,42 @@ def _macro(name: str, function: Callable[..., int]) -> Iterator[Fact]:
 
 def _struct(cls: type[Struct], old: type[Struct]) -> Iterator[Fact]:
     """*old* is what the headers asked have; members that only *cls* has are asked for as *cls* has them."""
-    ctype, name = cname(cls), cls.__name__
-    yield _number(name, "sizeof", old.sizeof(), f"sizeof({ctype})")
-    yield _number(name, "alignment", get_ffi().alignof(old._ctype()), f"_Alignof({ctype})")
+    tag, name = cname(cls), cls.__name__
+    yield _number(name, "sizeof", old.sizeof(), f"sizeof({tag})")
+    yield _number(name, "alignment", get_ffi().alignof(old._ctype()), f"_Alignof({tag})")
     there = {f.name: f for f in layout(old)}
     for f in layout(cls):
-        yield from _field(old if f.name in there else cls, there.get(f.name, f), f"{name}.{f.cname}", ctype)
+        yield from _field(old if f.name in there else cls, there.get(f.name, f), f"{name}.{f.cname}", tag)
 
 
-def _field(cls: type[Struct], f: Field, subject: str, ctype: str) -> Iterator[Fact]:
-    member = f"(({ctype} *)0)->{f.cname}"
+def _type(cls: type[Struct], f: Field, subject: str, pointer: str) -> Fact:
+    """With qualifiers, and an array is no single one; what has 64 bits may be long or long long."""
+    m = cls._members[f.name]
+    dims = "".join("[]" if n is None else f"[{n}]" for n in m.dims)
+    names = [ctype(m)]
+    if f.signed is not None and "64" in names[0]:
+        names.append(f"{'volatile ' if 'volatile' in names[0] else ''}{'' if f.signed else 'unsigned '}long")
+    same = " || ".join(f"__builtin_types_compatible_p(__typeof__({pointer}), {name} (*){dims})" for name in names)
+    return Fact(subject, f"type {names[0]}{dims}", "0x1", f"number({{i}}, {same});")
+
+
+def _field(cls: type[Struct], f: Field, subject: str, tag: str) -> Iterator[Fact]:
+    member = f"(({tag} *)0)->{f.cname}"
     element = f.cname + "[0]" * f.rank
     if f.bits:
         ones = cls(**{f.name: -1 if f.signed else (1 << f.bits[1]) - 1})
-        dump = f"{ctype} s; memset(&s, 0, sizeof s); s.{f.cname} = -1; dump({{i}}, &s, sizeof s);"
+        dump = f"{tag} s; memset(&s, 0, sizeof s); s.{f.cname} = -1; dump({{i}}, &s, sizeof s);"
         yield Fact(subject, "all ones", f"0x{bytes(ones).hex()}", dump)
     else:
-        yield _number(subject, "offset", f.offset, f"offsetof({ctype}, {f.cname})")
+        yield _number(subject, "offset", f.offset, f"offsetof({tag}, {f.cname})")
     if f.size and not f.bits:
         yield _number(subject, "size", f.size, f"sizeof({member})")
     if f.rank:
-        yield _number(subject, "size of an element", f.item, f"sizeof((({ctype} *)0)->{element})")
+        yield _number(subject, "size of an element", f.item, f"sizeof((({tag} *)0)->{element})")
     if f.signed is not None:
         # A bit-field has no __typeof__; a pointer that we hold to be a number takes no -1 without a cast.
-        bits = f"{ctype} s; memset(&s, 0, sizeof s); s.{element} = -1; number({{i}}, s.{element} < 0);"
-        place = bits if f.bits else f"number({{i}}, (__typeof__((({ctype} *)0)->{element}))-1 < 0);"
+        bits = f"{tag} s; memset(&s, 0, sizeof s); s.{element} = -1; number({{i}}, s.{element} < 0);"
+        place = bits if f.bits else f"number({{i}}, (__typeof__((({tag} *)0)->{element}))-1 < 0);"
         yield Fact(subject, "signed", "0x1" if f.signed else "0", place)
+    if not f.bits:
+        yield _type(cls, f, subject, f"&{member}")

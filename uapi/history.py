@@ -135,6 +135,7 @@ def _made(cls: type[S], root: Node, nested: dict[str, Any]) -> type[S]:
             return
         elem = nested.get(node.name, m.elem)
         rest = [*(... if n is None else n for n in m.dims), *([Bits(m.bits)] if m.bits else ()), Name(m.cname)]
+        rest += [m.given] if m.given else []
         hints[node.name] = Annotated[(bytes if m.as_bytes else Any, elem, *rest)]
         body[node.name] = ZERO
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from pykernel.uapi.emit import C_TYPES
 from pykernel.uapi.history import AGELESS, Version, at, newer, parse, since
-from pykernel.uapi.shape import Node, is_inline, tree
+from pykernel.uapi.shape import Node, ctype, is_inline, tree
 from pykernel.uapi.storage import get_ffi
 from pykernel.uapi.struct import Field, Struct, _tag, cname, layout
 
@@ -30,6 +30,7 @@ class Place:
     size: int
     bits: tuple[int, int] | None = None
     inner: type[Struct] | None = None  # the struct that it is
+    aligned: int = 0  # to what its declaration, or one in it, wants it aligned
     hole: int = 0  # bytes
     bit_hole: int = 0
 
@@ -59,6 +60,16 @@ class Gaps:
     bit_padding: int = 0
 
 
+def _aligned(cls: type[Struct], node: Node) -> int:
+    """To how many bytes a member wants to be aligned by its declaration, or that of a member of it; 0: to none."""
+    m = node.member
+    if m and m.given:
+        return m.given.aligned
+    if m:
+        return _aligned(m.cls, tree(m.cls)) if m.cls else 0
+    return max((_aligned(cls, child) for child in node.children), default=0)
+
+
 def places(cls: type[Struct], node: Node) -> list[Place]:
     """The members of the struct *cls*, or of a group *node* in it."""
     by_name = {f.name: f for f in layout(cls)}
@@ -69,7 +80,8 @@ def _place(cls: type[Struct], node: Node, by_name: dict[str, Field]) -> Place:
     m = node.member
     if m is None:
         size = get_ffi().sizeof(f"{node.kind} {_tag(cls._owner, f'_{node.name}')}")
-        return Place(node, node.kind, min(p.offset for p in (_place(cls, c, by_name) for c in node.children)), size)
+        offset = min(p.offset for p in (_place(cls, c, by_name) for c in node.children))
+        return Place(node, node.kind, offset, size, aligned=_aligned(cls, node))
     f = by_name[node.name]
     offset, bits = f.offset, f.bits
     if bits:
@@ -77,7 +89,7 @@ def _place(cls: type[Struct], node: Node, by_name: dict[str, Field]) -> Place:
         start = 8 * offset + bits[0]
         offset = start // (8 * f.size) * f.size
         bits = (start - 8 * offset, bits[1])
-    return Place(node, cname(m.cls) if m.cls else C_TYPES[str(m.elem)], offset, f.size, bits, m.cls)
+    return Place(node, ctype(m).replace("__aligned_", "__"), offset, f.size, bits, m.cls, _aligned(cls, node))
 
 
 def gaps(members: list[Place], start: int, size: int, *, union: bool) -> Gaps:
@@ -134,7 +146,7 @@ class _Drawing:
         yield from self._members(self.cls, root, sums, 1, 0)
         yield ""
         yield from (f"\t/* {line} */" for line in self._sums(sums, size))
-        yield f"}}{' __attribute__((__packed__))' if root.packed else ''};"
+        yield f"}}{' __attribute__((__packed__))' if root.packed else ''}{_attribute(_aligned(self.cls, root))};"
 
     def _members(self, cls: type[Struct], node: Node, sums: Gaps, depth: int, base: int) -> Iterator[str]:
         for place in sums.places:
@@ -157,7 +169,7 @@ class _Drawing:
         inline = place.inner if place.inner and is_inline(place.inner) else None
         if m and not inline:
             dims = "".join("[]" if n is None else f"[{n}]" for n in m.dims)
-            name = f"{m.cname}{dims}{f':{m.bits}' if m.bits else ''};"
+            name = f"{m.cname}{dims}{f':{m.bits}' if m.bits else ''}{_attribute(place.aligned)};"
             yield self._row(f"{tabs}{place.ctype:{max(1, 34 - 8 * depth)}} {name}", place, depth, base) + self._age(
                 cls, m.cname
             )
@@ -169,7 +181,7 @@ class _Drawing:
         sums = gaps(places(inner, node), start, size, union=node.kind == "union")
         yield from self._members(inner, node, sums, depth + 1, base + (place.offset if inline else 0))
         dims = "".join("[]" if n is None else f"[{n}]" for n in m.dims) if m else ""
-        yield self._row(f"{tabs}}}{f' {m.cname}{dims}' if m else ''};", place, depth, base)
+        yield self._row(f"{tabs}}}{f' {m.cname}{dims}' if m else ''}{_attribute(place.aligned)};", place, depth, base)
 
     def _row(self, text: str, place: Place, depth: int, base: int) -> str:
         """The text, and in a column of its own where it lies."""
@@ -198,10 +210,19 @@ class _Drawing:
         if sums.bit_padding:
             yield f"bit_padding: {sums.bit_padding} bits"
         inner = [n for p in members if (n := p.padding)]
+        forced = [p for p in members if p.aligned]
+        before = [p.hole for p, after in pairwise(members) if p.hole and after.aligned]
         if inner:
             yield f"paddings: {len(inner)}, sum paddings: {sum(inner)}"
+        if forced:
+            told = f", forced holes: {len(before)}, sum forced holes: {sum(before)}" if before else ""
+            yield f"forced alignments: {len(forced)}{told}"
         if size % CACHELINE:
             yield f"last cacheline: {size % CACHELINE} bytes"
+
+
+def _attribute(aligned: int) -> str:
+    return f" __attribute__((__aligned__({aligned})))" if aligned else ""
 
 
 def _remarks(place: Place) -> Iterator[str]:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pykernel.uapi.members import Group, Member
-from pykernel.uapi.struct import Struct
+from pykernel.uapi.struct import Struct, cname
 
-__all__ = ["Node", "is_inline", "leaves", "tree"]
+__all__ = ["C_TYPES", "Node", "ctype", "is_inline", "leaves", "tree"]
+
+C_TYPES = {f"{sign}int{bits}_t": f"__{'u' if sign else 's'}{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)}
+"""What a scalar of ours is called in the kernel's headers."""
 
 
 class Node(NamedTuple):
@@ -43,6 +46,11 @@ def leaves(node: Node) -> Iterator[str]:
         yield node.name
     for child in node.children:
         yield from leaves(child)
+
+
+def ctype(m: Member) -> str:
+    """What the C header calls the type of a member, or of its elements."""
+    return m.given.c if m.given else cname(m.cls) if m.cls else C_TYPES[str(m.elem)]
 
 
 def is_inline(cls: type[Struct]) -> bool:

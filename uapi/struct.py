@@ -11,6 +11,7 @@ Field annotations, in the order of the C members:
 
 - ``x: u32 = 0``                                        ``__u32 x;``
 - ``x: Annotated[u32, Bits(20)] = 0``                   ``__u32 x:20;``
+- ``x: Annotated[u8, CType("volatile __u8")] = 0``      ``volatile __u8 x;``
 - ``x: Annotated[bytes, u8, 16] = b""``                 ``__u8 x[16];`` read and written as bytes
 - ``x: Annotated[MutableSequence[int], u64, 8] = ZERO`` ``__u64 x[8];`` a view: ``s.x[3] = 1`` writes through
 - ``x: Annotated[bytes, u8, ...] = b""``                ``__u8 x[];`` a flexible array, last in the struct
@@ -31,11 +32,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast, datacla
 from pykernel.uapi.members import (
     ZERO,
     Bits,
+    CType,
     Group,
     Member,
     Name,
+    aligned_le64,
+    aligned_u64,
     anon_struct,
     anon_union,
+    be16,
+    char,
+    le16,
+    le32,
+    le64,
     parse,
     s8,
     s16,
@@ -45,6 +54,9 @@ from pykernel.uapi.members import (
     u16,
     u32,
     u64,
+    virtio16,
+    virtio32,
+    virtio64,
 )  # fmt: skip
 from pykernel.uapi.storage import Array, Storage, get_ffi, hexadecimal
 
@@ -52,8 +64,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 __all__ = [
-    "ZERO", "Array", "Bits", "Field", "Name", "Struct", "Union", "anon_struct", "anon_union",
-    "cname", "layout", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+    "ZERO", "Array", "Bits", "CType", "Field", "Name", "Struct", "Union", "aligned_le64", "aligned_u64",
+    "anon_struct", "anon_union", "be16", "char", "cname", "layout", "le16", "le32", "le64", "s8",
+    "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+    "virtio16", "virtio32", "virtio64",
 ]  # fmt: skip
 
 
@@ -366,11 +380,11 @@ class Struct(Storage, metaclass=StructType):
         Raises ValueError when *buf* is too small, BufferError when it is read-only.
         """
         size, ffi = cls.sizeof(), get_ffi()
-        view = memoryview(buf).cast("B")[offset:]
-        if len(view) < size:
-            raise ValueError(f"{cls.__name__} needs {size} bytes, the buffer has {len(view)}")
-        c = ffi.from_buffer("char[]", view, require_writable=True)
-        return cls._view(ffi.cast(cls._ptr, c), c, len(view))
+        # No memoryview in between: in a cycle that the collector clears, an exported one crashes CPython 3.11
+        c = ffi.from_buffer("char[]", buf, require_writable=True)
+        if offset < 0 or len(c) - offset < size:
+            raise ValueError(f"{cls.__name__} needs {size} bytes, the buffer has {max(0, len(c) - offset)} at {offset}")
+        return cls._view(ffi.cast(cls._ptr, c + offset), c, len(c) - offset)
 
     def memory(self) -> memoryview:
         """The struct's own bytes, writable: what a copy_to_user() goes through."""

@@ -13,7 +13,9 @@ import pytest
 from pykernel.uapi.check import CheckError, check, compare
 from pykernel.uapi.history import Version
 from pykernel.uapi.ioctl import _IO, _IOR, _IOW, _IOWR
-from pykernel.uapi.struct import ZERO, Bits, Name, Struct, Union, anon_struct, anon_union, s16, s32, u8, u16, u32, u64
+from pykernel.uapi.struct import (
+    ZERO, Bits, CType, Name, Struct, Union, anon_struct, anon_union, char, s8, s16, s32, u8, u16, u32, u64,
+)  # fmt: skip
 
 HEADER = """
 #ifndef SHAPES_H
@@ -226,6 +228,38 @@ def test_planted_wrong_sign_is_caught(shapes: Path) -> None:
         d: u32 = 0
 
     assert found(shapes, natural=natural) == [("natural.c", "signed")]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "wrong"),
+    [
+        ("__volatile__ __u8 m", u8, "x.m: is no __u8 in the header"),
+        ("__volatile__ __u8 m", Annotated[u8, CType("volatile __u8")], ""),
+        ("__u8 m", Annotated[u8, CType("volatile __u8")], "x.m: is no volatile __u8 in the header"),
+        ("struct in *m", u64, "x.m: is no __u64 in the header"),
+        ("struct in *m", Annotated[u64, CType("struct in *")], ""),
+        ("struct in m[1]", "in_", "x.m: is no struct in in the header"),
+        ("char m[4]", Annotated[bytes, s8, 4], "x.m: is no __s8[4] in the header"),
+        ("char m[4]", Annotated[bytes, char, 4], ""),
+        ("unsigned long m", u64, ""),
+    ],
+)
+def test_planted_wrong_type_is_caught(
+    tmp_path: Path, cc: str, kernel_headers: None, theirs: str, ours: Any, wrong: str
+) -> None:
+    """Same size, same sign: but a qualifier, a pointer, an array of one, char. long and long long are one."""
+    of_kernel(tmp_path, 6, 1)
+    (tmp_path / "x.h").write_text(f"#include <linux/types.h>\nstruct in {{ __u32 a; }};\nstruct x {{ {theirs}; }};\n")
+
+    class in_(Struct, ctype="struct in"):
+        a: u32 = 0
+
+    class x(Struct):
+        m: u8 = 0
+
+    x.__annotations__["m"] = in_ if ours == "in_" else ours
+    stated = module(HEADERS=("x.h",), OMITTED={"in": "", "in.a": ""}, x=x)
+    assert [d.sentence() for d in check(tmp_path, [stated])] == ([wrong] if wrong else [])
 
 
 def test_planted_wrong_values_are_caught(shapes: Path) -> None:

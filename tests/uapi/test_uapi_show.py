@@ -19,10 +19,13 @@ from pykernel.uapi.shape import is_inline
 from pykernel.uapi.struct import (
     ZERO,
     Bits,
+    CType,
     Struct,
     Union,
+    aligned_u64,
     anon_struct,
     anon_union,
+    char,
     cname,
     layout,
     s8,
@@ -84,6 +87,23 @@ class wide(Struct):
     tail: Annotated[bytes, u8, ...] = b""
 
 
+class forced_in(Struct):
+    f: u32 = 0
+    x: aligned_u64 = 0
+    n: Annotated[bytes, char, 3] = b""
+    y: Annotated[MutableSequence[int], aligned_u64, 2] = ZERO
+
+
+class forced(Struct):
+    a: u8 = 0
+    status: Annotated[u8, CType("volatile __u8")] = 0
+    inner: forced_in = ZERO
+    _either = anon_union(until="w")
+    z: aligned_u64 = 0
+    w: u32 = 0
+    last: u8 = 0
+
+
 class tight(Struct, packed=True):
     a: u8 = 0
     b: u32 = 0
@@ -109,6 +129,14 @@ struct wide {
     struct hole many[6];
     __u8 tail[];
 };
+struct forced_in { __u32 f; __aligned_u64 x; char n[3]; __aligned_u64 y[2]; };
+struct forced {
+    __u8 a;
+    __volatile__ __u8 status;
+    struct forced_in inner;
+    union { __aligned_u64 z; __u32 w; };
+    __u8 last;
+};
 struct tight { __u8 a; __u32 b; __u16 c; } __attribute__((packed));
 union both { __u64 all; __u16 parts[4]; };
 """
@@ -122,7 +150,7 @@ def normal(lines: Iterable[str]) -> list[str]:
     text = "\n".join(
         line for line in lines if not re.search(r"/\* (Bitfield|Force) |:0;|last struct has .* holes?", line)
     )
-    text = re.sub(r" /\* (since|reserved).*| __attribute__.*(?=;)", "", text).replace("[0]", "[]")
+    text = re.sub(r" /\* (since|reserved).*| __attribute__\(\(__packed__\)\)", "", text).replace("[0]", "[]")
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
@@ -154,7 +182,7 @@ Draw = Callable[..., dict[str, list[str]]]
 
 def test_awkward_shapes_are_drawn_as_pahole_draws_them(compiled: Draw) -> None:
     """Holes of bytes and bits, padding, cache lines, groups with and without names, a flexible array, a union."""
-    classes: list[type[Struct]] = [hole, bits, mixed, bytewise, wide, tight, both]
+    classes: list[type[Struct]] = [hole, bits, mixed, bytewise, wide, forced_in, forced, tight, both]
     theirs = compiled(SHAPES, [cname(cls) for cls in classes])
 
     for cls in classes:
@@ -175,7 +203,7 @@ def test_every_struct_is_drawn_as_pahole_draws_it(module: object, compiled: Draw
     assert {cls.__name__: normal(pahole.describe(cls)) for cls in structs} == theirs
 
 
-PLACE = re.compile(r"([\w\[\]:]+); /\* (.*) \*/$")
+PLACE = re.compile(r"([\w\[\]:]+)(?: __attribute__\S+)?; /\* (.*) \*/$")
 
 
 def places(lines: list[str]) -> list[tuple[str, str]]:

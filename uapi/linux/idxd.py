@@ -11,7 +11,7 @@ from collections.abc import MutableSequence
 from enum import IntEnum
 from typing import Annotated, Final
 
-from pykernel.uapi.struct import ZERO, Bits, Struct, anon_struct, anon_union, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, Bits, CType, Struct, anon_struct, anon_union, u8, u16, u32, u64
 
 IDXD_SCMD_SOFTERR_MASK: Final = 0x80000000
 IDXD_SCMD_SOFTERR_SHIFT: Final = 16
@@ -354,7 +354,7 @@ class dsa_raw_desc(Struct, packed=True):
 class dsa_completion_record(Struct, packed=True):
     """``struct dsa_completion_record``: 32 bytes; the device writes ``status`` last."""
 
-    status: u8 = 0
+    status: Annotated[u8, CType("volatile __u8")] = 0
     _result = anon_union(until="dif_status")
     result: u8 = 0
     dif_status: u8 = 0
@@ -403,7 +403,7 @@ class dsa_raw_completion_record(Struct, packed=True):
 class iax_completion_record(Struct, packed=True):
     """``struct iax_completion_record``: 64 bytes."""
 
-    status: u8 = 0
+    status: Annotated[u8, CType("volatile __u8")] = 0
     error_code: u8 = 0
     fault_info: u8 = 0
     rsvd: u8 = 0

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Annotated, Final
 
 from pykernel.uapi.ioctl import _IO
-from pykernel.uapi.struct import ZERO, Name, Struct, anon_union, s32, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, Name, Struct, aligned_le64, aligned_u64, anon_union, s32, u8, u16, u32
 
 IOMMUFD_TYPE: Final = ord(";")
 
@@ -66,8 +66,8 @@ IOMMU_IOAS_ALLOC: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_ALLOC, iommu_ioas_a
 class iommu_iova_range(Struct):
     """A range of I/O virtual addresses, both ends included."""
 
-    start: u64 = 0
-    last: u64 = 0
+    start: aligned_u64 = 0
+    last: aligned_u64 = 0
 
 
 class iommu_ioas_iova_ranges(Struct):
@@ -77,8 +77,8 @@ class iommu_ioas_iova_ranges(Struct):
     ioas_id: u32 = 0
     num_iovas: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    allowed_iovas: u64 = 0
-    out_iova_alignment: u64 = 0
+    allowed_iovas: aligned_u64 = 0
+    out_iova_alignment: aligned_u64 = 0
 
 
 IOMMU_IOAS_IOVA_RANGES: Final = _IO(
@@ -93,7 +93,7 @@ class iommu_ioas_allow_iovas(Struct):
     ioas_id: u32 = 0
     num_iovas: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    allowed_iovas: u64 = 0
+    allowed_iovas: aligned_u64 = 0
 
 
 IOMMU_IOAS_ALLOW_IOVAS: Final = _IO(
@@ -119,9 +119,9 @@ class iommu_ioas_map(Struct):
     flags: u32 = 0
     ioas_id: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    user_va: u64 = 0
-    length: u64 = 0
-    iova: u64 = 0
+    user_va: aligned_u64 = 0
+    length: aligned_u64 = 0
+    iova: aligned_u64 = 0
 
 
 IOMMU_IOAS_MAP: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_MAP, iommu_ioas_map, minsz="iova")
@@ -134,9 +134,9 @@ class iommu_ioas_noiommu_get_pa(Struct):
     flags: u32 = 0
     ioas_id: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    iova: u64 = 0
-    length: u64 = 0
-    out_phys: u64 = 0
+    iova: aligned_u64 = 0
+    length: aligned_u64 = 0
+    out_phys: aligned_u64 = 0
 
 
 IOMMU_IOAS_NOIOMMU_GET_PA: Final = _IO(
@@ -151,9 +151,9 @@ class iommu_ioas_map_file(Struct):
     flags: u32 = 0
     ioas_id: u32 = 0
     fd: s32 = 0
-    start: u64 = 0
-    length: u64 = 0
-    iova: u64 = 0
+    start: aligned_u64 = 0
+    length: aligned_u64 = 0
+    iova: aligned_u64 = 0
 
 
 IOMMU_IOAS_MAP_FILE: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_MAP_FILE, iommu_ioas_map_file, minsz="iova")
@@ -166,9 +166,9 @@ class iommu_ioas_copy(Struct):
     flags: u32 = 0
     dst_ioas_id: u32 = 0
     src_ioas_id: u32 = 0
-    length: u64 = 0
-    dst_iova: u64 = 0
-    src_iova: u64 = 0
+    length: aligned_u64 = 0
+    dst_iova: aligned_u64 = 0
+    src_iova: aligned_u64 = 0
 
 
 IOMMU_IOAS_COPY: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_COPY, iommu_ioas_copy, minsz="src_iova")
@@ -179,8 +179,8 @@ class iommu_ioas_unmap(Struct):
 
     size: u32 = 0
     ioas_id: u32 = 0
-    iova: u64 = 0
-    length: u64 = 0
+    iova: aligned_u64 = 0
+    length: aligned_u64 = 0
 
 
 IOMMU_IOAS_UNMAP: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_UNMAP, iommu_ioas_unmap, minsz="length")
@@ -214,7 +214,7 @@ class iommu_option(Struct):
     op: u16 = 0
     reserved: Annotated[u16, Name("__reserved")] = 0
     object_id: u32 = 0
-    val64: u64 = 0
+    val64: aligned_u64 = 0
 
 
 IOMMU_OPTION: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_OPTION, iommu_option, minsz="val64")
@@ -271,8 +271,8 @@ IOMMU_VTD_S1_SRE, IOMMU_VTD_S1_EAFE, IOMMU_VTD_S1_WPE = iommu_hwpt_vtd_s1_flags
 class iommu_hwpt_vtd_s1(Struct):
     """``IOMMU_HWPT_DATA_VTD_S1``: a guest's first stage page table on Intel VT-d."""
 
-    flags: u64 = 0
-    pgtbl_addr: u64 = 0
+    flags: aligned_u64 = 0
+    pgtbl_addr: aligned_u64 = 0
     addr_width: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
 
@@ -280,13 +280,13 @@ class iommu_hwpt_vtd_s1(Struct):
 class iommu_hwpt_arm_smmuv3(Struct):
     """``IOMMU_HWPT_DATA_ARM_SMMUV3``: a guest's stream table entry, little endian."""
 
-    ste: Annotated[MutableSequence[int], u64, 2] = ZERO
+    ste: Annotated[MutableSequence[int], aligned_le64, 2] = ZERO
 
 
 class iommu_hwpt_amd_guest(Struct):
     """``IOMMU_HWPT_DATA_AMD_GUEST``: a guest's device table entry."""
 
-    dte: Annotated[MutableSequence[int], u64, 4] = ZERO
+    dte: Annotated[MutableSequence[int], aligned_u64, 4] = ZERO
 
 
 class iommu_hwpt_data_type(IntEnum):
@@ -314,7 +314,7 @@ class iommu_hwpt_alloc(Struct):
     reserved: Annotated[u32, Name("__reserved")] = 0
     data_type: u32 = 0
     data_len: u32 = 0
-    data_uptr: u64 = 0
+    data_uptr: aligned_u64 = 0
     fault_id: u32 = 0
     reserved2: Annotated[u32, Name("__reserved2")] = 0
 
@@ -336,8 +336,8 @@ class iommu_hw_info_vtd(Struct):
 
     flags: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    cap_reg: u64 = 0
-    ecap_reg: u64 = 0
+    cap_reg: aligned_u64 = 0
+    ecap_reg: aligned_u64 = 0
 
 
 class iommu_hw_info_arm_smmuv3_flags(IntEnum):
@@ -372,8 +372,8 @@ class iommu_hw_info_tegra241_cmdqv(Struct):
 class iommu_hw_info_amd(Struct):
     """``IOMMU_HW_INFO_TYPE_AMD``: the extended feature registers."""
 
-    efr: u64 = 0
-    efr2: u64 = 0
+    efr: aligned_u64 = 0
+    efr2: aligned_u64 = 0
 
 
 class iommu_hw_info_type(IntEnum):
@@ -425,13 +425,13 @@ class iommu_hw_info(Struct):
     flags: u32 = 0
     dev_id: u32 = 0
     data_len: u32 = 0
-    data_uptr: u64 = 0
+    data_uptr: aligned_u64 = 0
     _union = anon_union(until="out_data_type")
     in_data_type: u32 = 0
     out_data_type: u32 = 0
     out_max_pasid_log2: u8 = 0
     reserved: Annotated[bytes, u8, 3, Name("__reserved")] = b""
-    out_capabilities: u64 = 0
+    out_capabilities: aligned_u64 = 0
 
 
 IOMMU_GET_HW_INFO: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_GET_HW_INFO, iommu_hw_info, minsz="reserved")
@@ -476,10 +476,10 @@ class iommu_hwpt_get_dirty_bitmap(Struct):
     hwpt_id: u32 = 0
     flags: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    iova: u64 = 0
-    length: u64 = 0
-    page_size: u64 = 0
-    data: u64 = 0
+    iova: aligned_u64 = 0
+    length: aligned_u64 = 0
+    page_size: aligned_u64 = 0
+    data: aligned_u64 = 0
 
 
 IOMMU_HWPT_GET_DIRTY_BITMAP: Final = _IO(
@@ -509,8 +509,8 @@ class iommu_hwpt_vtd_s1_invalidate_flags(IntEnum):
 class iommu_hwpt_vtd_s1_invalidate(Struct):
     """``IOMMU_HWPT_INVALIDATE_DATA_VTD_S1``: a range of a guest's addresses."""
 
-    addr: u64 = 0
-    npages: u64 = 0
+    addr: aligned_u64 = 0
+    npages: aligned_u64 = 0
     flags: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
 
@@ -518,7 +518,7 @@ class iommu_hwpt_vtd_s1_invalidate(Struct):
 class iommu_viommu_arm_smmuv3_invalidate(Struct):
     """``IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3``: a command of a guest, little endian."""
 
-    cmd: Annotated[MutableSequence[int], u64, 2] = ZERO
+    cmd: Annotated[MutableSequence[int], aligned_le64, 2] = ZERO
 
 
 class iommu_hwpt_invalidate(Struct):
@@ -526,7 +526,7 @@ class iommu_hwpt_invalidate(Struct):
 
     size: u32 = 0
     hwpt_id: u32 = 0
-    data_uptr: u64 = 0
+    data_uptr: aligned_u64 = 0
     data_type: u32 = 0
     entry_len: u32 = 0
     entry_num: u32 = 0
@@ -569,7 +569,7 @@ class iommu_hwpt_pgfault(Struct):
     grpid: u32 = 0
     perm: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    addr: u64 = 0
+    addr: aligned_u64 = 0
     length: u32 = 0
     cookie: u32 = 0
 
@@ -619,8 +619,8 @@ IOMMU_VIOMMU_TYPE_DEFAULT, IOMMU_VIOMMU_TYPE_ARM_SMMUV3, IOMMU_VIOMMU_TYPE_TEGRA
 class iommu_viommu_tegra241_cmdqv(Struct):
     """``IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV``: where to mmap() the virtual interface."""
 
-    out_vintf_mmap_offset: u64 = 0
-    out_vintf_mmap_length: u64 = 0
+    out_vintf_mmap_offset: aligned_u64 = 0
+    out_vintf_mmap_length: aligned_u64 = 0
 
 
 class iommu_viommu_alloc(Struct):
@@ -634,7 +634,7 @@ class iommu_viommu_alloc(Struct):
     out_viommu_id: u32 = 0
     data_len: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    data_uptr: u64 = 0
+    data_uptr: aligned_u64 = 0
 
 
 IOMMU_VIOMMU_ALLOC: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_VIOMMU_ALLOC, iommu_viommu_alloc, minsz="out_viommu_id")
@@ -647,7 +647,7 @@ class iommu_vdevice_alloc(Struct):
     viommu_id: u32 = 0
     dev_id: u32 = 0
     out_vdevice_id: u32 = 0
-    virt_id: u64 = 0
+    virt_id: aligned_u64 = 0
 
 
 IOMMU_VDEVICE_ALLOC: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_VDEVICE_ALLOC, iommu_vdevice_alloc, minsz="virt_id")
@@ -695,13 +695,13 @@ IOMMU_VEVENTQ_TYPE_DEFAULT, IOMMU_VEVENTQ_TYPE_ARM_SMMUV3, IOMMU_VEVENTQ_TYPE_TE
 class iommu_vevent_arm_smmuv3(Struct):
     """``IOMMU_VEVENTQ_TYPE_ARM_SMMUV3``: an event record, little endian."""
 
-    evt: Annotated[MutableSequence[int], u64, 4] = ZERO
+    evt: Annotated[MutableSequence[int], aligned_le64, 4] = ZERO
 
 
 class iommu_vevent_tegra241_cmdqv(Struct):
     """``IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV``: which queues have an error, little endian."""
 
-    lvcmdq_err_map: Annotated[MutableSequence[int], u64, 2] = ZERO
+    lvcmdq_err_map: Annotated[MutableSequence[int], aligned_le64, 2] = ZERO
 
 
 class iommu_veventq_alloc(Struct):
@@ -739,8 +739,8 @@ class iommu_hw_queue_alloc(Struct):
     type: u32 = 0
     index: u32 = 0
     out_hw_queue_id: u32 = 0
-    nesting_parent_iova: u64 = 0
-    length: u64 = 0
+    nesting_parent_iova: aligned_u64 = 0
+    length: aligned_u64 = 0
 
 
 IOMMU_HW_QUEUE_ALLOC: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_HW_QUEUE_ALLOC, iommu_hw_queue_alloc, minsz="length")

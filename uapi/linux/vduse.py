@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Annotated, Final
 
 from pykernel.uapi.ioctl import _IO, _IOR, _IOW, _IOWR
-from pykernel.uapi.struct import ZERO, Struct, anon_union, s8, s32, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, Struct, anon_union, char, s32, u8, u16, u32, u64
 
 VDUSE_BASE: Final = 0x81
 
@@ -33,7 +33,7 @@ VDUSE_NAME_MAX: Final = 256
 class vduse_dev_config(Struct):
     """``struct vduse_dev_config``: a new device, with its configuration space behind it (VDUSE_CREATE_DEV)."""
 
-    name: Annotated[bytes, s8, 256] = b""
+    name: Annotated[bytes, char, 256] = b""
     vendor_id: u32 = 0
     device_id: u32 = 0
     features: u64 = 0

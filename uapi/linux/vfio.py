@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Annotated, Final
 
 from pykernel.uapi.ioctl import _IO
-from pykernel.uapi.struct import ZERO, Name, Struct, anon_union, s32, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, CType, Name, Struct, aligned_u64, anon_union, s32, u8, u16, u32, u64
 
 VFIO_API_VERSION: Final = 0
 
@@ -23,6 +23,7 @@ VFIO_TYPE1v2_IOMMU: Final = 3
 VFIO_DMA_CC_IOMMU: Final = 4
 VFIO_EEH: Final = 5
 VFIO_TYPE1_NESTING_IOMMU: Final = 6
+__VFIO_RESERVED_TYPE1_NESTING_IOMMU: Final = 6
 VFIO_SPAPR_TCE_v2_IOMMU: Final = 7
 VFIO_NOIOMMU_IOMMU: Final = 8
 VFIO_UNMAP_ALL: Final = 9
@@ -128,8 +129,8 @@ class vfio_region_info(Struct):
     flags: u32 = 0
     index: u32 = 0
     cap_offset: u32 = 0
-    size: u64 = 0
-    offset: u64 = 0
+    size: aligned_u64 = 0
+    offset: aligned_u64 = 0
 
 
 VFIO_DEVICE_GET_REGION_INFO: Final = _IO(VFIO_TYPE, VFIO_BASE + 8, vfio_region_info, minsz="offset")
@@ -141,8 +142,8 @@ VFIO_REGION_INFO_CAP_SPARSE_MMAP: Final = 1
 class vfio_region_sparse_mmap_area(Struct):
     """One part of a region that mmap() may reach."""
 
-    offset: u64 = 0
-    size: u64 = 0
+    offset: aligned_u64 = 0
+    size: aligned_u64 = 0
 
 
 class vfio_region_info_cap_sparse_mmap(Struct):
@@ -245,9 +246,9 @@ class vfio_device_migration_info(Struct):
 
     device_state: u32 = 0
     reserved: u32 = 0
-    pending_bytes: u64 = 0
-    data_offset: u64 = 0
-    data_size: u64 = 0
+    pending_bytes: aligned_u64 = 0
+    data_offset: aligned_u64 = 0
+    data_size: aligned_u64 = 0
 
 
 VFIO_REGION_INFO_CAP_MSIX_MAPPABLE: Final = 3
@@ -258,7 +259,7 @@ class vfio_region_info_cap_nvlink2_ssatgt(Struct):
     """Capability 4 of ``vfio_region_info``: the system address of a GPU's memory; no longer given."""
 
     header: vfio_info_cap_header = ZERO
-    tgt: u64 = 0
+    tgt: aligned_u64 = 0
 
 
 VFIO_REGION_INFO_CAP_NVLINK2_LNKSPD: Final = 5
@@ -406,7 +407,7 @@ class vfio_device_gfx_plane_info(Struct):
     flags: u32 = 0
     drm_plane_type: u32 = 0
     drm_format: u32 = 0
-    drm_format_mod: u64 = 0
+    drm_format_mod: aligned_u64 = 0
     width: u32 = 0
     height: u32 = 0
     stride: u32 = 0
@@ -436,8 +437,8 @@ class vfio_device_ioeventfd(Struct):
 
     argsz: u32 = 0
     flags: u32 = 0
-    offset: u64 = 0
-    data: u64 = 0
+    offset: aligned_u64 = 0
+    data: aligned_u64 = 0
     fd: s32 = 0
     reserved: u32 = 0
 
@@ -470,7 +471,7 @@ class vfio_device_bind_iommufd(Struct):
     flags: u32 = 0
     iommufd: s32 = 0
     out_devid: u32 = 0
-    token_uuid_ptr: u64 = 0
+    token_uuid_ptr: aligned_u64 = 0
 
 
 VFIO_DEVICE_BIND_IOMMUFD: Final = _IO(VFIO_TYPE, VFIO_BASE + 18, vfio_device_bind_iommufd, minsz="out_devid")
@@ -513,7 +514,7 @@ VFIO_MIGRATION_PRE_COPY: Final = 1 << 2
 class vfio_device_feature_migration(Struct):
     """``VFIO_DEVICE_FEATURE_MIGRATION``: which migration flows the device has."""
 
-    flags: u64 = 0
+    flags: aligned_u64 = 0
 
 
 VFIO_DEVICE_FEATURE_MIGRATION: Final = 1
@@ -557,8 +558,8 @@ class vfio_precopy_info(Struct):
 
     argsz: u32 = 0
     flags: u32 = 0
-    initial_bytes: u64 = 0
-    dirty_bytes: u64 = 0
+    initial_bytes: aligned_u64 = 0
+    dirty_bytes: aligned_u64 = 0
 
 
 VFIO_MIG_GET_PRECOPY_INFO: Final = _IO(VFIO_TYPE, VFIO_BASE + 21, vfio_precopy_info, minsz="dirty_bytes")
@@ -579,17 +580,17 @@ VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: Final = 5
 class vfio_device_feature_dma_logging_control(Struct):
     """``VFIO_DEVICE_FEATURE_DMA_LOGGING_START``: the ranges to watch for DMA writes."""
 
-    page_size: u64 = 0
+    page_size: aligned_u64 = 0
     num_ranges: u32 = 0
     reserved: Annotated[u32, Name("__reserved")] = 0
-    ranges: u64 = 0
+    ranges: aligned_u64 = 0
 
 
 class vfio_device_feature_dma_logging_range(Struct):
     """One range for ``vfio_device_feature_dma_logging_control.ranges``."""
 
-    iova: u64 = 0
-    length: u64 = 0
+    iova: aligned_u64 = 0
+    length: aligned_u64 = 0
 
 
 VFIO_DEVICE_FEATURE_DMA_LOGGING_START: Final = 6
@@ -599,10 +600,10 @@ VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP: Final = 7
 class vfio_device_feature_dma_logging_report(Struct):
     """``VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT``: fetch and clear the bitmap of written pages."""
 
-    iova: u64 = 0
-    length: u64 = 0
-    page_size: u64 = 0
-    bitmap: u64 = 0
+    iova: aligned_u64 = 0
+    length: aligned_u64 = 0
+    page_size: aligned_u64 = 0
+    bitmap: aligned_u64 = 0
 
 
 VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT: Final = 8
@@ -611,7 +612,7 @@ VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT: Final = 8
 class vfio_device_feature_mig_data_size(Struct):
     """``VFIO_DEVICE_FEATURE_MIG_DATA_SIZE``: how much a stop-and-copy would transfer."""
 
-    stop_copy_length: u64 = 0
+    stop_copy_length: aligned_u64 = 0
 
 
 VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: Final = 9
@@ -653,7 +654,7 @@ VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: Final = 12
 class vfio_device_feature_zpci_err(Struct):
     """``VFIO_DEVICE_FEATURE_ZPCI_ERROR``: where to write the pending error of an s390 PCI function."""
 
-    data: u64 = 0
+    data: aligned_u64 = 0
 
 
 VFIO_DEVICE_FEATURE_ZPCI_ERROR: Final = 13
@@ -669,7 +670,7 @@ class vfio_iommu_type1_info(Struct):
 
     argsz: u32 = 0
     flags: u32 = 0
-    iova_pgsizes: u64 = 0
+    iova_pgsizes: aligned_u64 = 0
     cap_offset: u32 = 0
     pad: u32 = 0
 
@@ -741,7 +742,7 @@ class vfio_bitmap(Struct):
 
     pgsize: u64 = 0
     size: u64 = 0
-    data: u64 = 0
+    data: Annotated[u64, CType("__u64 *")] = 0
 
 
 VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: Final = 1 << 0
@@ -896,6 +897,7 @@ VFIO_IOMMU_SPAPR_TCE_REMOVE: Final = _IO(VFIO_TYPE, VFIO_BASE + 20, vfio_iommu_s
 # What headers before Linux 7.3 do not have, or have otherwise, and the kernel that brought it; back to 4.20,
 # and further for members that made a struct longer
 NEWER: Final = {
+    "__VFIO_RESERVED_TYPE1_NESTING_IOMMU": "6.13",
     "vfio_eeh_pe_op.err": "4.1",
     "vfio_iommu_spapr_tce_info.ddw": "4.2",
     "vfio_region_info.cap_offset": "4.6",

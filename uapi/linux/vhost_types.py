@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Annotated, Final
 
-from pykernel.uapi.struct import ZERO, Struct, anon_union, s8, s32, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, Struct, anon_union, char, s32, u8, u16, u32, u64
 
 
 class vhost_vring_state(Struct):
@@ -127,7 +127,7 @@ class vhost_scsi_target(Struct):
     """``struct vhost_scsi_target``: the target of a device (VHOST_SCSI_SET_ENDPOINT)."""
 
     abi_version: s32 = 0
-    vhost_wwpn: Annotated[bytes, s8, 224] = b""
+    vhost_wwpn: Annotated[bytes, char, 224] = b""
     vhost_tpgt: u16 = 0
     reserved: u16 = 0
 

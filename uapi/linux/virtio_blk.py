@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Annotated, Final
 
-from pykernel.uapi.struct import ZERO, Struct, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, Struct, le32, le64, u8, virtio16, virtio32, virtio64
 
 # Numbers of feature bits
 VIRTIO_BLK_F_SIZE_MAX: Final = 1
@@ -33,7 +33,7 @@ VIRTIO_BLK_ID_BYTES: Final = 20
 class virtio_blk_geometry(Struct):
     """``struct virtio_blk_geometry``: cylinders, heads, sectors, when VIRTIO_BLK_F_GEOMETRY."""
 
-    cylinders: u16 = 0
+    cylinders: virtio16 = 0
     heads: u8 = 0
     sectors: u8 = 0
 
@@ -41,11 +41,11 @@ class virtio_blk_geometry(Struct):
 class virtio_blk_zoned_characteristics(Struct):
     """``struct virtio_blk_zoned_characteristics``: sizes and limits of zones, when VIRTIO_BLK_F_ZONED."""
 
-    zone_sectors: u32 = 0
-    max_open_zones: u32 = 0
-    max_active_zones: u32 = 0
-    max_append_sectors: u32 = 0
-    write_granularity: u32 = 0
+    zone_sectors: virtio32 = 0
+    max_open_zones: virtio32 = 0
+    max_active_zones: virtio32 = 0
+    max_append_sectors: virtio32 = 0
+    write_granularity: virtio32 = 0
     model: u8 = 0
     unused2: Annotated[bytes, u8, 3] = b""
 
@@ -53,28 +53,28 @@ class virtio_blk_zoned_characteristics(Struct):
 class virtio_blk_config(Struct, packed=True):
     """``struct virtio_blk_config``: configuration space; ``capacity`` counts sectors of 512 bytes."""
 
-    capacity: u64 = 0
-    size_max: u32 = 0
-    seg_max: u32 = 0
+    capacity: virtio64 = 0
+    size_max: virtio32 = 0
+    seg_max: virtio32 = 0
     geometry: virtio_blk_geometry = ZERO
-    blk_size: u32 = 0
+    blk_size: virtio32 = 0
     physical_block_exp: u8 = 0
     alignment_offset: u8 = 0
-    min_io_size: u16 = 0
-    opt_io_size: u32 = 0
+    min_io_size: virtio16 = 0
+    opt_io_size: virtio32 = 0
     wce: u8 = 0
     unused: u8 = 0
-    num_queues: u16 = 0
-    max_discard_sectors: u32 = 0
-    max_discard_seg: u32 = 0
-    discard_sector_alignment: u32 = 0
-    max_write_zeroes_sectors: u32 = 0
-    max_write_zeroes_seg: u32 = 0
+    num_queues: virtio16 = 0
+    max_discard_sectors: virtio32 = 0
+    max_discard_seg: virtio32 = 0
+    discard_sector_alignment: virtio32 = 0
+    max_write_zeroes_sectors: virtio32 = 0
+    max_write_zeroes_seg: virtio32 = 0
     write_zeroes_may_unmap: u8 = 0
     unused1: Annotated[bytes, u8, 3] = b""
-    max_secure_erase_sectors: u32 = 0
-    max_secure_erase_seg: u32 = 0
-    secure_erase_sector_alignment: u32 = 0
+    max_secure_erase_sectors: virtio32 = 0
+    max_secure_erase_seg: virtio32 = 0
+    secure_erase_sector_alignment: virtio32 = 0
     zoned: virtio_blk_zoned_characteristics = ZERO
 
 
@@ -100,9 +100,9 @@ VIRTIO_BLK_T_BARRIER: Final = 0x80000000
 class virtio_blk_outhdr(Struct):
     """``struct virtio_blk_outhdr``: what a request begins with."""
 
-    type: u32 = 0
-    ioprio: u32 = 0
-    sector: u64 = 0
+    type: virtio32 = 0
+    ioprio: virtio32 = 0
+    sector: virtio64 = 0
 
 
 # virtio_blk_zoned_characteristics.model
@@ -114,9 +114,9 @@ VIRTIO_BLK_Z_HA: Final = 2
 class virtio_blk_zone_descriptor(Struct):
     """``struct virtio_blk_zone_descriptor``: one zone in the answer to VIRTIO_BLK_T_ZONE_REPORT."""
 
-    z_cap: u64 = 0
-    z_start: u64 = 0
-    z_wp: u64 = 0
+    z_cap: virtio64 = 0
+    z_start: virtio64 = 0
+    z_wp: virtio64 = 0
     z_type: u8 = 0
     z_state: u8 = 0
     reserved: Annotated[bytes, u8, 38] = b""
@@ -125,7 +125,7 @@ class virtio_blk_zone_descriptor(Struct):
 class virtio_blk_zone_report(Struct):
     """``struct virtio_blk_zone_report``: the answer to VIRTIO_BLK_T_ZONE_REPORT."""
 
-    nr_zones: u64 = 0
+    nr_zones: virtio64 = 0
     reserved: Annotated[bytes, u8, 56] = b""
     zones: Annotated[MutableSequence[virtio_blk_zone_descriptor], virtio_blk_zone_descriptor, ...] = ZERO
 
@@ -151,18 +151,18 @@ VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP: Final = 0x00000001
 class virtio_blk_discard_write_zeroes(Struct):
     """``struct virtio_blk_discard_write_zeroes``: one range to discard, erase or fill with zeros."""
 
-    sector: u64 = 0
-    num_sectors: u32 = 0
-    flags: u32 = 0
+    sector: le64 = 0
+    num_sectors: le32 = 0
+    flags: le32 = 0
 
 
 class virtio_scsi_inhdr(Struct):
     """``struct virtio_scsi_inhdr``: the end of a VIRTIO_BLK_T_SCSI_CMD; legacy devices only."""
 
-    errors: u32 = 0
-    data_len: u32 = 0
-    sense_len: u32 = 0
-    residual: u32 = 0
+    errors: virtio32 = 0
+    data_len: virtio32 = 0
+    sense_len: virtio32 = 0
+    residual: virtio32 = 0
 
 
 # The last byte of a request

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Annotated, Final
 
-from pykernel.uapi.struct import ZERO, Name, Struct, anon_struct, anon_union, u8, u16, u32, u64
+from pykernel.uapi.struct import (
+    ZERO,
+    Name,
+    Struct,
+    anon_struct,
+    anon_union,
+    le16,
+    le32,
+    le64,
+    u8,
+    virtio16,
+    virtio32,
+)
 
 # Numbers of feature bits
 VIRTIO_NET_F_CSUM: Final = 0
@@ -77,14 +89,14 @@ class virtio_net_config(Struct, packed=True):
     """``struct virtio_net_config``: configuration space; ``speed`` in Mb/s."""
 
     mac: Annotated[bytes, u8, 6] = b""
-    status: u16 = 0
-    max_virtqueue_pairs: u16 = 0
-    mtu: u16 = 0
-    speed: u32 = 0
+    status: virtio16 = 0
+    max_virtqueue_pairs: virtio16 = 0
+    mtu: virtio16 = 0
+    speed: le32 = 0
     duplex: u8 = 0
     rss_max_key_size: u8 = 0
-    rss_max_indirection_table_length: u16 = 0
-    supported_hash_types: u32 = 0
+    rss_max_indirection_table_length: le16 = 0
+    supported_hash_types: le32 = 0
 
 
 # virtio_net_hdr_v1.flags
@@ -108,15 +120,15 @@ VIRTIO_NET_HDR_GSO_UDP_TUNNEL: Final = VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 | VIRT
 class virtio_net_hdr_v1_csum(Struct, ctype="__typeof__(((struct virtio_net_hdr_v1 *)0)->csum)"):
     """``virtio_net_hdr_v1.csum``: from where to sum, and where to put the sum, counted from there."""
 
-    start: u16 = 0
-    offset: u16 = 0
+    start: virtio16 = 0
+    offset: virtio16 = 0
 
 
 class virtio_net_hdr_v1_rsc(Struct, ctype="__typeof__(((struct virtio_net_hdr_v1 *)0)->rsc)"):
     """``virtio_net_hdr_v1.rsc``: what the device merged into one packet."""
 
-    segments: u16 = 0
-    dup_acks: u16 = 0
+    segments: le16 = 0
+    dup_acks: le16 = 0
 
 
 class virtio_net_hdr_v1(Struct):
@@ -124,25 +136,25 @@ class virtio_net_hdr_v1(Struct):
 
     flags: u8 = 0
     gso_type: u8 = 0
-    hdr_len: u16 = 0
-    gso_size: u16 = 0
+    hdr_len: virtio16 = 0
+    gso_size: virtio16 = 0
     _sum = anon_union(until="rsc")
     _flat = anon_struct(until="csum_offset")
-    csum_start: u16 = 0
-    csum_offset: u16 = 0
+    csum_start: virtio16 = 0
+    csum_offset: virtio16 = 0
     csum: virtio_net_hdr_v1_csum = ZERO
     rsc: virtio_net_hdr_v1_rsc = ZERO
-    num_buffers: u16 = 0
+    num_buffers: virtio16 = 0
 
 
 class virtio_net_hdr_v1_hash(Struct):
     """``struct virtio_net_hdr_v1_hash``: with the hash of the packet; before Linux 6.18 aligned to 4 bytes."""
 
     hdr: virtio_net_hdr_v1 = ZERO
-    hash_value_lo: u16 = 0
-    hash_value_hi: u16 = 0
-    hash_report: u16 = 0
-    padding: u16 = 0
+    hash_value_lo: le16 = 0
+    hash_value_hi: le16 = 0
+    hash_report: le16 = 0
+    padding: le16 = 0
 
     @property
     def hash_value(self) -> int:
@@ -167,8 +179,8 @@ class virtio_net_hdr_v1_hash_tunnel(Struct):
     """``struct virtio_net_hdr_v1_hash_tunnel``: with the places of the headers around and in a UDP tunnel."""
 
     hash_hdr: virtio_net_hdr_v1_hash = ZERO
-    outer_th_offset: u16 = 0
-    inner_nh_offset: u16 = 0
+    outer_th_offset: le16 = 0
+    inner_nh_offset: le16 = 0
 
 
 class virtio_net_hdr(Struct):
@@ -176,17 +188,17 @@ class virtio_net_hdr(Struct):
 
     flags: u8 = 0
     gso_type: u8 = 0
-    hdr_len: u16 = 0
-    gso_size: u16 = 0
-    csum_start: u16 = 0
-    csum_offset: u16 = 0
+    hdr_len: virtio16 = 0
+    gso_size: virtio16 = 0
+    csum_start: virtio16 = 0
+    csum_offset: virtio16 = 0
 
 
 class virtio_net_hdr_mrg_rxbuf(Struct):
     """``struct virtio_net_hdr_mrg_rxbuf``: the same when VIRTIO_NET_F_MRG_RXBUF."""
 
     hdr: virtio_net_hdr = ZERO
-    num_buffers: u16 = 0
+    num_buffers: virtio16 = 0
 
 
 class virtio_net_ctrl_hdr(Struct, packed=True):
@@ -212,7 +224,7 @@ VIRTIO_NET_CTRL_RX_NOBCAST: Final = 5
 class virtio_net_ctrl_mac(Struct, packed=True):
     """``struct virtio_net_ctrl_mac``: half of VIRTIO_NET_CTRL_MAC_TABLE_SET; 6 bytes an entry, one after the other."""
 
-    entries: u32 = 0
+    entries: virtio32 = 0
     macs: Annotated[bytes, u8, ..., 6] = b""
 
 
@@ -233,7 +245,7 @@ VIRTIO_NET_CTRL_MQ: Final = 4
 class virtio_net_ctrl_mq(Struct):
     """``struct virtio_net_ctrl_mq``: VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET."""
 
-    virtqueue_pairs: u16 = 0
+    virtqueue_pairs: virtio16 = 0
 
 
 VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET: Final = 0
@@ -248,11 +260,11 @@ class virtio_net_rss_config(Struct):
     With a longer table the rest moves: that takes ``virtio_net_rss_config_hdr`` and ``virtio_net_rss_config_trailer``.
     """
 
-    hash_types: u32 = 0
-    indirection_table_mask: u16 = 0
-    unclassified_queue: u16 = 0
-    indirection_table: Annotated[MutableSequence[int], u16, 1] = ZERO
-    max_tx_vq: u16 = 0
+    hash_types: le32 = 0
+    indirection_table_mask: le16 = 0
+    unclassified_queue: le16 = 0
+    indirection_table: Annotated[MutableSequence[int], le16, 1] = ZERO
+    max_tx_vq: le16 = 0
     hash_key_length: u8 = 0
     hash_key_data: Annotated[bytes, u8, ...] = b""
 
@@ -260,16 +272,16 @@ class virtio_net_rss_config(Struct):
 class virtio_net_rss_config_hdr(Struct):
     """``struct virtio_net_rss_config_hdr``: VIRTIO_NET_CTRL_MQ_RSS_CONFIG up to its table."""
 
-    hash_types: u32 = 0
-    indirection_table_mask: u16 = 0
-    unclassified_queue: u16 = 0
-    indirection_table: Annotated[MutableSequence[int], u16, ...] = ZERO
+    hash_types: le32 = 0
+    indirection_table_mask: le16 = 0
+    unclassified_queue: le16 = 0
+    indirection_table: Annotated[MutableSequence[int], le16, ...] = ZERO
 
 
 class virtio_net_rss_config_trailer(Struct):
     """``struct virtio_net_rss_config_trailer``: VIRTIO_NET_CTRL_MQ_RSS_CONFIG behind its table."""
 
-    max_tx_vq: u16 = 0
+    max_tx_vq: le16 = 0
     hash_key_length: u8 = 0
     hash_key_data: Annotated[bytes, u8, ...] = b""
 
@@ -280,8 +292,8 @@ VIRTIO_NET_CTRL_MQ_RSS_CONFIG: Final = 1
 class virtio_net_hash_config(Struct):
     """``struct virtio_net_hash_config``: VIRTIO_NET_CTRL_MQ_HASH_CONFIG."""
 
-    hash_types: u32 = 0
-    reserved: Annotated[MutableSequence[int], u16, 4] = ZERO
+    hash_types: le32 = 0
+    reserved: Annotated[MutableSequence[int], le16, 4] = ZERO
     hash_key_length: u8 = 0
     hash_key_data: Annotated[bytes, u8, ...] = b""
 
@@ -297,8 +309,8 @@ VIRTIO_NET_CTRL_NOTF_COAL: Final = 6
 class virtio_net_ctrl_coal_tx(Struct):
     """``struct virtio_net_ctrl_coal_tx``: VIRTIO_NET_CTRL_NOTF_COAL_TX_SET; time in microseconds."""
 
-    tx_max_packets: u32 = 0
-    tx_usecs: u32 = 0
+    tx_max_packets: le32 = 0
+    tx_usecs: le32 = 0
 
 
 VIRTIO_NET_CTRL_NOTF_COAL_TX_SET: Final = 0
@@ -307,8 +319,8 @@ VIRTIO_NET_CTRL_NOTF_COAL_TX_SET: Final = 0
 class virtio_net_ctrl_coal_rx(Struct):
     """``struct virtio_net_ctrl_coal_rx``: VIRTIO_NET_CTRL_NOTF_COAL_RX_SET; time in microseconds."""
 
-    rx_max_packets: u32 = 0
-    rx_usecs: u32 = 0
+    rx_max_packets: le32 = 0
+    rx_usecs: le32 = 0
 
 
 VIRTIO_NET_CTRL_NOTF_COAL_RX_SET: Final = 1
@@ -319,15 +331,15 @@ VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET: Final = 3
 class virtio_net_ctrl_coal(Struct):
     """``struct virtio_net_ctrl_coal``: how long notifications of a queue may wait; time in microseconds."""
 
-    max_packets: u32 = 0
-    max_usecs: u32 = 0
+    max_packets: le32 = 0
+    max_usecs: le32 = 0
 
 
 class virtio_net_ctrl_coal_vq(Struct):
     """``struct virtio_net_ctrl_coal_vq``: VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET and ..._GET."""
 
-    vqn: u16 = 0
-    reserved: u16 = 0
+    vqn: le16 = 0
+    reserved: le16 = 0
     coal: virtio_net_ctrl_coal = ZERO
 
 
@@ -339,7 +351,7 @@ VIRTIO_NET_CTRL_STATS_GET: Final = 1
 class virtio_net_stats_capabilities(Struct):
     """``struct virtio_net_stats_capabilities``: the answer to VIRTIO_NET_CTRL_STATS_QUERY."""
 
-    supported_stats_types: Annotated[MutableSequence[int], u64, 1] = ZERO
+    supported_stats_types: Annotated[MutableSequence[int], le64, 1] = ZERO
 
 
 # Bits of virtio_net_stats_capabilities.supported_stats_types
@@ -359,9 +371,9 @@ class virtio_net_ctrl_queue_stats_stats(
 ):
     """``virtio_net_ctrl_queue_stats.stats``: what is asked of one queue."""
 
-    vq_index: u16 = 0
-    reserved: Annotated[MutableSequence[int], u16, 3] = ZERO
-    types_bitmap: Annotated[MutableSequence[int], u64, 1] = ZERO
+    vq_index: le16 = 0
+    reserved: Annotated[MutableSequence[int], le16, 3] = ZERO
+    types_bitmap: Annotated[MutableSequence[int], le64, 1] = ZERO
 
 
 class virtio_net_ctrl_queue_stats(Struct):
@@ -387,97 +399,97 @@ class virtio_net_stats_reply_hdr(Struct):
 
     type: u8 = 0
     reserved: u8 = 0
-    vq_index: u16 = 0
-    reserved1: u16 = 0
-    size: u16 = 0
+    vq_index: le16 = 0
+    reserved1: le16 = 0
+    size: le16 = 0
 
 
 class virtio_net_stats_cvq(Struct):
     """``struct virtio_net_stats_cvq``: counts of the control queue."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    command_num: u64 = 0
-    ok_num: u64 = 0
+    command_num: le64 = 0
+    ok_num: le64 = 0
 
 
 class virtio_net_stats_rx_basic(Struct):
     """``struct virtio_net_stats_rx_basic``: counts of a receive queue."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    rx_notifications: u64 = 0
-    rx_packets: u64 = 0
-    rx_bytes: u64 = 0
-    rx_interrupts: u64 = 0
-    rx_drops: u64 = 0
-    rx_drop_overruns: u64 = 0
+    rx_notifications: le64 = 0
+    rx_packets: le64 = 0
+    rx_bytes: le64 = 0
+    rx_interrupts: le64 = 0
+    rx_drops: le64 = 0
+    rx_drop_overruns: le64 = 0
 
 
 class virtio_net_stats_tx_basic(Struct):
     """``struct virtio_net_stats_tx_basic``: counts of a transmit queue."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    tx_notifications: u64 = 0
-    tx_packets: u64 = 0
-    tx_bytes: u64 = 0
-    tx_interrupts: u64 = 0
-    tx_drops: u64 = 0
-    tx_drop_malformed: u64 = 0
+    tx_notifications: le64 = 0
+    tx_packets: le64 = 0
+    tx_bytes: le64 = 0
+    tx_interrupts: le64 = 0
+    tx_drops: le64 = 0
+    tx_drop_malformed: le64 = 0
 
 
 class virtio_net_stats_rx_csum(Struct):
     """``struct virtio_net_stats_rx_csum``: counts of checksums of received packets."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    rx_csum_valid: u64 = 0
-    rx_needs_csum: u64 = 0
-    rx_csum_none: u64 = 0
-    rx_csum_bad: u64 = 0
+    rx_csum_valid: le64 = 0
+    rx_needs_csum: le64 = 0
+    rx_csum_none: le64 = 0
+    rx_csum_bad: le64 = 0
 
 
 class virtio_net_stats_tx_csum(Struct):
     """``struct virtio_net_stats_tx_csum``: counts of checksums of packets to send."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    tx_csum_none: u64 = 0
-    tx_needs_csum: u64 = 0
+    tx_csum_none: le64 = 0
+    tx_needs_csum: le64 = 0
 
 
 class virtio_net_stats_rx_gso(Struct):
     """``struct virtio_net_stats_rx_gso``: counts of large received packets."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    rx_gso_packets: u64 = 0
-    rx_gso_bytes: u64 = 0
-    rx_gso_packets_coalesced: u64 = 0
-    rx_gso_bytes_coalesced: u64 = 0
+    rx_gso_packets: le64 = 0
+    rx_gso_bytes: le64 = 0
+    rx_gso_packets_coalesced: le64 = 0
+    rx_gso_bytes_coalesced: le64 = 0
 
 
 class virtio_net_stats_tx_gso(Struct):
     """``struct virtio_net_stats_tx_gso``: counts of large packets to send."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    tx_gso_packets: u64 = 0
-    tx_gso_bytes: u64 = 0
-    tx_gso_segments: u64 = 0
-    tx_gso_segments_bytes: u64 = 0
-    tx_gso_packets_noseg: u64 = 0
-    tx_gso_bytes_noseg: u64 = 0
+    tx_gso_packets: le64 = 0
+    tx_gso_bytes: le64 = 0
+    tx_gso_segments: le64 = 0
+    tx_gso_segments_bytes: le64 = 0
+    tx_gso_packets_noseg: le64 = 0
+    tx_gso_bytes_noseg: le64 = 0
 
 
 class virtio_net_stats_rx_speed(Struct):
     """``struct virtio_net_stats_rx_speed``: counts of received packets over the rate limit."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    rx_ratelimit_packets: u64 = 0
-    rx_ratelimit_bytes: u64 = 0
+    rx_ratelimit_packets: le64 = 0
+    rx_ratelimit_bytes: le64 = 0
 
 
 class virtio_net_stats_tx_speed(Struct):
     """``struct virtio_net_stats_tx_speed``: counts of packets to send over the rate limit."""
 
     hdr: virtio_net_stats_reply_hdr = ZERO
-    tx_ratelimit_packets: u64 = 0
-    tx_ratelimit_bytes: u64 = 0
+    tx_ratelimit_packets: le64 = 0
+    tx_ratelimit_bytes: le64 = 0
 
 
 NEWER: Final = {
@@ -599,3 +611,5 @@ BACKPORTED: Final = frozenset(
 CHANGED: Final = {"virtio_net_hdr_v1_hash": "6.18"}  # it was aligned to 4 bytes
 
 OLDER: Final = {"virtio_net_hdr_v1_hash.hash_value": "6.17"}  # two halves since then
+
+IN_C: Final = {"virtio_net_ctrl_ack": "typedef __u8 virtio_net_ctrl_ack;"}  # VIRTIO_NET_OK, VIRTIO_NET_ERR

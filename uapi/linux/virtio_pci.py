@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Annotated, Final
 
-from pykernel.uapi.struct import ZERO, Struct, Union, anon_union, u8, u16, u32, u64
+from pykernel.uapi.struct import ZERO, Struct, Union, anon_union, le16, le32, le64, u8, u16, u32
 
 # Registers of a legacy device: byte offsets in its I/O BAR 0
 VIRTIO_PCI_HOST_FEATURES: Final = 0
@@ -56,8 +56,8 @@ class virtio_pci_cap(Struct):
     bar: u8 = 0
     id: u8 = 0
     padding: Annotated[bytes, u8, 2] = b""
-    offset: u32 = 0
-    length: u32 = 0
+    offset: le32 = 0
+    length: le32 = 0
 
 
 class virtio_pci_vndr_data(Struct):
@@ -74,49 +74,49 @@ class virtio_pci_cap64(Struct):
     """``struct virtio_pci_cap64``: a capability with offset and length of 64 bits (shared memory)."""
 
     cap: virtio_pci_cap = ZERO
-    offset_hi: u32 = 0
-    length_hi: u32 = 0
+    offset_hi: le32 = 0
+    length_hi: le32 = 0
 
 
 class virtio_pci_notify_cap(Struct):
     """``struct virtio_pci_notify_cap``: VIRTIO_PCI_CAP_NOTIFY_CFG; the multiplier is in bytes."""
 
     cap: virtio_pci_cap = ZERO
-    notify_off_multiplier: u32 = 0
+    notify_off_multiplier: le32 = 0
 
 
 class virtio_pci_common_cfg(Struct):
     """``struct virtio_pci_common_cfg``: VIRTIO_PCI_CAP_COMMON_CFG; from ``queue_select`` on, of the selected queue."""
 
-    device_feature_select: u32 = 0
-    device_feature: u32 = 0
-    guest_feature_select: u32 = 0
-    guest_feature: u32 = 0
-    msix_config: u16 = 0
-    num_queues: u16 = 0
+    device_feature_select: le32 = 0
+    device_feature: le32 = 0
+    guest_feature_select: le32 = 0
+    guest_feature: le32 = 0
+    msix_config: le16 = 0
+    num_queues: le16 = 0
     device_status: u8 = 0
     config_generation: u8 = 0
-    queue_select: u16 = 0
-    queue_size: u16 = 0
-    queue_msix_vector: u16 = 0
-    queue_enable: u16 = 0
-    queue_notify_off: u16 = 0
-    queue_desc_lo: u32 = 0
-    queue_desc_hi: u32 = 0
-    queue_avail_lo: u32 = 0
-    queue_avail_hi: u32 = 0
-    queue_used_lo: u32 = 0
-    queue_used_hi: u32 = 0
+    queue_select: le16 = 0
+    queue_size: le16 = 0
+    queue_msix_vector: le16 = 0
+    queue_enable: le16 = 0
+    queue_notify_off: le16 = 0
+    queue_desc_lo: le32 = 0
+    queue_desc_hi: le32 = 0
+    queue_avail_lo: le32 = 0
+    queue_avail_hi: le32 = 0
+    queue_used_lo: le32 = 0
+    queue_used_hi: le32 = 0
 
 
 class virtio_pci_modern_common_cfg(Struct):
     """``struct virtio_pci_modern_common_cfg``: what virtio 1.2 and later have behind it."""
 
     cfg: virtio_pci_common_cfg = ZERO
-    queue_notify_data: u16 = 0
-    queue_reset: u16 = 0
-    admin_queue_index: u16 = 0
-    admin_queue_num: u16 = 0
+    queue_notify_data: le16 = 0
+    queue_reset: le16 = 0
+    admin_queue_index: le16 = 0
+    admin_queue_num: le16 = 0
 
 
 class virtio_pci_cfg_cap(Struct):
@@ -190,17 +190,17 @@ VIRTIO_ADMIN_CMD_DEV_MODE_SET: Final = 0x11
 class virtio_admin_cmd_hdr(Struct):
     """``struct virtio_admin_cmd_hdr``: what every administration command begins with."""
 
-    opcode: u16 = 0
-    group_type: u16 = 0
+    opcode: le16 = 0
+    group_type: le16 = 0
     reserved1: Annotated[bytes, u8, 12] = b""
-    group_member_id: u64 = 0
+    group_member_id: le64 = 0
 
 
 class virtio_admin_cmd_status(Struct):
     """``struct virtio_admin_cmd_status``: what the device answers to every administration command."""
 
-    status: u16 = 0
-    status_qualifier: u16 = 0
+    status: le16 = 0
+    status_qualifier: le16 = 0
     reserved2: Annotated[bytes, u8, 4] = b""
 
 
@@ -232,7 +232,7 @@ class virtio_admin_cmd_notify_info_data(Struct):
     flags: u8 = 0
     bar: u8 = 0
     padding: Annotated[bytes, u8, 6] = b""
-    offset: u64 = 0
+    offset: le64 = 0
 
 
 class virtio_admin_cmd_notify_info_result(Struct):
@@ -257,20 +257,20 @@ MAX_CAP_ID: Final = 1  # words of 64 capability ids
 class virtio_admin_cmd_query_cap_id_result(Struct):
     """``struct virtio_admin_cmd_query_cap_id_result``: the answer to VIRTIO_ADMIN_CMD_CAP_ID_LIST_QUERY."""
 
-    supported_caps: Annotated[MutableSequence[int], u64, 1] = ZERO
+    supported_caps: Annotated[MutableSequence[int], le64, 1] = ZERO
 
 
 class virtio_admin_cmd_cap_get_data(Struct):
     """``struct virtio_admin_cmd_cap_get_data``: VIRTIO_ADMIN_CMD_DEVICE_CAP_GET."""
 
-    id: u16 = 0
+    id: le16 = 0
     reserved: Annotated[bytes, u8, 6] = b""
 
 
 class virtio_admin_cmd_cap_set_data(Struct):
     """``struct virtio_admin_cmd_cap_set_data``: VIRTIO_ADMIN_CMD_DRIVER_CAP_SET."""
 
-    id: u16 = 0
+    id: le16 = 0
     reserved: Annotated[bytes, u8, 6] = b""
     cap_specific_data: Annotated[bytes, u8, ...] = b""
 
@@ -278,16 +278,16 @@ class virtio_admin_cmd_cap_set_data(Struct):
 class virtio_admin_cmd_resource_obj_cmd_hdr(Struct):
     """``struct virtio_admin_cmd_resource_obj_cmd_hdr``: which resource object a command means."""
 
-    type: u16 = 0
+    type: le16 = 0
     reserved: Annotated[bytes, u8, 2] = b""
-    id: u32 = 0
+    id: le32 = 0
 
 
 class virtio_admin_cmd_resource_obj_create_data(Struct):
     """``struct virtio_admin_cmd_resource_obj_create_data``: VIRTIO_ADMIN_CMD_RESOURCE_OBJ_CREATE."""
 
     hdr: virtio_admin_cmd_resource_obj_cmd_hdr = ZERO
-    flags: u64 = 0
+    flags: le64 = 0
     resource_obj_specific_data: Annotated[bytes, u8, ...] = b""
 
 
@@ -328,14 +328,14 @@ class virtio_dev_part_hdr_pci_common_cfg(
 ):
     """``virtio_dev_part_hdr.selector.pci_common_cfg``: a part that is a field of the common configuration."""
 
-    offset: u32 = 0
+    offset: le32 = 0
     reserved: u32 = 0
 
 
 class virtio_dev_part_hdr_vq_index(Struct, ctype="__typeof__(((struct virtio_dev_part_hdr *)0)->selector.vq_index)"):
     """``virtio_dev_part_hdr.selector.vq_index``: a part that belongs to a queue."""
 
-    index: u16 = 0
+    index: le16 = 0
     reserved: Annotated[bytes, u8, 6] = b""
 
 
@@ -349,11 +349,11 @@ class virtio_dev_part_hdr_selector(Union, ctype="__typeof__(((struct virtio_dev_
 class virtio_dev_part_hdr(Struct):
     """``struct virtio_dev_part_hdr``: what a part is, and how many bytes of it follow."""
 
-    part_type: u16 = 0
+    part_type: le16 = 0
     flags: u8 = 0
     reserved: u8 = 0
     selector: virtio_dev_part_hdr_selector = ZERO
-    length: u32 = 0
+    length: le32 = 0
 
 
 class virtio_dev_part(Struct):
@@ -368,8 +368,8 @@ class virtio_admin_cmd_dev_parts_metadata_result_parts_size(
 ):
     """``virtio_admin_cmd_dev_parts_metadata_result.parts_size``: bytes of all parts."""
 
-    size: u32 = 0
-    reserved: u32 = 0
+    size: le32 = 0
+    reserved: le32 = 0
 
 
 class virtio_admin_cmd_dev_parts_metadata_result_hdr_list_count(
@@ -377,8 +377,8 @@ class virtio_admin_cmd_dev_parts_metadata_result_hdr_list_count(
 ):
     """``virtio_admin_cmd_dev_parts_metadata_result.hdr_list_count``: the number of parts."""
 
-    count: u32 = 0
-    reserved: u32 = 0
+    count: le32 = 0
+    reserved: le32 = 0
 
 
 class virtio_admin_cmd_dev_parts_metadata_result_hdr_list(
@@ -386,8 +386,8 @@ class virtio_admin_cmd_dev_parts_metadata_result_hdr_list(
 ):
     """``virtio_admin_cmd_dev_parts_metadata_result.hdr_list``: the headers of all parts."""
 
-    count: u32 = 0
-    reserved: u32 = 0
+    count: le32 = 0
+    reserved: le32 = 0
     hdrs: Annotated[MutableSequence[virtio_dev_part_hdr], virtio_dev_part_hdr, ...] = ZERO
 
 
@@ -519,4 +519,4 @@ CHANGED: Final = {
     "virtio_admin_cmd_notify_info_result": "6.9",
 }
 
-OMITTED: Final = {"VIRTIO_PCI_CONFIG": "takes a driver's own struct; VIRTIO_PCI_CONFIG_OFF does the same"}
+IN_C: Final = {"VIRTIO_PCI_CONFIG": "#define VIRTIO_PCI_CONFIG(dev) VIRTIO_PCI_CONFIG_OFF((dev)->msix_enabled)"}
