@@ -6,16 +6,16 @@ Machines: which silicon sits in which slot, what the processor and the IOMMU can
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pykernel.lib.outside import is_path, resolve
+from pykernel.lib.outside import entry_point_names, is_path, resolve, why
 
 if TYPE_CHECKING:
     from pykernel.base.module import Module
@@ -33,6 +33,7 @@ __all__ = [
     "check_module",
     "load",
     "module_class",
+    "module_name",
     "parse",
 ]
 
@@ -157,14 +158,16 @@ def built_in_names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in resources.files(BUILT_IN).iterdir() if p.name.endswith(".toml"))
 
 
-def load(name: str) -> Machine:
+def load(name: str | os.PathLike[str]) -> Machine:
     """
     The machine called *name*: built in, or a TOML file's path.
 
     Raises:
         MachineError: no such machine, or what is wrong in the file.
     """
-    if name.endswith((".toml", ".umockdev")) or "/" in name:
+    is_file = not isinstance(name, str) or name.endswith((".toml", ".umockdev")) or "/" in name
+    name = os.fspath(name)
+    if is_file:
         try:
             text = Path(name).read_text("utf-8")
         except OSError as e:
@@ -285,7 +288,7 @@ def default_address(nth: int) -> str:
 
 
 def _check_options(where: _Where, specs: list[PciSpec]) -> None:
-    from pykernel.hw import make
+    from pykernel.hw import MODELS, make
 
     good: list[tuple[str, dict[str, Any]]] = []  # rows are often alike
     for nth, spec in enumerate(specs):
@@ -298,6 +301,11 @@ def _check_options(where: _Where, specs: list[PciSpec]) -> None:
             model = "model" if "model" in str(e) or is_path(spec.model) else ""
             key = next((k for k in spec.options if k in str(e)), model)
             raise where.error("pci", nth, key, str(e)) from e
+        except Exception as e:
+            if spec.model in MODELS:
+                raise
+            said = why(spec.model, e) if is_path(spec.model) else f"{spec.model}: {type(e).__name__}: {e}"
+            raise where.error("pci", nth, "model", said) from e
 
 
 def module_class(name: str) -> type[Module]:
@@ -314,19 +322,33 @@ def check_module(name: str, args: str, *, e: bool = True) -> None:
     Raises:
         ValueError: no such module or parameter, or a value that the parameter's type refuses.
     """
-    find: Callable[[], type[Module]] | None
-    if name.replace("-", "_") in DRIVERS:
-        find = partial(module_class, name.replace("-", "_"))
-    else:
-        from pykernel.base.module import out_of_tree
-
-        find = out_of_tree(name)
-    if find is None:
-        raise ValueError(f"no such module; known: {', '.join(sorted(DRIVERS))}; or the path of a .py file")
-    if args.strip():  # without arguments there is no need to import the driver
+    plain = name.replace("-", "_")
+    if plain in DRIVERS and not args.strip():
+        return  # there is no need to import the driver
+    cls = module_class(plain) if plain in DRIVERS else _foreign_class(name)
+    if args.strip():
         from pykernel.base.params import check_args
 
-        check_args(args, find().params, e=e)
+        check_args(args, cls.params, e=e)
+
+
+def _foreign_class(name: str) -> type[Module]:
+    """The class of the module at the path *name*, or that a package has. Raises ValueError."""
+    from pykernel.base.module import ENTRY_POINTS, out_of_tree
+
+    find = out_of_tree(name)
+    if find is None:
+        known = sorted({*DRIVERS, *entry_point_names(ENTRY_POINTS)})
+        raise ValueError(f"no such module; known: {', '.join(known)}; or the path of a .py file")
+    cls = find()
+    if is_path(name) and cls.name_ in DRIVERS:
+        raise ValueError(f"{name}: {cls.__name__}.name_: there is a module {cls.name_} already: give it another name")
+    return cls
+
+
+def module_name(name: str) -> str:
+    """The module's own name, when *name* is the path of its file; any other is as it is. Raises ValueError."""
+    return _foreign_class(name).name_ if is_path(name) else name.replace("-", "_")
 
 
 def _modules(where: _Where, rows: dict[str, Any]) -> dict[str, str]:

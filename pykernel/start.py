@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import partial
 
 from pykernel import machine as machines
 from pykernel import profile as profiles
-from pykernel.base.module import Modules
+from pykernel.base.module import Modules, reason
 from pykernel.base.platform import base_init
 from pykernel.iommu.sva import Iommu
 from pykernel.kernel import Kernel
@@ -22,12 +23,12 @@ BUILT_IN = ("pci_stub",)  # loaded on every machine, with the arguments of its f
 
 
 def boot(
-    machine: str | machines.Machine = "full",
+    machine: str | os.PathLike[str] | machines.Machine = "full",
     profile: str = "linux-6.1",
     *,
     seed: int = 0,
     clock: str = "virtual",
-    config: Iterable[str] = (),
+    config: str | Iterable[str] = (),
 ) -> Kernel:
     """
     Start a kernel.
@@ -86,4 +87,6 @@ def _modules_init(kernel: Kernel) -> None:
         try:
             modules.modprobe(name, args)
         except OSError as e:
-            kernel.log.printk(ERR, f"modprobe: {name}: {e.strerror}")
+            kernel.log.printk(ERR, f"modprobe: {name}: {reason(e)}")
+        except ValueError as e:  # what it needs is no module
+            kernel.log.printk(ERR, f"modprobe: {e}")

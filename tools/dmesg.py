@@ -13,16 +13,21 @@ __all__ = ["command"]
 
 @click.command()
 @machine_options
+@click.pass_context
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(setup: Setup, as_json: bool) -> None:
+def command(ctx: click.Context, setup: Setup, as_json: bool) -> None:
     """
-    Boot a machine, bring its devices up and print the kernel's log.
+    Boot a machine, bring its devices up and print the kernel's log; the exit status is 70 when it has an oops.
 
     \b
     Examples:
       pykernel dmesg --machine dsa
       pykernel dmesg --modprobe "idxd sva=0" --json
     """
+    from pykernel.surfaces.process.run import EXIT_OOPS
+
     kernel = setup.boot()
     kernel.up()
     click.echo(kernel.log.json() if as_json else kernel.log.human(colors=sys.stdout.isatty()), nl=False)
+    if kernel.oopses:
+        ctx.exit(EXIT_OOPS)

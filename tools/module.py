@@ -9,7 +9,7 @@ import click
 from pykernel.tools.options import Fail, Setup, machine_options
 
 if TYPE_CHECKING:
-    from pykernel.base.module import Module
+    from pykernel.base.module import Module, Modules
 
 __all__ = ["command"]
 
@@ -30,25 +30,37 @@ def list_modules(setup: Setup) -> None:
     kernel = setup.boot()
     kernel.up()
     modules = kernel.modules
-    for name in sorted(modules.known):
-        needs = modules.known[name]().depends
-        state = "loaded" if name in modules.loaded else "-"
-        click.echo(f"{name:16} {state:8} {'needs ' + ', '.join(needs) if needs else ''}".rstrip())
+    for name in modules.names():
+        try:
+            cls = _class(modules, name)
+        except ValueError as e:  # one broken package must not hide the others
+            click.echo(f"{name:16} {'broken':8} {e}")
+            continue
+        state = "loaded" if cls.name_ in modules.loaded else "-"
+        click.echo(f"{name:16} {state:8} {'needs ' + ', '.join(cls.depends) if cls.depends else ''}".rstrip())
 
 
 @command.command()
 @machine_options
-@click.argument("name")
+@click.argument("name", metavar="NAME|FILE.py")
 def info(setup: Setup, name: str) -> None:
     """What modinfo(8) would tell: what the module is, needs and takes."""
     kernel = setup.boot()
     kernel.up()
-    known = kernel.modules.known
-    find = known.get(name.replace("-", "_"))
-    if find is None:
-        raise Fail(f"no module {name!r}; there are: {', '.join(sorted(known))}")
-    for key, value in _info(find()):
+    try:
+        cls = _class(kernel.modules, name)
+    except ValueError as e:
+        raise Fail(str(e)) from e
+    for key, value in _info(cls):
         click.echo(f"{key + ':':16}{value}")
+
+
+def _class(modules: Modules, name: str) -> type[Module]:
+    """The module *name*, of ours, of a package or at a path. Raises ValueError."""
+    find = modules.known.get(modules.find(name))
+    if find is None:
+        raise ValueError(f"no module {name!r}; there are: {', '.join(modules.names())}; or the path of a .py file")
+    return find()
 
 
 def _info(cls: type[Module]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -49,16 +50,21 @@ class Setup:
             raise Fail(str(e)) from e
 
     def _modules(self, of_machine: dict[str, str]) -> dict[str, str]:
-        """What to load: the machine's and ours, which win. Raises Fail, ValueError: no such profile."""
-        from pykernel.machine import check_module
+        """What to load: the machine's and ours, which win. Raises Fail, ValueError: no such profile or file."""
+        from pykernel.machine import check_module, module_name
         from pykernel.profile import get
 
         modules = dict(of_machine)
+        names = {module_name(key): key for key in modules}  # a machine may load by path what the option names
         for row in self.modprobe:
             name, *args = row.split(None, 1)[:2] or [""]
             if not name:
                 raise Fail(f"--modprobe {row!r}: give the name of a module, and its parameters")
-            modules[name if is_path(name) else name.replace("-", "_")] = "".join(args)
+            plain = module_name(name)
+            key = str(Path(name).absolute()) if is_path(name) else names.get(plain, plain)
+            old = names.get(plain, key)
+            modules = {key if k == old else k: v for k, v in modules.items()} | {key: "".join(args)}
+            names[plain] = key
         enable = get(self.profile).kstrtobool_enable
         for name, text in modules.items():
             try:

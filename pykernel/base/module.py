@@ -9,13 +9,15 @@ names them in the entry point group ``pykernel.modules``.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
-from errno import EBUSY, EEXIST, ENOENT, EPERM, EWOULDBLOCK
+from errno import EBUSY, EEXIST, EIO, ENOENT, EPERM, EWOULDBLOCK
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pykernel.base.params import Param, Parameters, parse_args
+from pykernel.base.params import Param, Parameters, check_params, parse_args
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
-from pykernel.errors import err
+from pykernel.errors import call_void, err, is_bug
 from pykernel.fs.procfs import ProcFs
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
 from pykernel.lib import outside
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from pykernel.base.bus import Driver
     from pykernel.kernel import Kernel
 
-__all__ = ["ENTRY_POINTS", "Module", "Modules", "Param", "out_of_tree"]
+__all__ = ["ENTRY_POINTS", "Module", "Modules", "Param", "out_of_tree", "reason"]
 
 ENTRY_POINTS = "pykernel.modules"
 
+NAME = re.compile(r"[A-Za-z0-9_]+")
 STATES = {"live": "Live", "coming": "Loading", "going": "Unloading"}  # kernel/module/procfs.c:m_show()
 
 
@@ -155,12 +158,36 @@ def out_of_tree(name: str) -> Callable[[], type[Module]] | None:
     What finds the class of the module at the path *name*, or that an installed package calls *name*; None: nobody does.
 
     Raises:
-        ValueError: the file is not there, cannot be executed, or has no class that is a Module.
+        ValueError: the file is not there, cannot be executed, or has no class that is a Module, or one that cannot
+            be one; so says what is returned for a package.
     """
     if outside.is_path(name):
-        cls = outside.load_class(name, Module)
+        cls = _checked(outside.load_class(name, Module), name)
         return lambda: cls
-    return outside.entry_point(ENTRY_POINTS, name)
+    load = outside.entry_point(ENTRY_POINTS, name)
+    return None if load is None else lambda: _checked(load(), f"entry point {name}")
+
+
+def _checked(cls: Any, where: str) -> type[Module]:
+    """*cls*, whose author is somebody else. Raises ValueError: it is no Module, or what of it is wrong."""
+    if not (isinstance(cls, type) and issubclass(cls, Module)):
+        raise ValueError(f"{where}: {cls!r} is no class that is a Module")
+    at = f"{where}: {cls.__name__}"
+    name = getattr(cls, "name_", None)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f'{at}.name_ must be a string of letters, digits and "_", not {name!r}')
+    if not isinstance(cls.depends, tuple | list) or not all(isinstance(d, str) and d for d in cls.depends):
+        raise ValueError(f"{at}.depends must be a tuple of names, not {cls.depends!r}")
+    if name in (d.replace("-", "_") for d in cls.depends):
+        raise ValueError(f"{at}.depends: a module cannot need itself")
+    check_params(f"{at}.params", cls.params)
+    return cls
+
+
+def reason(e: OSError) -> str:
+    """What went wrong, and in which module that is needed."""
+    needs = [note for note in getattr(e, "__notes__", ()) if note.startswith("needs module ")]
+    return needs[0] if needs else e.strerror or str(e)
 
 
 class Modules:
@@ -171,6 +198,8 @@ class Modules:
         self.known: dict[str, Callable[[], type[Module]]] = {}
         self.loaded: dict[str, Module] = {}
         self.options: dict[str, str] = {}
+        self.foreign: dict[str, str] = {}  # name -> path or entry point that it came from
+        self.coming: list[str] = []
         kernel.sub(ProcFs).create("modules", self.proc_modules)
 
     def add(self, name: str, find: Callable[[], type[Module]]) -> None:
@@ -202,15 +231,20 @@ class Modules:
             The module's own name. Raises ValueError: a file that is no module.
         """
         plain = name if outside.is_path(name) else name.replace("-", "_")
-        if plain in self.known:
+        if plain in self.loaded or (plain in self.known and plain not in self.foreign):
             return plain
-        found = out_of_tree(plain)
+        where = self.foreign.get(plain, plain)  # the file may have been edited since
+        found = out_of_tree(where)
         if found is None:
             return plain
-        if outside.is_path(plain):
-            plain = found().name_
+        plain = found().name_
+        if outside.is_path(where):
+            where = str(Path(where).absolute())
+        if plain in self.known and plain not in self.foreign:
+            raise ValueError(f"{name}: there is a module {plain} already: give it another name_")
         if plain not in self.loaded:
             self.add(plain, found)
+            self.foreign[plain] = where
         return plain
 
     def init_module(self, name: str, args: str = "") -> Module:
@@ -219,9 +253,42 @@ class Modules:
         if name in self.loaded:
             raise err(EEXIST, f"module {name} is loaded")
         if name not in self.known:
-            raise err(ENOENT, f"no module {name}; known: {', '.join(sorted(self.known))}")
+            raise err(ENOENT, f"no module {name}; known: {', '.join(self.names())}")
         cls = self.known[name]()
-        needs = [self.modprobe(d) for d in cls.depends]
+        needs = self._needs(name, cls)
+        try:
+            module = self._load(name, cls, needs, args)
+        except BaseException as e:
+            if not is_bug(e):
+                raise
+            self.kernel.oops(e)
+            raise err(EIO, f"oops: {e}") from e
+        module.state = "live"
+        module.send_uevent("add")
+        return module
+
+    def names(self) -> list[str]:
+        """The modules that there are: those that are known, and what installed packages have."""
+        packages = (name.replace("-", "_") for name in outside.entry_point_names(ENTRY_POINTS))
+        return sorted({*self.known, *packages})
+
+    def _needs(self, name: str, cls: type[Module]) -> list[Module]:
+        """What *cls* needs, loaded. Raises ValueError: *cls* itself is needed for that."""
+        if name in self.coming:
+            raise ValueError(f"module {name} needs itself: {' -> '.join([*self.coming, name])}")
+        self.coming.append(name)
+        try:
+            return [self._need(d) for d in cls.depends]
+        finally:
+            self.coming.pop()
+
+    def _need(self, name: str) -> Module:
+        try:
+            return self.modprobe(name)
+        except OSError as e:
+            raise err(e.errno or EIO, f"needs module {name}: {reason(e)}") from e
+
+    def _load(self, name: str, cls: type[Module], needs: list[Module], args: str) -> Module:
         module = cls(self.kernel, args)
         module.add()
         module.holders.add()
@@ -237,12 +304,10 @@ class Modules:
             need.holders.create_link(module, module.name)
         try:
             with self.kernel.ledger.held(module.holder):
-                module.init()
+                call_void(module.init)
         except BaseException:
             self._forget(module)
             raise
-        module.state = "live"
-        module.send_uevent("add")
         return module
 
     def _may(self) -> None:
@@ -259,6 +324,7 @@ class Modules:
             ENOENT: not loaded.
             EWOULDBLOCK: others depend on it, or it is in use.
             EBUSY: it is coming or going.
+            EIO: a bug in its exit(), which returns nothing and raises nothing; it is gone as far as can be.
         """
         self._may()
         module = self.loaded.get(name.replace("-", "_"))
@@ -271,15 +337,23 @@ class Modules:
         if module.refcnt:
             raise err(EWOULDBLOCK, f"module {name} is in use")
         module.state = "going"
-        module.exit()
-        module.send_uevent("remove")
-        self._forget(module)
+        try:
+            call_void(module.exit)
+        except BaseException as e:
+            if not (isinstance(e, Exception) or is_bug(e)):
+                raise
+            self.kernel.oops(e)
+            raise err(EIO, f"oops: {e}") from e
+        finally:
+            module.send_uevent("remove")
+            self._forget(module)
 
     def _forget(self, module: Module) -> None:
-        for d in module.depends:
-            self.loaded[d].put_ref()
-            self.loaded[d].users.remove(module)
-            self.loaded[d].holders.remove_link(module.name)
+        for need in self.loaded.values():
+            if module in need.users:
+                need.put_ref()
+                need.users.remove(module)
+                need.holders.remove_link(module.name)
         del self.loaded[module.name]
         module.holder.gone = True
         module.delete()

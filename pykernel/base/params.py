@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pykernel.base.module import Module
     from pykernel.kernel import Kernel
 
-__all__ = ["Param", "Parameters", "check_args", "next_arg", "parse_args"]
+__all__ = ["Param", "Parameters", "check_args", "check_params", "next_arg", "parse_args"]
 
 NUMBERS: dict[str, Callable[[str, int], int]] = {
     "byte": kstrtou8,
@@ -157,6 +157,20 @@ def parse_args(kernel: Kernel, module: str, args: str, params: tuple[Param, ...]
             kernel.log.printk(ERR, f"{module}: `{value or ''}' {what} for parameter `{key}'")
             raise
     return found
+
+
+def check_params(where: str, params: object) -> None:
+    """Whether *params*, which somebody wrote at *where*, can be a module's. Raises ValueError."""
+    if not isinstance(params, tuple | list) or not all(isinstance(p, Param) for p in params):
+        raise ValueError(f"{where} must be a tuple of Param, not {params!r}")
+    types = ("bool", "charp", *NUMBERS)
+    for p in params:
+        if not isinstance(p.name, str) or not p.name or "/" in p.name:
+            raise ValueError(f"{where}: {p.name!r} is no name of a parameter")
+        if p.type not in types:
+            raise ValueError(f"{where}: {p.name}: no type {p.type!r}; known: {', '.join(types)}")
+    if len({p.name for p in params}) != len(params):
+        raise ValueError(f"{where}: two parameters have one name")
 
 
 def check_args(args: str, params: tuple[Param, ...], *, e: bool) -> None:

@@ -9,15 +9,20 @@ What goes wrong is ValueError: one sentence that names the file, the line and th
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2s
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["entry_point", "entry_point_names", "is_path", "load_class", "load_file", "resolve"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["entry_point", "entry_point_names", "is_path", "load_class", "load_file", "resolve", "why"]
 
 
 def is_path(name: str) -> bool:
@@ -27,7 +32,7 @@ def is_path(name: str) -> bool:
 
 def resolve(name: str, beside: str) -> str:
     """*name* as it is meant in the file *beside*: a relative path starts in that file's directory."""
-    return str(Path(beside).parent.absolute() / name) if is_path(name) else name
+    return os.path.normpath(Path(beside).parent.absolute() / name) if is_path(name) else name
 
 
 def load_file(path: str) -> ModuleType:
@@ -51,14 +56,18 @@ def load_file(path: str) -> ModuleType:
         exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except Exception as e:
         del sys.modules[name]
-        raise ValueError(_why(path, file, e)) from e
+        if b"\0" in source:  # the compiler does not say where
+            raise ValueError(f"{path}:{source[: source.index(0)].count(10) + 1}: a null byte") from e
+        raise ValueError(why(path, e)) from e
     return module
 
 
-def _why(path: str, file: Path, e: Exception) -> str:
-    if isinstance(e, SyntaxError):
-        return f"{path}:{e.lineno}: {e.msg}"
-    lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(file)]
+def why(path: str, e: Exception) -> str:
+    """What *e* says, which code of the file at *path* raised: the line of the file, the error."""
+    file = str(Path(path).absolute())
+    if isinstance(e, SyntaxError) and e.filename == file:
+        return f"{path}{f':{e.lineno}' if e.lineno else ''}: {e.msg}"
+    lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
     return f"{path}{f':{lines[-1]}' if lines else ''}: {type(e).__name__}: {e}"
 
 
@@ -89,9 +98,21 @@ def entry_point_names(group: str) -> list[str]:
 
 
 def entry_point(group: str, name: str) -> Callable[[], Any] | None:
-    """What loads the object that an installed package offers as *name* of *group*; None: no package does."""
+    """
+    What loads the object that an installed package offers as *name* of *group*; None: no package does.
+
+    "-" and "_" are the same. The loader raises ValueError: what the package names is not there, or is broken.
+    """
     from importlib.metadata import entry_points
 
-    for found in entry_points(group=group, name=name):
-        return found.load
+    for found in entry_points(group=group):
+        if found.name.replace("-", "_") == name.replace("-", "_"):
+            return partial(_load, found)
     return None
+
+
+def _load(found: EntryPoint) -> Any:
+    try:
+        return found.load()
+    except Exception as e:
+        raise ValueError(f"entry point {found.name} = {found.value}: {type(e).__name__}: {e}") from e

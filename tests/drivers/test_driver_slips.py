@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from errno import EIO, ENODEV, EPERM
 from pathlib import Path
@@ -14,18 +15,18 @@ from pykernel.errors import Oops, err, is_bug, is_errno
 
 SOURCE = Path(sys.modules[SkeletonModule.__module__].__file__ or "").read_text()
 LIVENESS = "/sys/class/skeleton/skeleton0/liveness"
-SHOW = '        return f"{self.regs.readl(LIVENESS):#010x}\\n"\n'
-STORE = "        self.regs.writel(kstrtou32(buf, 0), LIVENESS)\n"
-PROBED = '        pdev.info("skeleton0 is ready")\n'
+SHOW, STORE, PROBE = "def liveness_show", "def liveness_store", "def probe"
+IOCTL = "@ioctl(SKELETON_FACTORIAL)\n    def "
 
 
 @pytest.fixture
 def slip(tmp_path):
-    """``slip(old, new)``: a machine whose driver is the skeleton with *new* in place of the line *old*."""
+    """``slip(method, line)``: a machine whose driver is the skeleton with *line* as the first of that method."""
 
-    def slip(old: str, new: str) -> str:
-        assert SOURCE.count(old) == 1
-        (tmp_path / "card.py").write_text(SOURCE.replace(old, f"        {new}\n"))
+    def slip(method: str, line: str) -> str:
+        text, n = re.subn(f"( {re.escape(method)}.*:\\n)", rf"\1        {line}\n", SOURCE)
+        assert n == 1
+        (tmp_path / "card.py").write_text(text)
         (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
         return str(tmp_path / "m.toml")
 
@@ -112,7 +113,7 @@ def test_a_store_may_return_how_much_it_took(slip):
     ],
 )
 def test_a_slip_in_probe_leaves_the_device_unbound(slip, line, oops):
-    kernel = pykernel.boot(slip(PROBED, line))
+    kernel = pykernel.boot(slip(PROBE, line))
     proc = kernel.process()
     assert "driver" not in proc.listdir("/sys/bus/pci/devices/0000:6a:01.0")
     with pytest.raises(BaseException, match=oops):
@@ -120,17 +121,14 @@ def test_a_slip_in_probe_leaves_the_device_unbound(slip, line, oops):
 
 
 def test_a_probe_may_return_0(slip):
-    kernel = pykernel.boot(slip(PROBED, "return 0"))
+    kernel = pykernel.boot(slip(PROBE, "return 0"))
     assert "driver" in kernel.process().listdir("/sys/bus/pci/devices/0000:6a:01.0")
     assert kernel.oopses == []
 
 
-FROM_IOCTL = "        if self.dev.gone:\n            raise err(ENODEV)\n"
-
-
 @pytest.mark.parametrize("line", ["raise err(-ENODEV)", "raise OSError(-19, 'no')", "raise SystemExit(3)"])
 def test_a_slip_in_an_ioctl(slip, line):
-    kernel = pykernel.boot(slip(FROM_IOCTL, line))
+    kernel = pykernel.boot(slip(IOCTL, line))
     proc = kernel.process()
     fd = proc.open("/dev/skeleton0")
     assert errno_of(proc.ioctl, fd, SKELETON_FACTORIAL, skeleton_factorial(n=3)) == EIO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +12,7 @@ from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, SkeletonModule
 
 SOURCE = Path(sys.modules[SkeletonModule.__module__].__file__ or "").read_text()
 LIVENESS = "/sys/class/skeleton/skeleton0/liveness"
-SHOW = '        return f"{self.regs.readl(LIVENESS):#010x}\\n"\n'
-IOCTL = "        if self.dev.gone:\n            raise err(ENODEV)\n"
+SHOW, IOCTL = "def liveness_show", "@ioctl(SKELETON_FACTORIAL)\n    def "
 CLIENT = f"""
 import errno, fcntl, os
 fd = os.open("/dev/skeleton0", os.O_RDWR)
@@ -26,11 +26,12 @@ for call in (lambda: fcntl.ioctl(fd, {SKELETON_FACTORIAL.nr}, bytearray(8)), lam
 
 @pytest.fixture
 def slip(tmp_path):
-    """``slip(old, new)``: a machine whose driver is the skeleton with *new* in place of the line *old*."""
+    """``slip(method, line)``: a machine whose driver is the skeleton with *line* as the first of that method."""
 
-    def slip(old: str, new: str) -> str:
-        assert SOURCE.count(old) == 1
-        (tmp_path / "card.py").write_text(SOURCE.replace(old, f"        {new}\n"))
+    def slip(method: str, line: str) -> str:
+        text, n = re.subn(f"( {re.escape(method)}.*:\\n)", rf"\1        {line}\n", SOURCE)
+        assert n == 1
+        (tmp_path / "card.py").write_text(text)
         (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
         return str(tmp_path / "m.toml")
 
