@@ -182,15 +182,15 @@ def get(name: str) -> Profile:
         raise ValueError(f"no profile {name!r}; known: {', '.join(PROFILES)}") from None
 
 
-def configure(profile: Profile, options: Iterable[str]) -> Profile:
+def configure(profile: Profile, options: str | Iterable[str]) -> Profile:
     """
-    *profile* with *options* set: names with or without CONFIG_; those with a "-" before them are unset.
+    *profile* with *options* set: names with or without CONFIG_; those with a "-" before them are unset. A str is one.
 
     Raises:
         ValueError: an option that no part of the kernel knows; the message names the known ones.
     """
     names = set(profile.config)
-    for option in options:
+    for option in [options] if isinstance(options, str) else options:
         name = option.removeprefix("-").removeprefix("CONFIG_")
         if name not in CONFIG:
             raise ValueError(f"no configuration option CONFIG_{name}; known: {', '.join(sorted(CONFIG))}")
