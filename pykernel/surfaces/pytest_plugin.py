@@ -35,6 +35,7 @@ pytest_plugins = ("pykernel.surfaces.pytest_explore",)  # @explore
 
 _STARTED = pytest.StashKey[Any]()
 _FAILED = pytest.StashKey[bool]()
+_INTERRUPTED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The markers are known."""
+    """The markers are known, and the options make sense."""
+    marks.check_options(config)
     for line in marks.MARKERS:
         config.addinivalue_line("markers", line)
 
@@ -94,7 +96,7 @@ def kernel(
         failed = request.node.stash.get(_FAILED, False)
         complaints = life.stragglers(made, failed=failed)
     complaints += life.verdict(made, failed=failed)
-    if complaints:
+    if complaints and not request.node.stash.get(_INTERRUPTED, False):
         pytest.fail("\n".join(complaints), pytrace=False)
 
 
@@ -134,6 +136,16 @@ def _cannot(sentence: str) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Ctrl-C and pytest.exit() end all: nobody reports what this test did wrong."""
+    try:
+        return (yield)
+    except BaseException:
+        item.stash[_FAILED] = item.stash[_INTERRUPTED] = True
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -148,5 +160,7 @@ def pytest_runtest_makereport(
         made, _, ring, options = started
         sections = life.report(made, ring, options)
         report.sections += sections
-        item.user_properties += sections
+        if not {*sections} & {*item.user_properties}:  # the kernel's is there when the test failed before
+            item.user_properties += sections
+        report.user_properties[:] = item.user_properties  # JUnit's are those of the last report, the teardown's
     return report

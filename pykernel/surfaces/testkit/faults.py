@@ -20,6 +20,7 @@ class Faults:
     """The faults of one kernel."""
 
     def __init__(self, kernel: Kernel) -> None:
+        kernel.up()  # a fault is for what the body does, not for devices that come up with its first look at them
         self.kernel = kernel
 
     def each(self, *kinds: str, where: str = "*") -> Iterator[FaultRule]:

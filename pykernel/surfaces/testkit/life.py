@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures.thread import _worker
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pykernel.surfaces.testkit.marks import BOOT, PATCHED
@@ -69,6 +71,7 @@ def start(*, place_of: Callable[[str], str] = str, **options: Any) -> tuple[Kern
     with unfaked():
         from pykernel.start import boot
 
+        _check_kinds(options, place_of)
         try:
             kernel = boot(**{k: v for k, v in options.items() if k in BOOT})
             patched = kernel.patched(**{k: v for k, v in options.items() if k in PATCHED})
@@ -84,6 +87,35 @@ def try_to_start(**options: Any) -> tuple[Kernel, Patched, Ring] | str:
         return start(**options)
     except BadOption as e:
         return str(e)
+
+
+def _check_kinds(options: dict[str, Any], place_of: Callable[[str], str]) -> None:
+    """Raises BadOption: a value that has no sense for its option."""
+    from pykernel.machine import Machine
+
+    for name, value in options.items():
+        if name == "machine":
+            wanted = "a name, the path of a file or a Machine"
+            fits = isinstance(value, str | os.PathLike | Machine)
+        elif name in ("profile", "clock"):
+            wanted, fits = "a name", isinstance(value, str)
+        elif name == "seed":
+            wanted, fits = "a number", _is_number(value)
+        elif name == "config":
+            wanted, fits = "names of options", isinstance(value, Iterable)
+        elif name in ("uid", "gid"):
+            wanted, fits = "a number or None", value is None or (_is_number(value) and value >= 0)
+        elif name == "modules":
+            wanted = "modules that were imported"
+            fits = isinstance(value, Iterable) and all(isinstance(m, ModuleType) for m in value)
+        else:
+            continue
+        if not fits:
+            raise BadOption(f"{place_of(name)}: {name} takes {wanted}, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _guilty(options: dict[str, Any], place_of: Callable[[str], str], e: Exception) -> str:

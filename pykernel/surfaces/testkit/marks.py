@@ -8,13 +8,25 @@ Which kernel a test wants: its marks, the closest first, then the command line, 
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["BOOT", "MANY", "MARKERS", "PATCHED", "Said", "add_options", "boot_options", "parametrize", "said"]
+__all__ = [
+    "BOOT",
+    "MANY",
+    "MARKERS",
+    "PATCHED",
+    "Said",
+    "add_options",
+    "boot_options",
+    "check_options",
+    "parametrize",
+    "said",
+]
 
 BOOT = ("machine", "profile", "seed", "clock", "config")
 PATCHED = ("real_files", "uid", "gid", "modules")
@@ -84,10 +96,19 @@ def _configured(config: pytest.Config, name: str) -> Said:
     text, where = (option, f"--kernel-{name}") if option else (config.getini(f"kernel_{name}"), f"ini kernel_{name}")
     if not text:
         return Said((DEFAULTS[name],), "the default")
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise pytest.UsageError(f"{where}: a value is missing in {text!r}")
     try:
-        return Said(tuple(TYPES[name](word.strip()) for word in text.split(",")), where)
+        return Said(tuple(TYPES[name](word) for word in words), where)
     except ValueError:
         raise pytest.UsageError(f"{where}: {text!r} is not a number") from None
+
+
+def check_options(config: pytest.Config) -> None:
+    """Raises pytest.UsageError: the command line or the configuration file has a value of the wrong form."""
+    for name in MANY:
+        _configured(config, name)
 
 
 def _check_keywords(owner: Any, mark: pytest.Mark) -> None:
@@ -102,9 +123,13 @@ def _values(owner: Any, mark: pytest.Mark) -> tuple[Any, ...]:
     if mark.kwargs or not mark.args:
         _refuse(owner, mark, f"takes one value or several, as in {mark.name}({DEFAULTS[mark.name]!r})")
     for value in mark.args:
-        if type(value) is not wanted and not (mark.name == "machine" and hasattr(value, "modules")):
+        if type(value) is not wanted and not (mark.name == "machine" and _is_machine(value)):
             _refuse(owner, mark, f"takes values of type {wanted.__name__}, not {value!r}")
     return mark.args
+
+
+def _is_machine(value: Any) -> bool:
+    return isinstance(value, os.PathLike) or hasattr(value, "modules")
 
 
 def _refuse(owner: Any, mark: pytest.Mark, why: str) -> None:
@@ -171,7 +196,8 @@ def boot_options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def _beside(machine: Any, test: Path) -> Any:
     """A machine's file may lie beside the test that names it."""
-    if isinstance(machine, str) and machine.endswith(".toml") and not Path(machine).exists():
+    is_file = isinstance(machine, os.PathLike) or (isinstance(machine, str) and machine.endswith(".toml"))
+    if is_file and not Path(machine).exists():
         near = test.parent / machine
-        return str(near) if near.exists() else machine
+        return near if near.exists() else machine
     return machine

@@ -83,6 +83,16 @@ FAULTS = """
         gc.collect()
         kernel.faults.alloc("a")
 
+    def test_devices_are_up_before_the_first_fault(kernel, kernel_process, kernel_faults):
+        "What fails is a call of the body, never one of the boot."
+        assert kernel.is_up
+        for fault in kernel_faults.each():
+            try:
+                kernel_process.read_text("/sys/bus/dsa/devices/wq0.0/state")
+            except OSError:
+                pass
+        assert kernel_process.read_text("/sys/bus/dsa/devices/wq0.0/state") == "disabled\\n"
+
     def test_unknown_kind(kernel_faults):
         with pytest.raises(ValueError, match="no calls of kind 'dma' fail; known: alloc, copy, reg"):
             next(kernel_faults.each("dma"))

@@ -141,11 +141,15 @@ def test_a_machine_beside_the_test(suite, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "empty.toml").write_text("[cpu]\nmovdir64b = false\n")
     (tmp_path / "sub" / "test_sub.py").write_text(
-        "import pytest\n@pytest.mark.machine('empty.toml')\n"
-        "def test_it(kernel):\n    assert not kernel.cpu.has('movdir64b')\n"
+        "import pykernel, pytest\nfrom pathlib import Path\n"
+        "def check(kernel):\n    assert not kernel.cpu.has('movdir64b')\n"
+        "@pytest.mark.machine('empty.toml')\ndef test_str(kernel): check(kernel)\n"
+        "@pytest.mark.machine(Path('empty.toml'))\ndef test_path(kernel): check(kernel)\n"
+        "@pytest.mark.kernel(machine=Path(__file__).parent / 'empty.toml')\ndef test_whole(kernel): check(kernel)\n"
+        "def test_boot(): check(pykernel.boot(Path(__file__).parent / 'empty.toml'))\n"
     )
     run = suite("", "sub")
-    assert run.outcomes() == {"test_it": "passed"}, run.stdout
+    assert run.outcomes() == dict.fromkeys(("test_str", "test_path", "test_whole", "test_boot"), "passed")
 
 
 WRONG = [
@@ -160,6 +164,15 @@ WRONG = [
     ("kernel('dsa')", r"pytest.mark.kernel takes the keywords machine, profile, .*, not 'dsa'"),
     ("kernel(clock='fast')", r"clock must be 'virtual' or 'monotonic', not 'fast'"),
     ("kernel(config=['NOTHING'])", r"no configuration option CONFIG_NOTHING; known: .*"),
+    ("kernel(config='CONFIG_X=n')", r"no configuration option CONFIG_X=n; known: .*"),
+    ("kernel(config=3)", r"config takes names of options, not 3"),
+    ("kernel(machine=None)", r"machine takes a name, the path of a file or a Machine, not None"),
+    ("kernel(modules=['os'])", r"modules takes modules that were imported, not \['os'\]"),
+    ("kernel(seed='abc')", r"seed takes a number, not 'abc'"),
+    ("kernel(uid='x')", r"uid takes a number or None, not 'x'"),
+    ("kernel(gid=-1)", r"gid takes a number or None, not -1"),
+    ("kernel(profile=6.1)", r"profile takes a name, not 6.1"),
+    ("kernel(clock=None)", r"clock takes a name, not None"),
 ]
 
 
@@ -200,6 +213,12 @@ def test_a_classes_and_a_modules_mark_have_places_too(suite):
 def test_a_wrong_option_is_told_at_once(suite):
     run = suite("def test_it(kernel): ...", "--kernel-seed=x")
     assert "--kernel-seed: 'x' is not a number" in run.stdout
+    for option in ("--kernel-seed=x", "-okernel_seed=zz", "--kernel-machine=dsa,,full", "--kernel-profile=,"):
+        run = suite("import pytest\n@pytest.mark.seed(3)\ndef test_it(kernel): ...", option)
+        lines = [line for line in run.stdout.splitlines() if line]
+        assert len(lines) == 1, run.stdout
+        assert re.match(r"ERROR: (--|ini )kernel.(seed|machine|profile): ", lines[0])
+        assert run.returncode == pytest.ExitCode.USAGE_ERROR
     run = suite("def test_it(kernel): ...", "--kernel-profile=x")
     assert "--kernel-profile: no profile 'x'" in run.stdout
 

@@ -139,6 +139,54 @@ def test_junits_properties_have_them(run):
     assert run.cases["test_passes"].properties == {}
 
 
+@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["plain", "xdist"])
+def test_junits_properties_of_what_fails_at_its_teardown(suite, args):
+    """A leak is told with the same, and once when the test failed before."""
+    run = suite(
+        """
+        import os, pytest
+        pytestmark = pytest.mark.machine("dsa")
+        def test_leak(kernel):
+            os.open("/sys/bus/dsa/devices/wq0.0/state", os.O_RDONLY)
+
+        def test_both(kernel):
+            kernel.oopses.append(KeyError("x"))
+            assert not kernel.is_up
+            kernel.up()
+            assert 0
+        """,
+        *args,
+    )
+    leak, both = run.cases["test_leak"], run.cases["test_both"]
+    assert set(leak.properties) == {"kernel", "dmesg", "trace"}
+    assert "wq0.0/state" in leak.properties["trace"]
+    assert set(both.properties) == {"kernel", "dmesg", "trace"}
+    assert (leak.outcome, both.outcome) == ("error", "failed")
+
+
+@pytest.mark.parametrize(("how", "status"), [("raise KeyboardInterrupt", 2), ("pytest.exit('enough', 5)", 5)])
+@pytest.mark.parametrize("where", ["test", "fixture"])
+def test_an_interrupt_ends_as_without_us(suite, how, status, where):
+    """What the test holds, or that the kernel had an oops, is no complaint then."""
+    test = how if where == "test" else "request.getfixturevalue('ends')"
+    run = suite(
+        f"""
+        import os, pytest
+        @pytest.fixture
+        def ends(kernel): {how}
+
+        @pytest.mark.machine("dsa")
+        def test_it(kernel, request):
+            fd = os.open("/sys/bus/dsa/devices/wq0.0/state", os.O_RDONLY)
+            kernel.oopses.append(KeyError())
+            {test}
+        """
+    )
+    assert run.returncode == status, run.stdout
+    assert "Traceback" not in run.stdout
+    assert "still there" not in run.stdout
+
+
 def test_an_oops_is_told_with_its_stack(run):
     text = report_of(run, "test_no_more_after_an_oops_only")
     assert "the kernel had an oops: ZeroDivisionError: " in text
