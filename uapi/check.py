@@ -25,7 +25,7 @@ from pykernel.uapi import catalog, ctext, history
 from pykernel.uapi.catalog import header_modules, headers
 from pykernel.uapi.compiler import CheckError, Compiler, HeaderAbsent, HeaderBroken
 from pykernel.uapi.facts import Fact, facts, inner_names
-from pykernel.uapi.history import AGELESS, Version
+from pykernel.uapi.history import AGELESS, Table, Version
 
 __all__ = [
     "CheckError", "Difference", "HeaderAbsent", "Report", "check", "compare", "facts", "header_modules", "headers",
@@ -48,6 +48,8 @@ class Difference(NamedTuple):
         """The disagreement without the module."""
         if self.fact in ("NEWER", "OLDER"):
             return f"{self.subject}: {self.fact} says {self.ours}, but {self.theirs}"
+        if self.fact == "header":
+            return f"kernels of this age have it: {self.ours} of its names are known here"
         if self.theirs is None:
             return f"{self.subject}: not in the header"
         if self.fact.startswith("type "):
@@ -107,6 +109,30 @@ def compare(
         return list(pool.map(lambda module: _compare(compiler, known, module), modules))
 
 
+def _expected(module: ModuleType, header: str, version: Version) -> Iterator[Difference]:
+    """A header that is not there, although kernels of this age have names of it."""
+    newer, older, as_of = history.newer(module), history.older(module), _as_of(module)
+    subjects = dict.fromkeys(fact.subject for fact in facts(module, version))
+    there = [s for s in subjects if not _is_later(newer, s, version) and not _is_gone(older, s, version)]
+    libc_has_it = any(not name.startswith(header.partition("/")[0]) for name in headers(module))
+    if there and version <= as_of and not libc_has_it:
+        yield Difference(module.__name__, header, "header", str(len(there)), None)
+
+
+def _as_of(module: ModuleType) -> Version:
+    return history.parse(getattr(module, "AS_OF", history.AS_OF))
+
+
+def _is_later(newer: Table, subject: str, version: Version) -> bool:
+    row = history.since(newer, subject)
+    return bool(row) and history.parse(row) > version
+
+
+def _is_gone(older: Table, subject: str, version: Version) -> bool:
+    row = history.since(older, subject)
+    return bool(row) and history.parse(row) < version != AGELESS
+
+
 def _compare(compiler: Compiler, version: Version, module: ModuleType) -> Report:
     names = headers(module)
     with tempfile.TemporaryDirectory(prefix="pykernel-uapi-") as where:
@@ -119,7 +145,7 @@ def _compare(compiler: Compiler, version: Version, module: ModuleType) -> Report
         try:
             return _One(compiler, version, module, names, where).report("compared")
         except HeaderAbsent:
-            return Report(module.__name__, names[0], "absent")
+            return Report(module.__name__, names[0], "absent", differences=tuple(_expected(module, names[0], version)))
         except HeaderBroken as e:
             return Report(module.__name__, names[0], "broken", why=str(e))
 
@@ -133,7 +159,8 @@ class _One:
         self.module, self.header = module, names[0]
         self.newer, self.older = history.newer(module), history.older(module)
         self.backported: Collection[str] = getattr(module, "BACKPORTED", ())
-        self.as_of = history.parse(getattr(module, "AS_OF", history.AS_OF))
+        self.changed: Table = getattr(module, "CHANGED", {})
+        self.as_of = _as_of(module)
         text = compiler.text(names)
         self.stated = facts(module, version)
         self.answers = compiler.ask(names, {i: f.c.format(i=i) for i, f in enumerate(self.stated)}, where)
@@ -151,12 +178,17 @@ class _One:
         return Report(self.module.__name__, self.header, state, agree, later, gone, unknown, found)
 
     def _is_later(self, subject: str) -> bool:
-        row = history.since(self.newer, subject)
-        return bool(row) and history.parse(row) > self.version
+        return _is_later(self.newer, subject, self.version)
 
     def _is_gone(self, subject: str) -> bool:
-        row = history.since(self.older, subject)
-        return bool(row) and history.parse(row) < self.version != AGELESS
+        return _is_gone(self.older, subject, self.version)
+
+    def _is_excused(self, i: int, f: Fact) -> bool:
+        """A name that these headers need not have; what is said to be new and is there must be right."""
+        changed = history.since(self.changed, f.subject)
+        if self._is_later(f.subject) and i in self.answers and not changed:
+            return self.answers[i] == f.ours
+        return self._is_later(f.subject) or self._is_gone(f.subject)
 
     def _difference(self, subject: str, fact: str, ours: str | None, theirs: str | None) -> Difference:
         return Difference(self.module.__name__, subject, fact, ours, theirs)
@@ -166,8 +198,7 @@ class _One:
         missing: set[str] = set()
         told: set[str] = set()
         for i, f in enumerate(self.stated):
-            excused = self._is_later(f.subject) or self._is_gone(f.subject)
-            if excused or f.subject in missing or self.answers.get(i) == f.ours:
+            if self._is_excused(i, f) or f.subject in missing or self.answers.get(i) == f.ours:
                 continue
             if i not in self.answers:
                 missing.add(f.subject)

@@ -81,7 +81,10 @@ class Compiler:
         """Run the compiler. Raises CheckError: there is none."""
         argv, env = [self.cc, *self.flags, *args], {**os.environ, "LC_ALL": "C"}
         try:
-            return subprocess.run(argv, input=stdin, capture_output=True, text=True, env=env, check=False)
+            # a header may have any bytes in its comments
+            return subprocess.run(
+                argv, input=stdin, capture_output=True, encoding="utf-8", errors="replace", env=env, check=False
+            )
         except OSError as e:
             raise CheckError(f"no C compiler: {self.cc}: {e.strerror}") from None
 
@@ -117,12 +120,23 @@ class Compiler:
         while True:
             done = self.run("-x", "c", "-o", program, "-", stdin=_source(include, left))
             if done.returncode == 0:
-                output = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+                output = _output(program)
                 return {int(i): text for i, text in (line.split() for line in output.splitlines())}
             wrong = left.keys() & set(_wrong_functions(done.stderr))
             if not wrong:
                 raise HeaderBroken(names[0], done.stderr)
             left = {i: c for i, c in left.items() if i not in wrong}
+
+
+def _output(program: str) -> str:
+    """What the program prints. Raises CheckError: it cannot be run here."""
+    try:
+        return subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    except PermissionError:
+        where = Path(program).parent.parent
+        raise CheckError(f"programs in {where} cannot be run (noexec?): set TMPDIR to another directory") from None
+    except (OSError, subprocess.CalledProcessError) as e:
+        raise CheckError(f"what the C compiler makes does not run here: {e}") from None
 
 
 def _source(include: str, left: Mapping[int, str]) -> str:

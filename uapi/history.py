@@ -1,10 +1,10 @@
 """
 What a header module says of other kernels than the newest.
 
-``NEWER`` names what older headers do not have, or have otherwise, and the kernel that brought it; ``OLDER`` names what
-newer headers no longer have, and the last kernel that had it. ``CHANGED`` names what older headers have in another
-shape and the same bytes, and the kernel that gave it this one. Rows are macros, enumerators, structs as ``tag`` and
-their members as ``tag.member``.
+``NEWER`` names what older headers do not have and the kernel that brought it; ``OLDER`` names what
+newer headers no longer have, and the last kernel that had it. ``CHANGED`` names what older headers have with another
+value, or in another shape and the same bytes, and the kernel that gave it this one. Rows are macros, enumerators,
+structs as ``tag`` and their members as ``tag.member``.
 
 From these rows follows what a struct was before it grew: members at its end that a kernel does not have yet are not
 there; members before an older one took the place of reserved bytes, and so did all new members of structs in the set
@@ -23,7 +23,7 @@ from pykernel.uapi.ioctl import _IOC, Ioctl
 from pykernel.uapi.shape import Node, tree
 from pykernel.uapi.struct import ZERO, Bits, Name, Struct, Union, anon_struct, anon_union
 
-__all__ = ["AGELESS", "AS_OF", "Version", "at", "newer", "nr_at", "older", "parse", "since", "sizes"]
+__all__ = ["AGELESS", "AS_OF", "Table", "Version", "at", "newer", "nr_at", "older", "parse", "since", "sizes"]
 
 Table = Mapping[str, str]
 S = TypeVar("S", bound=Struct)

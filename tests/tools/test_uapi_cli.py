@@ -92,11 +92,25 @@ class TestCheck:
         ]
         assert done.return_value == 0
 
-    def test_absent_header_is_said_and_an_error_only_when_named(self, uapi, tmp_path):
-        done = uapi("check", "--headers", str(tmp_path), "--kernel", "6.1")
-        assert "linux/idxd.h" in done.output
-        assert done.output.count("not among these headers") > 3
-        assert done.return_value == 0
+    def test_absent_header_is_an_error_when_named_and_when_its_age_is_no_excuse(self, uapi, tmp_path):
+        """iommu.h was last in 6.8, vfio.h is older than 6.12, and vduse.h came with 5.15."""
+        none = uapi("check", "--headers", str(tmp_path), "--kernel", "6.12")
+        assert re.fullmatch(rf"none of \d+ headers is in {tmp_path}", sentence(none))
+        assert none.output.count("not among these headers") > 3
+
+        (tmp_path / "linux").mkdir()
+        (tmp_path / "linux/eventfd.h").write_text(uapi("header", "eventfd").output)
+        done = uapi("check", "--headers", str(tmp_path), "--kernel", "6.12")
+        assert re.search(
+            r"^linux/vfio\.h +not among these headers, 1 DIFFERENCE\n"
+            r"    kernels of this age have it: \d+ of its names are known here$",
+            done.output,
+            re.MULTILINE,
+        )
+        assert re.search(r"^linux/iommu\.h +not among these headers$", done.output, re.MULTILINE)
+        assert done.return_value == 1
+        old = uapi("check", "--headers", str(tmp_path), "--kernel", "5.14")
+        assert re.search(r"^linux/vduse\.h +not among these headers$", old.output, re.MULTILINE)
 
         named = uapi("check", "--headers", str(tmp_path), "--kernel", "6.1", "idxd")
         assert sentence(named) == f"no header linux/idxd.h in {tmp_path}"
@@ -125,6 +139,34 @@ class TestCheck:
         assert re.search(r"facts agree, .*1 name not known here$", uapi(*asked).output.splitlines()[1])
         assert "    PCI_FROM_LATER: newer than what is known here" in uapi(*asked, "-v").output.splitlines()
 
+    def test_header_named_twice_is_one(self, uapi):
+        assert uapi("check", "eventfd", "linux/eventfd.h").output.splitlines()[-1].startswith("1 header, ")
+
+    def test_header_with_bytes_that_are_no_text_is_compared(self, uapi, tmp_path):
+        (tmp_path / "linux").mkdir()
+        (tmp_path / "linux/eventfd.h").write_bytes(
+            uapi("header", "eventfd").output.encode() + b'#define EFD_NAME "\xe9\xff" /* \xe9 */\n'
+        )
+        done = uapi("check", "--headers", str(tmp_path), "--kernel", "6.12", "eventfd")
+        assert done.output.splitlines()[1:3] == [
+            "linux/eventfd.h  3 facts agree, 1 DIFFERENCE",
+            "    EFD_NAME: only in the header",
+        ]
+
+    def test_directory_where_programs_do_not_run_is_said(self, uapi, monkeypatch, tmp_path):
+        """TMPDIR on a file system mounted noexec: execve() gives EACCES."""
+        run = subprocess.run
+
+        def noexec(argv, *args, **kwargs):
+            if str(argv[0]).endswith("/facts"):
+                raise PermissionError(13, "Permission denied", argv[0])
+            return run(argv, *args, **kwargs)
+
+        monkeypatch.setattr(subprocess, "run", noexec)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        said = sentence(uapi("check", "eventfd"))
+        assert said == f"programs in {tmp_path} cannot be run (noexec?): set TMPDIR to another directory"
+
     def test_json_has_a_header_a_line(self, uapi, written):
         done = uapi("check", "--headers", str(written), "--json", "eventfd", "idxd")
         eventfd, idxd = map(json.loads, done.output.splitlines())
@@ -136,6 +178,10 @@ class TestCheck:
         ("argv", "said"),
         [
             (["--headers", "/no/such"], "/no/such: no such directory"),
+            (
+                ["vfio", "--headers", "."],
+                ". has no linux/version.h: say of which kernel the headers are; --kernel VERSION does",
+            ),
             (["vfoi"], "no header 'vfoi': did you mean vfio?; pykernel uapi list has them all"),
             (["idxd.hh"], "no header 'idxd.hh': did you mean idxd?; pykernel uapi list has them all"),
             (["--cc", "/no/cc"], "no C compiler: /no/cc: No such file or directory"),
@@ -212,6 +258,11 @@ class TestShow:
             (["vfio_device_inof"], "no header has 'vfio_device_inof': did you mean vfio_device_info"),
             (["qqqqqq"], "no header has 'qqqqqq'"),
             (["epoll_params", "--kernel", "6.1"], "epoll_params is not in Linux 6.1: it came with Linux 6.9"),
+            (
+                ["iommu_fault", "--kernel", "6.12"],
+                "iommu_fault is not in Linux 6.12: Linux 6.8 was the last with it",
+            ),
+            (["iommu_fault_type", "--kernel", "6.12"], "iommu_fault_type is not in Linux 6.12: Linux 6.8 was the last"),
             (["epoll_params", "--kernel", "six"], "Invalid value for '--kernel': 'six' is no kernel version"),
         ],
     )
@@ -279,6 +330,16 @@ class TestDecode:
         assert row["parts"] == {"direction": 0, "type": 0xAF, "nr": 1, "size": 0}
         assert [match["name"] for match in row["matches"]] == ["VHOST_SET_OWNER"]
 
+    @pytest.mark.parametrize("nr", ["-1071622399", "0xffffffffc0205701", "0xc0205701"])
+    def test_negative_and_sign_extended_numbers_are_those_of_int(self, uapi, nr):
+        """What Python's fcntl and a C int make of a number with bit 31."""
+        assert uapi("decode", nr).output.splitlines()[0] == f"0xc0205701 = {0xC0205701} = _IOWR('W', 0x1, 32)"
+
+    def test_number_that_is_too_long_is_no_ioctl(self, uapi):
+        said = "99999999999999999999999 has more than 32 bits, and an ioctl number has 32"
+        assert sentence(uapi("decode", "99999999999999999999999")) == said
+        assert sentence(uapi("decode", "--jsn")).startswith("No such option")
+
     def test_unknown_name_is_a_sentence(self, uapi):
         said = sentence(uapi("decode", "VHOST_SET_OWNRE"))
         assert said.startswith("'VHOST_SET_OWNRE' is no number and no ioctl of a header: did you mean VHOST_SET_OWNER")
@@ -312,6 +373,7 @@ def test_list_has_a_header_a_line(uapi):
     assert [eventpoll[k] for k in ("structs", "enums", "ioctls", "constants", "macros")] == [2, 0, 2, 22, 0]
     drawn = uapi("list").output.splitlines()
     assert len(drawn) == 1 + len(rows)
+    assert all(line.endswith(row["what"]) and line == line.rstrip() for line, row in zip(drawn[1:], rows, strict=True))
     assert all(line.startswith(row["header"]) for line, row in zip(drawn[1:], rows, strict=True))
 
 

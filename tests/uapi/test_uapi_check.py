@@ -14,7 +14,22 @@ from pykernel.uapi.check import CheckError, check, compare
 from pykernel.uapi.history import Version
 from pykernel.uapi.ioctl import _IO, _IOR, _IOW, _IOWR
 from pykernel.uapi.struct import (
-    ZERO, Bits, CType, Name, Struct, Union, anon_struct, anon_union, char, s8, s16, s32, u8, u16, u32, u64,
+    ZERO,
+    Bits,
+    CType,
+    Name,
+    Struct,
+    Union,
+    anon_struct,
+    anon_union,
+    char,
+    s8,
+    s16,
+    s32,
+    u8,
+    u16,
+    u32,
+    u64,
 )  # fmt: skip
 
 HEADER = """
@@ -352,6 +367,13 @@ def test_newer_row_that_the_header_refutes_is_told(shapes: Path) -> None:
     """NEWER cannot be used to hide names, nor keep rows of names that no longer exist."""
     assert found(shapes, NEWER={"SHAPE_ONE": "99.0"}) == [("SHAPE_ONE", "NEWER")]
     assert found(shapes, NEWER={"SHAPE_GONE": "99.0"}) == [("SHAPE_GONE", "NEWER")]
+
+
+def test_newer_name_that_an_older_header_has_otherwise_is_told(shapes: Path) -> None:
+    """The name is there, and means something else: only CHANGED excuses that."""
+    assert found(shapes, SHAPE_ONE=2, NEWER={"SHAPE_ONE": "99.0"}) == [("SHAPE_ONE", "value")]
+    assert found(shapes, SHAPE_ONE=2, CHANGED={"SHAPE_ONE": "99.0"}) == []
+    assert found(shapes, SHAPE_ONE=2, NEWER={"SHAPE_ONE": "99.0"}, BACKPORTED={"SHAPE_ONE"}) == [("SHAPE_ONE", "value")]
 
 
 GREW = """

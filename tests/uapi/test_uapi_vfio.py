@@ -111,7 +111,7 @@ def test_structs_grew_as_the_headers_did(cls: type[Struct], grown: list[tuple[st
 def test_states_of_both_versions_of_migration_have_names() -> None:
     """Linux 5.18 gave RUNNING another value, and named the old bits V1."""
     assert (vfio.VFIO_DEVICE_STATE_RUNNING, vfio.VFIO_DEVICE_STATE_V1_RUNNING) == (2, 1)
-    assert vfio.NEWER["VFIO_DEVICE_STATE_RUNNING"] == vfio.NEWER["VFIO_DEVICE_STATE_V1_RUNNING"] == "5.18"
+    assert vfio.CHANGED["VFIO_DEVICE_STATE_RUNNING"] == vfio.NEWER["VFIO_DEVICE_STATE_V1_RUNNING"] == "5.18"
     assert vfio.OLDER["VFIO_DEVICE_STATE_SAVING"] == "5.17"
 
 

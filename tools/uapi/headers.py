@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,9 @@ def list_headers(as_json: bool) -> None:
     if as_json:
         click.echo("\n".join(json.dumps(row) for row in rows))
         return
+    if not sys.stdout.isatty():
+        click.echo("\n".join(_columns([("header", *kinds, "what"), *(tuple(map(str, row.values())) for row in rows)])))
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -53,7 +57,15 @@ def list_headers(as_json: bool) -> None:
     table.add_column("what", no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row.values()))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+    Console(highlight=False).print(table)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Names at the left, numbers at the right, and the last column as long as it is."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *numbers, last in rows:
+        counts = [number.rjust(w) for number, w in zip(numbers, wide[1:-1], strict=True)]
+        yield "  ".join([first.ljust(wide[0]), *counts, last])
 
 
 @click.command()
@@ -71,13 +83,12 @@ def check(
     Compare sizes, offsets, bit-fields, signs, constants and ioctl numbers with real headers, by a C compiler.
 
     NAME is a header, like vfio or linux/vfio.h; without one it is every header. The exit status is 1 when anything
-    differs. Names that the headers do not have because of their age are absent, which is no difference; and so are
-    whole headers, unless named.
+    differs. Names and whole headers that are not there because of the headers' age are absent, which is no difference.
     """
     from pykernel.uapi.check import CheckError, compare
     from pykernel.uapi.compiler import Compiler
 
-    modules = modules_named(names)
+    modules, places = modules_named(names), f"the places where {cc} looks"
     if headers_dir and not headers_dir.is_dir():
         raise Fail(f"{headers_dir}: no such directory")
     try:
@@ -89,10 +100,13 @@ def check(
     if as_json:
         click.echo("\n".join(json.dumps(_as_json(report, text)) for report in reports))
     else:
-        click.echo(f"Linux {text}, headers in {headers_dir or 'the places where ' + cc + ' looks'}")
+        click.echo(f"Linux {text}, headers in {headers_dir or places}")
         _print(reports, version, verbose)
-    if names and (absent := [report.header for report in reports if report.state == "absent"]):
-        raise Fail(f"no header {', '.join(absent)} in {headers_dir or 'the places where ' + cc + ' looks'}")
+    absent, where = [report.header for report in reports if report.state == "absent"], headers_dir or places
+    if names and absent:
+        raise Fail(f"no header {', '.join(absent)} in {where}")
+    if absent and {report.state for report in reports} <= {"absent", "never"}:
+        raise Fail(f"none of {_count(len(absent), 'header')} is in {where}")
     return int(any(report.differences or report.why for report in reports))
 
 
@@ -126,7 +140,7 @@ def _count(n: int, what: str) -> str:
 
 def _sentence(report: Report, version: Version) -> str:
     if report.state == "absent":
-        return "not among these headers"
+        return "not among these headers" + (", 1 DIFFERENCE" if report.differences else "")
     if report.state == "broken":
         return report.why.removeprefix(f"{report.header} ")
     parts = [f"{_count(report.agree, 'fact')} agree{'s' if report.agree == 1 else ''}"]

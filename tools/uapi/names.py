@@ -43,7 +43,8 @@ def modules_named(names: Iterable[str]) -> list[ModuleType]:
         if module is None:
             short = [title.rpartition("/")[2].removesuffix(".h") for title in known]
             raise Fail(f"no header {name!r}{meant(name, short)}; pykernel uapi list has them all")
-        found.append(module)
+        if module not in found:
+            found.append(module)
     return found or list(known.values())
 
 

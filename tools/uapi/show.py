@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,7 +88,12 @@ def _not_in(entry: Entry, kernel: Version) -> str:
     """Why a kernel does not have a name; "" when it does."""
     from pykernel.uapi import history
 
-    new, gone = history.newer(entry.module).get(entry.name), history.older(entry.module).get(entry.name)
+    if isinstance(entry.value, type) and issubclass(entry.value, Enum):
+        whys = [_not_in(entry._replace(name=member.name, value=member.value), kernel) for member in entry.value]
+        return whys[-1] if all(whys) else ""
+    changed = entry.name in getattr(entry.module, "CHANGED", {})
+    new = None if changed else history.newer(entry.module).get(entry.name)
+    gone = history.older(entry.module).get(entry.name)
     if new and history.parse(new) > kernel:
         return f"it came with Linux {new}"
     return f"Linux {gone} was the last with it" if gone and history.parse(gone) < kernel else ""
@@ -188,7 +194,7 @@ def _as_json(entry: Entry, version: Version) -> dict[str, Any]:
     return row | {"value": value if isinstance(value, str) else int(value)}
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # -1 is a number
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.argument("nr", shell_complete=complete)
 def decode(as_json: bool, nr: str) -> None:
@@ -221,8 +227,13 @@ def _parse(nr: str) -> int:
     from pykernel.uapi import lookup
 
     try:
-        return int(nr, 0) & 0xFFFFFFFF
+        number = int(nr, 0)
+        if number >> 31 not in (0, 1, -1, 0x1FFFFFFFF):  # a negative int, or one that became unsigned long
+            raise Fail(f"{nr} has more than 32 bits, and an ioctl number has 32")
+        return number & 0xFFFFFFFF
     except ValueError:
+        if nr.startswith("-"):
+            raise click.NoSuchOption(nr) from None
         known = {entry.name: entry.value for entry in lookup.all_ioctls()}
         if nr in known:
             return int(known[nr])

@@ -474,15 +474,18 @@ NEWER: Final = {
             dsa_hw_desc.region_size dsa_hw_desc.pattern_upper dsa_hw_desc.transl_fetch_res dsa_hw_desc.region_stride
             dsa_hw_desc.dix_gen_res dsa_hw_desc.dest_dif_flags dsa_hw_desc.dif_flags dsa_hw_desc.dix_gen_res2
             dsa_hw_desc.ref_tag_seed dsa_hw_desc.app_tag_mask dsa_hw_desc.app_tag_seed
-            dsa_completion_record.fault_info dsa_completion_record.rsvd dsa_completion_record.descs_completed
+            dsa_completion_record.fault_info dsa_completion_record.descs_completed
             dsa_completion_record.dix_gen_res dsa_completion_record.dix_ref_tag
             dsa_completion_record.dix_app_tag_mask dsa_completion_record.dix_app_tag
-            iax_completion_record.fault_info iax_completion_record.rsvd
+            iax_completion_record.fault_info
         """,
         "6.7": "IDXD_SCMD_WQ_NO_DRV_NAME",
     }.items()
     for name in names.split()
 }
+
+# Two bytes at the place of fault_info before
+CHANGED: Final = {"dsa_completion_record.rsvd": "6.4", "iax_completion_record.rsvd": "6.4"}
 
 # Until which kernel a name was there
 OLDER: Final = {

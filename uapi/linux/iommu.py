@@ -308,10 +308,14 @@ NEWER: Final = {
     "iommu_gpasid_bind_data.padding": "5.10",
     "iommu_gpasid_bind_data.vendor": "5.10",
     "IOMMU_SVA_VTD_GPASID_WPE": "5.13",
+}
+
+# What had another value, or another place
+CHANGED: Final = {
     "IOMMU_SVA_VTD_GPASID_LAST": "5.13",
 }
 
-# What is gone, and the last kernel that had it. 6.8 was the last one with the header.
+# What is gone, and the last kernel that had it
 OLDER: Final = {
     "IOMMU_INV_GRANU_DOMAIN": "5.17",
     "IOMMU_INV_GRANU_PASID": "5.17",
@@ -347,6 +351,38 @@ OLDER: Final = {
     "IOMMU_SVA_GPASID_VAL": "5.17",
     "iommu_gpasid_bind_data_vendor": "5.17",
     "iommu_gpasid_bind_data": "5.17",
+    # with the header
+    "IOMMU_FAULT_PERM_READ": "6.8",
+    "IOMMU_FAULT_PERM_WRITE": "6.8",
+    "IOMMU_FAULT_PERM_EXEC": "6.8",
+    "IOMMU_FAULT_PERM_PRIV": "6.8",
+    "IOMMU_FAULT_DMA_UNRECOV": "6.8",
+    "IOMMU_FAULT_PAGE_REQ": "6.8",
+    "IOMMU_FAULT_REASON_UNKNOWN": "6.8",
+    "IOMMU_FAULT_REASON_PASID_FETCH": "6.8",
+    "IOMMU_FAULT_REASON_BAD_PASID_ENTRY": "6.8",
+    "IOMMU_FAULT_REASON_PASID_INVALID": "6.8",
+    "IOMMU_FAULT_REASON_WALK_EABT": "6.8",
+    "IOMMU_FAULT_REASON_PTE_FETCH": "6.8",
+    "IOMMU_FAULT_REASON_PERMISSION": "6.8",
+    "IOMMU_FAULT_REASON_ACCESS": "6.8",
+    "IOMMU_FAULT_REASON_OOR_ADDRESS": "6.8",
+    "IOMMU_FAULT_UNRECOV_PASID_VALID": "6.8",
+    "IOMMU_FAULT_UNRECOV_ADDR_VALID": "6.8",
+    "IOMMU_FAULT_UNRECOV_FETCH_ADDR_VALID": "6.8",
+    "iommu_fault_unrecoverable": "6.8",
+    "IOMMU_FAULT_PAGE_REQUEST_PASID_VALID": "6.8",
+    "IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE": "6.8",
+    "IOMMU_FAULT_PAGE_REQUEST_PRIV_DATA": "6.8",
+    "IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID": "6.8",
+    "iommu_fault_page_request": "6.8",
+    "iommu_fault": "6.8",
+    "IOMMU_PAGE_RESP_SUCCESS": "6.8",
+    "IOMMU_PAGE_RESP_INVALID": "6.8",
+    "IOMMU_PAGE_RESP_FAILURE": "6.8",
+    "IOMMU_PAGE_RESP_VERSION_1": "6.8",
+    "IOMMU_PAGE_RESP_PASID_VALID": "6.8",
+    "iommu_page_response": "6.8",
 }
 
 OMITTED: Final = {

@@ -960,7 +960,6 @@ NEWER: Final = {
     "VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL": "5.10",
     "vfio_iommu_type1_info_dma_avail": "5.10",
     "VFIO_CCW_REQ_IRQ_INDEX": "5.11",
-    "VFIO_CCW_NUM_IRQS": "5.11",
     "VFIO_UNMAP_ALL": "5.12",
     "VFIO_UPDATE_VADDR": "5.12",
     "VFIO_DMA_MAP_FLAG_VADDR": "5.12",
@@ -980,8 +979,6 @@ NEWER: Final = {
     "vfio_device_feature_mig_state": "5.18",
     "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE": "5.18",
     "VFIO_DEVICE_STATE_ERROR": "5.18",
-    "VFIO_DEVICE_STATE_STOP": "5.18",
-    "VFIO_DEVICE_STATE_RUNNING": "5.18",
     "VFIO_DEVICE_STATE_STOP_COPY": "5.18",
     "VFIO_DEVICE_STATE_RUNNING_P2P": "5.18",
     "VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY": "6.1",
@@ -1029,7 +1026,6 @@ NEWER: Final = {
     "VFIO_DEVICE_FEATURE_BUS_MASTER": "6.7",
     "VFIO_DEVICE_STATE_NR": "6.8",
     "VFIO_AP_CFG_CHG_IRQ_INDEX": "6.15",
-    "VFIO_AP_NUM_IRQS": "6.15",
     "VFIO_DEVICE_ATTACH_PASID": "6.15",
     "vfio_device_attach_iommufd_pt.pasid": "6.15",
     "VFIO_DEVICE_DETACH_PASID": "6.15",
@@ -1043,6 +1039,14 @@ NEWER: Final = {
     "VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2": "7.1",
     "vfio_device_feature_zpci_err": "7.3",
     "VFIO_DEVICE_FEATURE_ZPCI_ERROR": "7.3",
+}
+
+# What had another value, or another place
+CHANGED: Final = {
+    "VFIO_CCW_NUM_IRQS": "5.11",
+    "VFIO_DEVICE_STATE_STOP": "5.18",
+    "VFIO_DEVICE_STATE_RUNNING": "5.18",
+    "VFIO_AP_NUM_IRQS": "6.15",
 }
 
 # What is gone, and the last kernel that had it
