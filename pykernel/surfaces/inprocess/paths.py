@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from errno import EEXIST, ENOENT, EXDEV
+from fcntl import F_DUPFD_CLOEXEC
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.vfs import Inode, StatFs
-from pykernel.syscalls import At, PathArg
+from pykernel.syscalls import At, PathArg, Process
 
 if TYPE_CHECKING:
     from pykernel.surfaces.inprocess.ids import Ids
@@ -87,20 +90,37 @@ class DirEntry:
 
 
 class ScanDir:
-    """What os.scandir() returns."""
+    """What os.scandir() returns: it holds a descriptor of the directory until the last entry, or close()."""
 
-    def __init__(self, entries: list[DirEntry]) -> None:
+    _fd = -1
+
+    def __init__(self, process: Process, fd: int, entries: list[DirEntry]) -> None:
+        self._process, self._fd = process, fd
         self._entries = iter(entries)
 
     def __iter__(self) -> Iterator[DirEntry]:
         return self
 
     def __next__(self) -> DirEntry:
-        return next(self._entries)
+        for entry in self._entries:
+            return entry
+        self.close()
+        raise StopIteration
 
     def close(self) -> None:
-        """No more entries."""
+        """No more entries. What the kernel says to it nobody hears, as with the real one."""
         self._entries = iter(())
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                self._process.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            try:
+                warnings.warn(f"unclosed scandir iterator {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:
+                self.close()
 
     def __enter__(self) -> ScanDir:
         return self
@@ -346,11 +366,26 @@ class PathCalls:
         top = path if isinstance(path, int) else os.fspath("." if path is None else path)
         text = str(where) if not isinstance(where, At | int) else ""
         made = []
-        for name, inode in self._entries(where, path):
-            shown: Any = os.fsencode(name) if isinstance(top, bytes) else name
-            place: PathArg = At(where, name) if isinstance(where, int) else f"{text.rstrip('/')}/{name}"
-            made.append(DirEntry(top, shown, inode, self._stat_later(place)))
-        return ScanDir(made)
+        fd = self._opendir(where, path)
+        try:
+            for name, inode in self._entries(fd, path):
+                shown: Any = os.fsencode(name) if isinstance(top, bytes) else name
+                place: PathArg = At(where, name) if isinstance(where, int) else f"{text.rstrip('/')}/{name}"
+                made.append(DirEntry(top, shown, inode, self._stat_later(place)))
+        except BaseException:
+            self.process.close(fd)
+            raise
+        return ScanDir(self.process, fd, made)
+
+    def _opendir(self, where: PathArg, path: Any) -> int:
+        """opendir(3), or of a descriptor a duplicate."""
+        try:
+            if isinstance(where, int):
+                return self.process.fcntl(where, F_DUPFD_CLOEXEC, 0)
+            return self.process.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            e.filename = _shown(path)
+            raise
 
     def _stat_later(self, place: PathArg) -> Callable[[bool], os.stat_result]:
         return lambda follow: self.process.stat(place) if follow else self.process.lstat(place)

@@ -157,6 +157,20 @@ open_function: descriptor * of __main__.py (pid *): /sys/devices/*wq0.0/state
 release:
     held.pop().close()
 
+scandir: descriptor * of __main__.py (pid *): /sys/bus
+    held.append(os.scandir("/sys/bus"))  # HERE
+    next(held[0])
+release:
+    for entry in held.pop():
+        pass
+
+scandir_of_a_descriptor: descriptor * of __main__.py (pid *): /sys/bus
+    opened = os.open("/sys/bus", os.O_RDONLY)  # HERE
+    held.append(os.scandir(opened))
+    os.close(opened)
+release:
+    held.pop().close()
+
 library: descriptor * of __main__.py (pid *): /sys/devices/*wq0.0/state
     import pathlib
     held.append(pathlib.Path(WQ, "state").open())  # HERE
