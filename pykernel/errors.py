@@ -72,7 +72,7 @@ def is_bug(e: BaseException) -> bool:
     tb = e.__traceback__
     if not isinstance(e, SystemExit) or tb is None:
         return False
-    while tb.tb_next is not None:
+    while tb.tb_next is not None and tb.tb_next.tb_frame.f_globals.get("__name__") != "_sitebuiltins":  # exit()
         tb = tb.tb_next
     namespace = tb.tb_frame.f_globals
     return namespace.get("__name__", "").startswith("pykernel.") or "__pykernel__" in namespace

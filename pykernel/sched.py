@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pykernel.errors import Oops
+from pykernel.errors import Oops, is_bug
 from pykernel.lib.interleave import Strategy, make_strategy
 from pykernel.lib.wait import Completion, WaitQueue
 
@@ -197,11 +197,13 @@ class Scheduler:
             thread.error = e
         except Exception as e:
             thread.error = e
-            if not (thread.client or isinstance(e, OSError)):
+            if not thread.client and is_bug(e):
                 self._oops(e)
         except BaseException as e:
-            thread.error = e  # the end of everything, not of this task only
-            raise
+            thread.error = e
+            if thread.client or not is_bug(e):
+                raise  # the end of everything, not of this task only
+            self._oops(e)
         finally:
             self.threads.pop(thread, None)
 
@@ -361,7 +363,9 @@ class Scheduler:
         fn = ready.popleft()
         try:
             fn()
-        except Exception as e:
+        except BaseException as e:
+            if not (isinstance(e, Exception) or is_bug(e)):
+                raise
             self._oops(e)
 
     def switch_to(self, thread: Thread) -> None:

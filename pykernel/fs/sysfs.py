@@ -403,8 +403,10 @@ class BinOpenFile(KernfsOpenFile):
         if not node.attr.read:
             raise err(EIO)
         self.event = node.event
-        data: bytes = node.call(node.attr.read, self, pos, count)
-        return data
+        data = node.call(node.attr.read, self, pos, count)
+        if not isinstance(data, bytes | bytearray | memoryview) or len(data) > count:
+            returned(getattr(node.kobj, node.attr.read), data, f"bytes, {count} at most")
+        return bytes(data)
 
     def pwrite(self, pos: int, data: bytes) -> int:
         """Raises ENODEV, EFBIG past the end, EIO without a write function."""
@@ -419,8 +421,10 @@ class BinOpenFile(KernfsOpenFile):
             return 0
         if not node.attr.write:
             raise err(EIO)
-        n: int = node.call(node.attr.write, self, pos, data)
-        return n
+        n = node.call(node.attr.write, self, pos, data)
+        if type(n) is not int or not 0 <= n <= len(data):
+            returned(getattr(node.kobj, node.attr.write), n, f"0 to {len(data)}, the bytes that it was given")
+        return int(n)
 
     def llseek_size(self) -> int:
         """Up to 6.11 a file that can be mapped seeks in the inode of /dev/mem's mapping, whose size is 0."""

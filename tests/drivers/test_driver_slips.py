@@ -134,3 +134,46 @@ def test_a_slip_in_an_ioctl(slip, line):
     assert errno_of(proc.ioctl, fd, SKELETON_FACTORIAL, skeleton_factorial(n=3)) == EIO
     assert len(kernel.oopses) == 1
     proc.close(fd)
+
+
+@pytest.mark.parametrize("spawn", ["sched.call_soon", "sched.spawn", "sched.schedule_work"])
+def test_sys_exit_in_the_drivers_own_work_does_not_end_the_program(slip, spawn):
+    """In a work item, in a kernel thread."""
+    kernel = pykernel.boot(slip(STORE, f"self.kernel.{spawn}(lambda: exit(3))"))
+    assert errno_of(kernel.process().write_text, LIVENESS, "0x1\n") == 0
+    assert [type(e) for e in kernel.oopses] == [SystemExit]
+
+
+BIN = """        self.regs.writel(0, LIVENESS)
+
+    bin_attrs = (BinAttr("blob", 0o600, 8, read="blob_read", write="blob_write"),)
+
+    def blob_read(self, file, off, count):
+        return {0}
+
+    def blob_write(self, file, off, data):
+        return {0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "read", "write"),
+    [
+        ("None", "returned None: it must return bytes, 4 at most", "returned None: it must return 0 to 2"),
+        ("-EIO", r"returned -5: raise err\(EIO\)", r"returned -5: raise err\(EIO\)"),
+        ("bytes(5)", "returned b'.*': it must return bytes, 4 at most", "returned b'.*': it must return 0 to 2"),
+    ],
+)
+def test_a_slip_in_a_binary_attribute(tmp_path, result, read, write):
+    text, n = re.subn(r"( def liveness_store.*:\n)", lambda m: m[0] + BIN.format(result), SOURCE)
+    assert n == 1
+    text = text.replace("import AttrGroup", "import AttrGroup, BinAttr").replace("import ENODEV", "import EIO, ENODEV")
+    (tmp_path / "card.py").write_text(text)
+    (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
+    kernel = pykernel.boot(str(tmp_path / "m.toml"))
+    proc = kernel.process()
+    fd = proc.open("/sys/class/skeleton/skeleton0/blob", 2)
+    assert errno_of(proc.pread, fd, 4, 0) == errno_of(proc.pwrite, fd, b"ab", 0) == EIO
+    for oops, said in zip(kernel.oopses, (read, write), strict=True):
+        with pytest.raises(Oops, match=rf"blob_\w+\(\) {said}"):
+            raise oops

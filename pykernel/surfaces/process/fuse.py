@@ -203,10 +203,9 @@ class FuseServer:
         """End one call or file: a bug in it must not keep the others open; an errno has no one to go to."""
         try:
             end(which)
-        except OSError:
-            return
-        except Exception as e:
-            self.kernel.oops(e)
+        except (Exception, SystemExit) as e:
+            if not is_errno(e):
+                self.kernel.oops(e)
 
     def name(self, start: int, n: int) -> str:
         """The NUL-terminated name at *start* of the message."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from errno import EINTR, EIO
 from typing import TYPE_CHECKING
 
-from pykernel.errors import Oops, err
+from pykernel.errors import Oops, err, is_errno
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -82,9 +82,7 @@ class Sleepers:
 
 def _result(thread: Thread) -> bytes:
     """What an ended call gave. Raises its errno; EIO for a bug, which the scheduler reported."""
-    if isinstance(thread.error, OSError):
-        raise thread.error
     if thread.error is not None:
-        raise err(EIO)
+        raise thread.error if is_errno(thread.error) else err(EIO)
     result: bytes = thread.result
     return result
