@@ -269,7 +269,7 @@ class SysfsAttr(KernfsFile):
         elif isinstance(text, bytes):
             data = text
         else:
-            self.kernel_call(returned, show, text, "str")
+            data = self.kernel_call(returned, show, text, "str")
         if len(data) >= PAGE_SIZE:
             self.kernel.log.printk(ERR, f"fill_read_buffer: {self.attr.name}_show returned bad count")
             data = data[: PAGE_SIZE - 1]
