@@ -31,7 +31,14 @@ def _progress() -> Generator[Callable[[str], None], None, None]:
 @click.command()
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard output.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out paths like this: '/sys/*/statistics'.")
-@click.option("--max-size", default=256, show_default=True, metavar="KIB", help="Leave out contents longer than this.")
+@click.option(
+    "--max-size",
+    type=click.IntRange(0),
+    default=256,
+    show_default=True,
+    metavar="KIB",
+    help="Leave out contents longer than this.",
+)
 @click.option("--redact", is_flag=True, help="Zeros for serial numbers, UUIDs and hardware addresses.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def command(output: str | None, exclude: tuple[str, ...], max_size: int, redact: bool, paths: tuple[str, ...]) -> None:
@@ -50,7 +57,6 @@ def command(output: str | None, exclude: tuple[str, ...], max_size: int, redact:
       pykernel run -- pykernel record /sys -o full.toml        an emulated machine
     """
     from pykernel import __version__
-    from pykernel.recorded import Recorded
     from pykernel.recorded.host import Host
     from pykernel.recorded.text import to_toml
     from pykernel.recorded.walk import Recorder, RecordError
@@ -65,7 +71,7 @@ def command(output: str | None, exclude: tuple[str, ...], max_size: int, redact:
         except RecordError as e:
             raise Fail(str(e)) from e
     header = [f"Linux {_release()}: {' '.join(paths)}", f"recorded by pykernel {__version__}"]
-    text = to_toml(Recorded(recorder.tree, recorder.root), header)
+    text = to_toml(recorder.recorded(), header)
     _write(output, text)
     for why, found in sorted(recorder.notes.items()):
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

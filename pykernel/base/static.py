@@ -91,15 +91,17 @@ class Dir:
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Dir]]:
         """This directory and all below with their paths, sorted, parents first."""
-        yield path, self
-        for name in sorted(self.dirs):
-            yield from self.dirs[name].walk(f"{path}/{name}")
+        todo = [(path, self)]  # by a list: a tree may be deeper than Python's stack
+        while todo:
+            path, where = todo.pop()
+            yield path, where
+            todo += [(f"{path}/{name}", where.dirs[name]) for name in sorted(where.dirs, reverse=True)]
 
     @property
     def properties(self) -> dict[str, str]:
-        """The variables that ``uevent`` shows."""
-        text = self.files["uevent"].data.decode("utf-8", "replace") if "uevent" in self.files else ""
-        return {key: value for key, has, value in (line.partition("=") for line in text.splitlines()) if has}
+        """The variables that ``uevent`` shows, one character a byte."""
+        text = self.files["uevent"].data.decode("latin-1") if "uevent" in self.files else ""
+        return {key: value for key, has, value in (line.partition("=") for line in text.split("\n")) if has}
 
     @property
     def subsystem(self) -> str:
@@ -247,8 +249,9 @@ class StaticTree:
             elif type(old) is KernfsDir:
                 self.graft(old, sub)
             else:
-                self._kept(old, sub.line or spec.line)
+                self._kept(where, [name], sub.line or spec.line)
         kobj = self.make(self, spec, where)
+        own = [name for name in spec.files if name in have]
         for name in spec.files:
             if name not in have:
                 where.add(kobj.file(name))
@@ -257,8 +260,13 @@ class StaticTree:
             if old is None:
                 where.add(StaticLink(where, name, text))
             elif not old.is_link or old.readlink() != text:
-                self._kept(old, spec.line)
+                own.append(name)
+        if own:
+            self._kept(where, own, spec.line)
 
-    def _kept(self, node: KernfsNode, line: int) -> None:
+    def _kept(self, where: KernfsDir, names: list[str], line: int) -> None:
+        """One message a directory: a recording of a machine has much that the emulated one has, too."""
         at = f"{self.source}:{line}" if line else self.source
-        self.kernel.log.printk(WARNING, f"{at}: /sys{node.path()}: the emulated machine's own is kept")
+        path = f"/sys{where.path()}".rstrip("/")
+        what = f"{path}/{names[0]}" if len(names) == 1 else f"{path}: {', '.join(names)}"
+        self.kernel.log.printk(WARNING, f"{at}: {what}: the emulated machine's own is kept")

@@ -16,6 +16,7 @@ from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import SysFs
 from pykernel.fs.vfs import File, Inode
 from pykernel.recorded import Recorded
+from pykernel.recorded.check import number_of
 from pykernel.recorded.config import make
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def recorded_init(kernel: Kernel, recorded: Recorded) -> None:
         where = have if isinstance(have, KernfsDir) else root.create_dir(name, spec.mode)
         tree.graft(where, spec)
     for path, spec in recorded.tree.walk():
-        if "dev" in spec.files and "DEVNAME" in spec.properties:
+        if "uevent" in spec.files and b"DEVNAME=" in spec.files["uevent"].data:
             _add_node(kernel, path, spec)
 
 
@@ -73,24 +74,24 @@ def _seqnum(kernel: Kernel, tree: Dir) -> None:
 
 def _add_node(kernel: Kernel, path: str, spec: Dir) -> None:
     """drivers/base/devtmpfs.c:devtmpfs_create_node(); then what udev did to it."""
-    major, _, minor = spec.files["dev"].data.decode("latin-1").strip().partition(":")
-    if not (major.isdecimal() and minor.isdecimal()):
+    number, env = number_of(spec), spec.properties
+    if number is None or "DEVNAME" not in env:
         return
-    env, rdev = spec.properties, MKDEV(int(major), int(minor))
+    rdev = MKDEV(*number)
     name = env["DEVNAME"].removeprefix("/dev/")
     kind = stat.S_IFBLK if spec.subsystem == "block" else stat.S_IFCHR
-    mode = int(env["DEVMODE"], 8) if env.get("DEVMODE", "").isdecimal() else 0o600
+    mode = int(env.get("DEVMODE", "0600"), 8)
     devtmpfs = kernel.sub(DevTmpFs)
     extra = spec.node
     try:
         node = devtmpfs.create_node(name, mode if extra is None or extra.mode is None else extra.mode, rdev, kind)
-    except OSError:  # the emulated kernel has a node of this name
+    except (OSError, KeyError):  # the emulated kernel has a node of this name, or one on the way
         return
     if extra is None:
         return
     node.uid, node.gid = extra.uid, extra.gid
     for link in extra.links:
-        with suppress(OSError):
+        with suppress(OSError, KeyError):
             devtmpfs.create_link(link, name)
     if extra.data is not None and kind == stat.S_IFCHR:
         with suppress(OSError):  # a driver has the number

@@ -6,9 +6,15 @@ The offset of the last line is the end, as hexdump's is. A line without an offse
 
 from __future__ import annotations
 
-__all__ = ["dump", "load"]
+import re
+
+from pykernel.fs.vfs import PAGE_SIZE
+
+__all__ = ["dump", "load", "size_of"]
 
 WIDTH = 32
+OFFSET = re.compile(r"\s*[0-9a-fA-F]+\s*")
+CONFIG = 256  # include/uapi/linux/pci_regs.h:PCI_CFG_SPACE_SIZE
 SHORT = 32  # bytes that fit on one line without an offset
 
 
@@ -35,6 +41,8 @@ def load(text: str) -> bytes:
     for row in text.splitlines():
         offset, has, digits = row.rpartition(":")
         try:
+            if has and not OFFSET.fullmatch(offset):
+                raise ValueError
             at = int(offset, 16) if has else len(out)
             part = bytes.fromhex(digits)
         except ValueError:
@@ -44,3 +52,8 @@ def load(text: str) -> bytes:
         out.extend(bytes(max(0, at + len(part) - len(out))))
         out[at : at + len(part)] = part
     return bytes(out)
+
+
+def size_of(name: str, data: bytes) -> int:
+    """st_size of the file *name* ("a/b") when nothing says it: a PCI function's configuration space has its own."""
+    return CONFIG if len(data) == CONFIG and name.rpartition("/")[2] == "config" else PAGE_SIZE

@@ -9,6 +9,15 @@ from typing import Any
 from pykernel.base.static import Attr, DevNode, Dir
 from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.recorded import ERRNO_NUMBERS, Recorded, hexdump
+from pykernel.recorded.check import (
+    device_problem,
+    devname_problem,
+    link_problem,
+    name_problem,
+    path_problem,
+    shown,
+    to_kernel,
+)
 
 __all__ = ["KEYS", "RowError", "read"]
 
@@ -19,8 +28,9 @@ KEYS: dict[str, type] = {
 NODE_KEYS: dict[str, type] = {"mode": str, "owner": str, "links": list, "hex": str}
 OPTIONS: dict[str, type] = {"root": bool, "writes": str}
 KINDS = {str: "a string", bool: "true or false", dict: "a table", list: "an array of strings", int: "a whole number"}
+LONG = 60  # characters of a key that a message can have
 OWNER = re.compile(r"(\d{1,9}):(\d{1,9})")
-NO_NAMES = frozenset(("", ".", ".."))
+SIZES = 1 << 63  # loff_t
 MODE = re.compile(r"0?[0-7]{3}|[1-7][0-7]{3}")
 
 
@@ -49,15 +59,17 @@ def read(options: dict[str, Any], rows: Sequence[Any], lines: Sequence[int], sou
         path = _path(nth, row)
         line = lines[nth] if nth < len(lines) else 0
         if path in taken:
-            raise RowError(nth, "path", f"/sys{path} is described in line {taken[path]} already")
+            raise RowError(nth, "path", f"{row['path']} is described in line {taken[path]} already")
         taken[path] = line
         where = tree.at(path)
         where.line = line
         _fill(where, nth, row)
+    nths = {path: nth for nth, path in enumerate(taken)}
     for path, where in tree.walk():
+        _check_device(path, where, nths)
         both = (where.files.keys() | where.links.keys()) & where.dirs.keys() | where.files.keys() & where.links.keys()
         for name in sorted(both):
-            raise RowError(None, "sysfs", f"/sys{path}/{name} is described as two different things")
+            raise RowError(None, "sysfs", f"/sys{shown(path)}/{shown(name)} is described as two different things")
     return Recorded(tree, bool(options.get("root", False)), _writes(options.get("writes", "EIO")), source)
 
 
@@ -89,23 +101,26 @@ def _path(nth: int, row: dict[str, Any]) -> str:
         raise RowError(nth, "path", 'is missing: which directory, as in path = "/sys/bus/pci"')
     if path == "/sys":
         return ""
-    if not path.startswith("/sys/") or not _plain(path[5:]):
-        raise RowError(nth, "path", f"{path!r} is no directory below /sys")
-    return str(path[4:])
+    text = to_kernel(path)
+    why = path_problem(text) or (name_problem(text[5:]) if text.startswith("/sys/") else "is no name")
+    if why:
+        raise RowError(nth, "path", f"{path!r} is no directory below /sys" if why.endswith("is no name") else why)
+    return text[4:]
 
 
-def _plain(name: str) -> bool:
-    """A relative path without dots that would lead elsewhere."""
-    if "\0" in name:
-        return False
-    return NO_NAMES.isdisjoint(name.split("/") if "/" in name else (name,))
+def _check_device(path: str, where: Dir, nths: dict[str, int]) -> None:
+    """Raises RowError in the row of *path*, or in the one above that describes it, too."""
+    key, why = device_problem(where)
+    if why:
+        while path not in nths:
+            path = path.rpartition("/")[0]
+        raise RowError(nths[path], f"attrs.{key}", why)
 
 
 def _fill(where: Dir, nth: int, row: dict[str, Any]) -> None:
-    found = _Found(where, nth)
+    found = _Found(where, nth, row["path"])
     for name in row.get("dirs", ()):
-        found.check("dirs", name)
-        where.at(name)
+        where.at(found.check("dirs", name))
     for name, text in _items(nth, "attrs", row, str):
         found.file("attrs", name).data = text.encode()
     for name, text in _items(nth, "hex", row, str):
@@ -115,10 +130,12 @@ def _fill(where: Dir, nth: int, row: dict[str, Any]) -> None:
             attr.data = hexdump.load(text)
         except ValueError as e:
             raise RowError(nth, f"hex.{name}", str(e)) from e
+        attr.size = hexdump.size_of(name, attr.data)
     for name, text in _items(nth, "links", row, str):
-        found.check("links", name)
-        above, _, last = name.rpartition("/")
-        where.at(above).links[last] = text
+        above, _, last = found.check("links", name).rpartition("/")
+        where.at(above).links[last] = to_kernel(text)
+        if why := link_problem(to_kernel(text)):
+            raise RowError(nth, f"links.{name}", why)
     for mode, name in _groups(nth, "modes", row):
         found.set_mode(name, _mode(nth, f"modes.{mode}", mode))
     for owner, name in _groups(nth, "owners", row):
@@ -129,6 +146,8 @@ def _fill(where: Dir, nth: int, row: dict[str, Any]) -> None:
         found.file("left_out", name).left_out = True
     for name, size in _items(nth, "sizes", row, int):
         attr = found.file("sizes", name)
+        if not 0 <= size < SIZES:
+            raise RowError(nth, f"sizes.{name}", f"{size} is no size")
         attr.size = size
         attr.binary = True
     for attr in found.files.values():
@@ -154,20 +173,23 @@ def _groups(nth: int, key: str, row: dict[str, Any]) -> list[tuple[str, str]]:
 class _Found:
     """The files of one row by their names."""
 
-    def __init__(self, where: Dir, nth: int) -> None:
-        self.where, self.nth = where, nth
+    def __init__(self, where: Dir, nth: int, path: str) -> None:
+        self.where, self.nth, self.path = where, nth, path
         self.files: dict[str, Attr] = {}
 
-    def check(self, key: str, name: str) -> None:
-        if not _plain(name):
-            raise RowError(self.nth, f"{key}.{name}" if key != "dirs" else key, f"{name!r} is no name")
+    def check(self, key: str, name: str) -> str:
+        """*name* as the kernel has it. Raises RowError."""
+        text = to_kernel(name)
+        why = name_problem(text) or path_problem(f"{to_kernel(self.path)}/{text}")
+        if why:
+            raise RowError(self.nth, f"{key}.{name}" if key != "dirs" and len(name) < LONG else key, why)
+        return text
 
     def file(self, key: str, name: str) -> Attr:
         """The file *name*; a file that is only in a list of modes is there too."""
         attr = self.files.get(name)
         if attr is None:
-            self.check(key, name)
-            above, _, last = name.rpartition("/")
+            above, _, last = self.check(key, name).rpartition("/")
             attr = self.files[name] = self.where.at(above).files.setdefault(last, Attr())
         return attr
 
@@ -184,7 +206,7 @@ class _Found:
         self._set(name, "owners", set)
 
     def _set(self, name: str, key: str, set: Callable[[Attr | Dir], None]) -> None:
-        found = self.where if name == "." else self.where.find(name) if _plain(name) else None
+        found = self.where if name == "." else self.where.find(to_kernel(name))
         set(found or self.file(key, name))
 
 
@@ -203,7 +225,7 @@ def _owner(nth: int, key: str, text: str) -> tuple[int, int]:
 
 def _node(nth: int, data: dict[str, Any]) -> DevNode:
     _check(nth, "node.", data, NODE_KEYS)
-    node = DevNode(links=tuple(data.get("links", ())))
+    node = DevNode(links=tuple(map(to_kernel, data.get("links", ()))))
     if "mode" in data:
         node.mode = _mode(nth, "node.mode", data["mode"])
     if "owner" in data:
@@ -214,6 +236,6 @@ def _node(nth: int, data: dict[str, Any]) -> DevNode:
         except ValueError as e:
             raise RowError(nth, "node.hex", str(e)) from e
     for name in node.links:
-        if not _plain(name):
-            raise RowError(nth, "node.links", f"{name!r} is no name below /dev")
+        if why := devname_problem(name):
+            raise RowError(nth, "node.links", f"{why} below /dev" if why.endswith("is no name") else why)
     return node

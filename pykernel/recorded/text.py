@@ -10,6 +10,7 @@ from textwrap import wrap
 from pykernel.base.static import Attr, Dir
 from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.recorded import ERRNO_NAMES, Recorded, hexdump
+from pykernel.recorded.check import shown
 
 __all__ = ["to_toml"]
 
@@ -61,7 +62,7 @@ def _table(path: str, where: Dir, folded: dict[str, Dir]) -> str:
     known = text.keys() | binary.keys()
     out += _grouped("modes", _modes(files, dirs, known))
     out += _grouped("owners", _owners(files, dirs))
-    out += [_sizes(files)]
+    out += [_sizes(files, binary)]
     out += _grouped("errors", [(ERRNO_NAMES.get(a.errno, "EIO"), n) for n, a in files.items() if a.errno])
     out.append(_array("left_out", sorted(n for n, a in files.items() if a.left_out)))
     out += _pairs("attrs", text, string)
@@ -104,8 +105,9 @@ def _owners(files: dict[str, Attr], dirs: dict[str, Dir]) -> Iterator[tuple[str,
     yield from ((f"{node.uid}:{node.gid}", name) for name, node in nodes if node.uid or node.gid)
 
 
-def _sizes(files: dict[str, Attr]) -> str:
-    found = {n: a.size for n, a in sorted(files.items()) if a.size != PAGE_SIZE}
+def _sizes(files: dict[str, Attr], binary: dict[str, bytes]) -> str:
+    usual = {n: hexdump.size_of(n, data) for n, data in binary.items()}
+    found = {n: a.size for n, a in sorted(files.items()) if {a.size, usual.get(n, PAGE_SIZE)} != {PAGE_SIZE}}
     return f"sizes = {{{', '.join(f'{key(n)} = {size}' for n, size in found.items())}}}\n" if found else ""
 
 
@@ -145,12 +147,16 @@ def _pairs(table: str, values: dict[str, str] | dict[str, bytes], show: Callable
 
 
 def key(name: str) -> str:
-    """A TOML key."""
+    """A TOML key of a name."""
     return name if BARE.fullmatch(name) else quote(name)
 
 
-def quote(text: str) -> str:
-    """A TOML basic string."""
+def quote(name: str) -> str:
+    """A name as a TOML basic string."""
+    return _basic(shown(name))
+
+
+def _basic(text: str) -> str:
     # JSON's escapes are TOML's, and TOML also wants DEL escaped; what splits lines is escaped too
     return re.sub("[\x7f-\x9f\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(text, ensure_ascii=False))
 
@@ -158,7 +164,7 @@ def quote(text: str) -> str:
 def string(text: str) -> str:
     """A TOML string: several lines as several lines."""
     if text.count("\n") < 2 or not text.endswith("\n") or not PLAIN.fullmatch(text):
-        return quote(text)
+        return _basic(text)
     return '"""\n' + text.replace("\\", "\\\\").replace('"""', '""\\"') + '"""'
 
 

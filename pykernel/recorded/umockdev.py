@@ -12,6 +12,15 @@ import re
 
 from pykernel.base.static import Attr, DevNode, Dir
 from pykernel.recorded import Recorded
+from pykernel.recorded.check import (
+    device_problem,
+    devname_problem,
+    link_problem,
+    name_problem,
+    path_problem,
+    shown,
+    to_kernel,
+)
 
 __all__ = ["BUSES", "DumpError", "read"]
 
@@ -68,7 +77,7 @@ def read(text: str, source: str) -> Recorded:
     """
     tree = Dir()
     device: _Device | None = None
-    for n, row in enumerate([*text.split("\n"), ""], 1):
+    for n, row in enumerate([*to_kernel(text).split("\n"), ""], 1):
         row = row.removesuffix("\r")
         if not row:
             if device is not None:
@@ -88,14 +97,16 @@ def read(text: str, source: str) -> Recorded:
 def _split(n: int, row: str) -> tuple[str, str]:
     m = LINE.fullmatch(row)
     if m is None:
-        raise DumpError(n, f"{row[:40]!r} is no line like 'A: vendor=0x8086\\n' of a umockdev dump")
+        raise DumpError(n, f"{shown(row[:40])!r} is no line like 'A: vendor=0x8086\\n' of a umockdev dump")
     return m[1], m[2]
 
 
 def _path(n: int, value: str) -> str:
-    parts = value.split("/")
-    if not value.startswith("/devices/") or any(part in ("", ".", "..") for part in parts[1:]):
-        raise DumpError(n, f"P: {value!r} is no path like /devices/pci0000:00")
+    why = path_problem(f"/sys{value}") or name_problem(value[1:])
+    if not value.startswith("/devices/") or why.endswith("is no name"):
+        why = f"{shown(value)!r} is no path like /devices/pci0000:00"
+    if why:
+        raise DumpError(n, f"P: {why}")
     return value
 
 
@@ -103,8 +114,9 @@ def _line(device: _Device, n: int, tag: str, value: str) -> None:
     key, has, rest = value.partition("=")
     if tag in "EAHL" and (not key or not has):
         raise DumpError(n, f"{tag}: needs a name, = and a value")
-    if tag in "AHL" and any(part in ("", ".", "..") for part in key.split("/")):
-        raise DumpError(n, f"{tag}: {key!r} is no name of a file")
+    why = _problem(device, tag, key, rest)
+    if why:
+        raise DumpError(n, f"{tag}: {why} of a file" if why.endswith("is no name") else f"{tag}: {why}")
     if tag == "E":
         if key == "SUBSYSTEM" and device.property(key):
             raise DumpError(n, "E: SUBSYSTEM is given twice")
@@ -129,14 +141,21 @@ def _line(device: _Device, n: int, tag: str, value: str) -> None:
         node.links = (*node.links, value)
 
 
+def _problem(device: _Device, tag: str, key: str, rest: str) -> str:
+    """Why Linux has no such file, link or node; empty when it can have one."""
+    if tag in "AHL":
+        why = name_problem(key) or path_problem(f"/sys{device.path}/{key}")
+        return why or (link_problem(rest) if tag == "L" else "")
+    return devname_problem(key) if tag in "NS" else ""
+
+
 def unescape(text: str) -> bytes:
-    """GLib's g_strcompress(): C's escapes."""
+    """GLib's g_strcompress() of a text with one character a byte: C's escapes."""
 
     def one(m: re.Match[str]) -> str:
         return chr(int(m[1], 8) & 0xFF) if m[1] else ESCAPES.get(m[2], m[2])
 
-    # octal digits are bytes of UTF-8: a character a byte until the end
-    return ESCAPE.sub(one, text.encode().decode("latin-1")).encode("latin-1")
+    return ESCAPE.sub(one, text).encode("latin-1")
 
 
 def _hex(n: int, digits: str) -> bytes:
@@ -157,7 +176,9 @@ def _add(tree: Dir, device: _Device) -> None:
     _merge(where, device.spec)
     where.line, where.node = device.line, device.spec.node
     text = "".join(f"{k}={v.removeprefix('/dev/') if k == 'DEVNAME' else v}\n" for k, v in device.properties)
-    where.files["uevent"] = Attr(text.encode(), 0o644)
+    where.files["uevent"] = Attr(text.encode("latin-1"), 0o644)
+    if why := device_problem(where)[1]:
+        raise DumpError(device.line, why)
     up = "../" * (device.path.count("/"))
     here = device.path[1:]
     is_bus = subsystem in BUSES

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from os import major, minor, stat_result
 
 from pykernel.base.static import Attr, DevNode, Dir
 from pykernel.fs.vfs import PAGE_SIZE
+from pykernel.lib.names import host_text, kernel_text
 from pykernel.recorded import Recorded
 from pykernel.recorded.host import Blocked, Reader, TooBig
 
@@ -57,12 +60,16 @@ class Recorder:
         self.max_size = max_size
         self.redact = redact
         self.progress = progress
-        self.tree = Dir()
+        self.tree = Dir()  # its names are Python's
         self.root = False
         self.notes: dict[str, list[str]] = {}
         self._done: dict[str, bool] = {}  # path: with all that is below?
         self._devices: list[str] = []  # those whose links were not followed yet
         self._dev = 0
+
+    def recorded(self) -> Recorded:
+        """What was recorded, with names as the kernel has them."""
+        return Recorded(_to_kernel(self.tree), self.root)
 
     # ---- what is asked for
 
@@ -85,6 +92,8 @@ class Recorder:
         self._settle()
 
     def _resolve(self, path: str) -> str:
+        if not path:
+            raise RecordError("'' is no path")
         try:
             real = self.reader.realpath(path)
             st = self.reader.lstat(real)
@@ -174,7 +183,7 @@ class Recorder:
         if "DEVNAME" not in env:
             return None
         try:
-            st = self.reader.lstat(f"/dev/{env['DEVNAME']}")
+            st = self.reader.lstat(f"/dev/{host_text(env['DEVNAME'])}")
         except OSError:
             return None
         mode = stat.S_IMODE(st.st_mode)
@@ -244,7 +253,7 @@ class Recorder:
         for name in sorted(self._names(path)):
             if self._excluded(f"{path}/{name}"):
                 continue
-            kind = self._entry(spec, path, name, links=links)
+            kind = self._entry(spec, path, name, links=links) if self._can_be_written(path, name) else 0
             if kind == stat.S_IFDIR:
                 below.append(name)
         if links and "subsystem" in spec.links:
@@ -257,7 +266,9 @@ class Recorder:
             st = self.reader.lstat(full)
             kind = stat.S_IFMT(st.st_mode)
             if kind == stat.S_IFLNK and links:
-                spec.links[name] = self.reader.readlink(full)
+                text = self.reader.readlink(full)
+                if self._can_be_written(path, text):
+                    spec.links[name] = text
             elif kind == stat.S_IFREG:
                 spec.files[name] = self._file(full, name, st)
         except OSError:  # gone
@@ -305,6 +316,15 @@ class Recorder:
     def _excluded(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self.exclude)
 
+    def _can_be_written(self, path: str, text: str) -> bool:
+        """Whether a name or a link's text in *path* is UTF-8, as TOML is."""
+        try:
+            os.fsencode(text).decode()
+        except UnicodeDecodeError:
+            self._note("a name is not UTF-8", path)
+            return False
+        return True
+
     # ---- files
 
     def _file(self, path: str, name: str, st: stat_result) -> Attr:
@@ -338,8 +358,8 @@ class Recorder:
 
     def _redacted(self, attr: Attr, name: str) -> Attr:
         if name == "uevent":
-            rows = attr.data.decode("utf-8", "replace").splitlines(keepends=True)
-            attr.data = "".join(_zero_value(row) for row in rows).encode()
+            rows = attr.data.decode("latin-1").split("\n")
+            attr.data = "\n".join(_zero_value(row) for row in rows).encode("latin-1")
         elif PRIVATE.fullmatch(name):
             attr.data = b"\0" * len(attr.data) if attr.binary else re.sub(rb"[0-9A-Za-z\x80-\xff]", b"0", attr.data)
         return attr
@@ -350,7 +370,16 @@ class Recorder:
 
 def _zero_value(row: str) -> str:
     key, has, value = row.partition("=")
-    return key + has + re.sub("[0-9A-Za-z]", "0", value) if PRIVATE.fullmatch(key) else row
+    return key + has + re.sub("[0-9A-Za-z\x80-\xff]", "0", value) if PRIVATE.fullmatch(key) else row
+
+
+def _to_kernel(spec: Dir) -> Dir:
+    return replace(
+        spec,
+        files={kernel_text(name): attr for name, attr in spec.files.items()},
+        links={kernel_text(name): kernel_text(text) for name, text in spec.links.items()},
+        dirs={kernel_text(name): _to_kernel(sub) for name, sub in spec.dirs.items()},
+    )
 
 
 def _is_text(data: bytes) -> bool:
@@ -365,4 +394,4 @@ def record(reader: Reader, paths: Iterable[str]) -> Recorded:
     recorder = Recorder(reader)
     for path in paths:
         recorder.record(path)
-    return Recorded(recorder.tree, recorder.root)
+    return recorder.recorded()

@@ -286,6 +286,13 @@ def test_sequence_numbers_of_uevents_go_on():
 
 
 ROW = '[[sysfs]]\npath = "/sys/devices/a"\n'
+
+
+def device(uevent: str, dev: str = "240:1") -> str:
+    """A row with what makes a node."""
+    return ROW + f'[sysfs.attrs]\ndev = "{dev}\\n"\nuevent = "{uevent}\\n"\n'
+
+
 BAD = [
     ("[recorded]\n\nwrites = 'no'", "m.toml:3: recorded.writes: 'no' is no errno like EINVAL or \"keep\""),
     ("[recorded]\nroot = 1", "m.toml:2: recorded.root: must be true or false, not 1"),
@@ -309,6 +316,27 @@ BAD = [
     (ROW + "[sysfs.links]\nx = true", "m.toml:4: sysfs.links.x: must be a string, not True"),
     (ROW + "node = {mode = '8'}", "m.toml:3: sysfs.node.mode: '8' is no mode like 0644"),
     (ROW + "node = {links = ['/dev/x']}", "m.toml:3: sysfs.node.links: '/dev/x' is no name below /dev"),
+    (ROW + "node = {links = ['pts']}", "m.toml:3: sysfs.node.links: /dev/pts is where programs find"),
+    (ROW + "sizes = {x = -1}", "m.toml:3: sysfs.sizes.x: -1 is no size"),
+    (ROW + "[sysfs.hex]\nx = '-10: 00'", "m.toml:4: sysfs.hex.x: '-10: 00' is no line of hexadecimal digits like"),
+    (f"[[sysfs]]\npath = '/sys/devices{'/x' * 3000}'",
+     "m.toml:2: sysfs.path: '/sys/devices/x/x/x/x/x/x/x/x/x/x/x/x/x/x'... is longer than a path can be: 4095 bytes"),
+    (f"[[sysfs]]\npath = '/sys/{'x' * 256}'",
+     "m.toml:2: sysfs.path: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'... is longer than a name can be: 255 bytes"),
+    (ROW + f"dirs = ['{'ü' * 128}']", "m.toml:3: sysfs.dirs: 'üüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüü'..."),
+    (ROW + "[sysfs.attrs]\n" + f"'{'x' * 256}' = ''", "m.toml:1: sysfs.attrs: 'xxxxxxxxxxxxxxxx"),
+    (ROW + f"[sysfs.attrs]\na = ''\n'{'x/' * 2050}x' = ''", "m.toml:1: sysfs.attrs: '/sys/devices/a/x/x"),
+    (ROW + f"[sysfs.links]\nl = '{'a/' * 3000}'", "m.toml:4: sysfs.links.l: 'a/a/a/a/a/a/a/a/a"),
+    (ROW + "[sysfs.links]\nl = ''", "m.toml:4: sysfs.links.l: '' leads nowhere: a link has a path"),
+    (device("DEVNAME=a\\nDEVMODE=99"), "m.toml:5: sysfs.attrs.uevent: DEVMODE='99' is no mode like 0660"),
+    (device("DEVNAME=a\\nDEVMODE=0888"), "m.toml:5: sysfs.attrs.uevent: DEVMODE='0888' is no mode like 0660"),
+    (device("DEVNAME=a", "99999999999:1"), "m.toml:4: sysfs.attrs.dev: '99999999999:1' is no device number like"),
+    (device("DEVNAME=a", "4096:1"), "m.toml:4: sysfs.attrs.dev: '4096:1' is no device number"),
+    (device("DEVNAME=a", "1:1048576"), "m.toml:4: sysfs.attrs.dev: '1:1048576' is no device number"),
+    (device("DEVNAME=/dev/a//b/./c"), "m.toml:5: sysfs.attrs.uevent: DEVNAME: 'a//b/./c' is no name"),
+    (device("DEVNAME=pts"), "m.toml:5: sysfs.attrs.uevent: DEVNAME: /dev/pts is where programs find"),
+    (device("DEVNAME=.host/x"), "m.toml:5: sysfs.attrs.uevent: DEVNAME: /dev/.host/x is where programs"),
+    (device(f"DEVNAME={'n' * 256}"), "m.toml:5: sysfs.attrs.uevent: DEVNAME: 'nnnnnnnnnnnnnnnnnnnn"),
     ("sysfs = ['x']", "m.toml:1: sysfs: must be a table: write [[sysfs]]"),
     (ROW + "dirs = ['x']\n[sysfs.attrs]\nx = ''", "m.toml:1: recorded.sysfs: /sys/devices/a/x is described as two"),
     (PCI + "[[pci]]\nmodel = 'edu'\naddress = '0000:00:05.0'",
@@ -326,13 +354,15 @@ def test_an_error_names_file_line_and_key(text, message):
 
 # ---- the text of a recording
 
-NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
-    lambda name: name not in (".", "..", "uevent")
-)
+NAME = (
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=6)
+    .filter(lambda name: name not in (".", "..", "uevent"))
+    .map(lambda name: name.encode().decode("latin-1"))
+)  # as the kernel has it
 ATTR = st.builds(
     Attr, data=st.binary(max_size=80) | st.text(st.characters(exclude_categories=["Cs"])).map(str.encode),
     mode=st.sampled_from([0o444, 0o644, 0o400]), uid=st.integers(0, 2),
-)  # fmt: skip
+).filter(lambda attr: b"DEVNAME" not in attr.data)  # fmt: skip
 
 
 def trees(depth: int) -> st.SearchStrategy[Dir]:
@@ -391,3 +421,58 @@ def test_recording_a_loaded_recording_gives_it_again():
     there = {path: what for path, what in contents(recorded.tree).items() if what[1] or "toy0" in path}
     assert there.items() <= contents(machine.recorded.tree).items()
     assert "/devices/virtual/net/toy0/power" in there
+
+
+def test_names_are_utf8_on_every_way():
+    """In a file as TOML has it, in the kernel as bytes, in Python as its os has it; and recorded again."""
+    text = (
+        '[recorded]\nroot = true\n[[sysfs]]\npath = "/sys/devices/dü€"\ndirs = ["日"]\nmodes.0600 = ["é/ł"]\n'
+        '[sysfs.attrs]\nuevent = "MAJOR=240\\nMINOR=1\\nDEVNAME=ñ€\\n"\n"é/ł" = "€\\n"\n'
+        '[sysfs.links]\n"→" = "dü€/日"\n'
+    )
+    machine = parse(text, "m.toml")
+    assert machine.recorded is not None
+    proc = pykernel.boot(machine).process()
+
+    assert sorted(proc.listdir("/sys/devices/dü€")) == sorted(["日", "é", "uevent", "→"])
+    assert proc.readlink("/sys/devices/dü€/→") == "dü€/日"
+    assert proc.stat("/sys/devices/dü€/é/ł".encode()).st_mode == stat.S_IFREG | 0o600
+    assert proc.read(proc.open("/sys/devices/dü€/é/ł"), 10) == "€\n".encode()
+    assert os.major(proc.stat("/dev/ñ€").st_rdev) == 240
+    back = record(Emulated(proc), ["/sys/devices/dü€"])
+    assert contents(back.tree) == contents(machine.recorded.tree)
+    assert parse(to_toml(back), "m.toml").recorded.tree.at("devices").dirs.keys() == {"dü€".encode().decode("latin-1")}
+
+
+def test_the_longest_path_that_linux_takes():
+    path = "/sys/devices" + "/x" * 2041
+    proc = booted(f"[[sysfs]]\npath = '{path}'\n")
+
+    assert stat.S_ISDIR(proc.stat(path).st_mode)
+    assert len(path) + 1 == 4095
+
+
+def test_what_the_emulated_machine_has_of_its_own_is_kept_and_said():
+    proc = booted(
+        '[[sysfs]]\npath = "/sys/bus"\n[sysfs.links]\npci = "../devices"\n'
+        '[[sysfs]]\npath = "/sys/devices/virtual/mem/null"\n[sysfs.attrs]\ndev = "9:9"\nmore = "m"\nuevent = ""\n'
+        "[[pci]]\nmodel = 'edu'\n"
+    )
+
+    assert "vendor" in proc.listdir("/sys/bus/pci/devices/0000:6a:01.0")
+    assert proc.read_text("/sys/class/mem/null/dev") == "1:3\n"
+    said = proc.kernel.log.human()
+    assert "m.toml:1: /sys/bus/pci: the emulated machine's own is kept" in said
+    assert "m.toml:5: /sys/devices/virtual/mem/null: dev, uevent: the emulated machine's own is kept" in said
+
+
+@pytest.mark.parametrize(("length", "size"), [(256, 256), (64, 4096), (4096, 4096)])
+def test_the_size_of_a_configuration_space_is_its_own(length, size):
+    """drivers/pci/pci-sysfs.c:pci_dev_config_attr_is_visible(): cfg_size; and so it is written."""
+    text = "[[sysfs]]\npath = '/sys/devices/a'\n[sysfs.hex]\nconfig = '" + "ab" * length + "'\n"
+    proc = booted(text)
+
+    assert proc.stat("/sys/devices/a/config").st_size == size
+    recorded = parse(text).recorded
+    assert recorded is not None
+    assert parse(to_toml(recorded)).recorded.tree.at("devices/a").files["config"].size == size

@@ -119,7 +119,7 @@ def test_nodes(proc):
 
 @pytest.mark.parametrize(
     ("text", "data"),
-    [(r"a\nb", b"a\nb"), (r"\101\1012", b"AA2"), (r"\\n", rb"\n"), (r"\v\f\b\r\t", b"\v\f\b\r\t"), ("é", "é".encode()),
+    [(r"a\nb", b"a\nb"), (r"\101\1012", b"AA2"), (r"\\n", rb"\n"), (r"\v\f\b\r\t", b"\v\f\b\r\t"), ("Ã©", "é".encode()),
      (r"\q\"", b'q"'), ("", b"")],
 )  # fmt: skip
 def test_escapes_are_those_of_c(text, data):
@@ -139,6 +139,15 @@ BAD = [
     (HEAD + "A: ../x=1\n", "3: A: '../x' is no name of a file"),
     (HEAD + "H: x=123\n", "3: '123' is no even number of hexadecimal digits"),
     (HEAD + "E: SUBSYSTEM=y\n", "3: E: SUBSYSTEM is given twice"),
+    (
+        HEAD + f"L: x={'a/' * 2050}\n",
+        "3: L: 'a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/'... is longer than a path",
+    ),
+    (HEAD + f"A: {'x' * 256}=1\n", "3: A: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'... is longer than a name can be"),
+    (HEAD + "N: pts\n", "3: N: /dev/pts is where programs find what is the host's"),
+    (HEAD + "S: a/../b\n", "3: S: 'a/../b' is no name"),
+    (HEAD + "E: DEVNAME=/dev/a\nA: dev=4096:0\\n\n", "1: '4096:0' is no device number"),
+    (HEAD + "E: DEVNAME=/dev/a\nE: DEVMODE=8\nA: dev=1:2\\n\n", "1: DEVMODE='8' is no mode like 0660"),
     (HEAD + "\n" + HEAD, "4: /devices/a is described in line 1 already"),
 ]
 
@@ -150,3 +159,22 @@ def test_what_is_wrong_is_one_sentence_with_its_line(dump, text, message):
         load(path)
     assert str(e.value).startswith(f"{path}:{message}")
     assert "\n" not in str(e.value)
+
+
+def test_names_are_utf8(dump):
+    text = "P: /devices/dü€\nE: SUBSYSTEM=x\nE: NAME=€\nA: ł/é=\\303\\251 é\\n\nL: →=日\n"
+    proc = pykernel.boot(dump(text)).process()
+    assert proc.read(proc.open("/sys/devices/dü€/ł/é"), 20) == "é é\n".encode()
+    assert proc.readlink("/sys/devices/dü€/→") == "日"
+    assert proc.read(proc.open("/sys/devices/dü€/uevent"), 40) == "SUBSYSTEM=x\nNAME=€\n".encode()
+
+
+def test_a_node_without_a_file_dev_has_its_number_from_the_properties(dump):
+    """umockdev-run 0.17 makes it, too, and no file ``dev`` and no link in /sys/dev; but it gives it the number 0:0."""
+    text = "P: /devices/a\nN: toy=0102\nE: SUBSYSTEM=misc\nE: MAJOR=10\nE: MINOR=200\nE: DEVNAME=/dev/toy\n"
+    proc = pykernel.boot(dump(text)).process()
+    st = proc.stat("/dev/toy")
+    assert (stat.S_IFMT(st.st_mode), st.st_rdev) == (stat.S_IFCHR, os.makedev(10, 200))
+    assert proc.read(proc.open("/dev/toy"), 9) == b"\1\2"
+    assert "dev" not in proc.listdir("/sys/devices/a")
+    assert proc.listdir("/sys/dev") == []

@@ -231,3 +231,11 @@ def test_no_name_of_the_host_is_in_a_recording(pykernel):
 
     assert re.match(r"# Linux \d+\.\d+\S*: /sys/class/mem\n# recorded by pykernel [\d.]+\n\[recorded\]\n", done.stdout)
     assert os.uname().nodename not in done.stdout.split("\n[[sysfs]]")[0].split()
+
+
+def test_arguments_that_name_nothing(pykernel):
+    empty = pykernel("record", "")
+    assert (empty.returncode, empty.stdout, empty.stderr) == (1, "", "pykernel: '' is no path\n")
+    size = pykernel("record", "--max-size", "-1", "/sys/class/mem")
+    assert (size.returncode, size.stdout) == (2, "")
+    assert "--max-size" in size.stderr
