@@ -95,9 +95,21 @@ def kernel(
         yield made
         failed = request.node.stash.get(_FAILED, False)
         complaints = life.stragglers(made, failed=failed)
-    complaints += life.verdict(made, failed=failed)
+    complaints += life.verdict(made, failed=failed, hint=lambda: marks.order_hint(request.node))
     if complaints and not request.node.stash.get(_INTERRUPTED, False):
         pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    """pyfakefs' fixture, asked for when the kernel is there already, would take away the kernel's files."""
+    started = request.node.stash.get(_STARTED, None)
+    if started is not None and fixturedef.argname in marks.FAKES and started[3]["real_files"]:
+        pytest.fail(
+            f"the fixture {fixturedef.argname!r} hides the emulated files of 'kernel', which did not know of it: "
+            f"name it among the test's arguments, or in usefixtures",
+            pytrace=False,
+        )
 
 
 @pytest.fixture

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import unittest
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from functools import wraps
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.surfaces.testkit.life import start, stragglers, verdict
@@ -31,35 +27,7 @@ class KernelTestCase(unittest.TestCase):
 
     kernel_options: ClassVar[dict[str, Any]] = {}
     kernel: Kernel
-
-    def __init__(self, methodName: str = "runTest") -> None:
-        super().__init__(methodName)
-        self._did_not_pass = False
-        if hasattr(self, methodName):
-            setattr(self, methodName, self._watched(getattr(self, methodName)))
-
-    def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The test, which notes that it did not pass: unittest has no way for a cleanup to ask."""
-
-        @wraps(method)
-        def call(*args: Any, **kw: Any) -> Any:
-            with self._watch():
-                return method(*args, **kw)
-
-        @wraps(method)
-        async def call_async(*args: Any, **kw: Any) -> Any:
-            with self._watch():
-                return await method(*args, **kw)
-
-        return call_async if iscoroutinefunction(method) else call
-
-    @contextmanager
-    def _watch(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except BaseException:
-            self._did_not_pass = True
-            raise
+    _did_not_pass = False
 
     def setUp(self) -> None:
         """Boot."""
@@ -67,6 +35,12 @@ class KernelTestCase(unittest.TestCase):
         self.kernel, patched, _ = start(**self.kernel_options)
         patched.__enter__()
         self.addCleanup(self._end, patched)
+
+    def doCleanups(self) -> Any:
+        """As ever; before, note whether anything failed so far or was skipped: a cleanup cannot ask."""
+        outcome: Any = getattr(self, "_outcome", None)
+        self._did_not_pass = outcome is not None and not (outcome.success and outcome.expectedFailure is None)
+        return super().doCleanups()
 
     def _end(self, patched: Patched) -> None:
         """After tearDown() and the cleanups that the test added."""

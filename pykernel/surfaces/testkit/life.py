@@ -183,13 +183,14 @@ def _held(kernel: Kernel) -> list[str]:
     return kernel.leaks()
 
 
-def verdict(kernel: Kernel, *, failed: bool) -> list[str]:
+def verdict(kernel: Kernel, *, failed: bool, hint: Callable[[], str] = str) -> list[str]:
     """
     Shut *kernel* down and say what is wrong with the test: a leak, an oops.
 
     Args:
         failed: the test failed already. Its traceback keeps local variables alive, and what was to be given back was
             perhaps not reached: leaks are no complaint then.
+        hint: what else to say with a leak.
     """
     from pykernel.kernel import Leak
 
@@ -200,7 +201,7 @@ def verdict(kernel: Kernel, *, failed: bool) -> list[str]:
         kernel.shutdown()
     except Leak as e:
         if not failed:
-            complaints.append(str(e))
+            complaints.append(f"{e}{hint()}")
     if kernel.oopses:
         complaints.append("the kernel had an oops: " + "; ".join(f"{type(e).__name__}: {e}" for e in kernel.oopses))
     return complaints

@@ -8,6 +8,7 @@ Which kernel a test wants: its marks, the closest first, then the command line, 
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "add_options",
     "boot_options",
     "check_options",
+    "order_hint",
     "parametrize",
     "said",
 ]
@@ -33,6 +35,7 @@ PATCHED = ("real_files", "uid", "gid", "modules")
 MANY = ("machine", "profile", "seed")  # have a marker, an option and a fixture of their own
 TYPES = {"machine": str, "profile": str, "seed": int}
 DEFAULTS: dict[str, Any] = {"machine": "full", "profile": "linux-6.1", "seed": 0}
+PLUGINS = ("_pytest.", "pytest_", "pykernel.", "pyfakefs.")  # modules whose fixtures are not the tests' own
 FAKES = frozenset(("fs", "fs_class", "fs_module", "fs_session"))  # pyfakefs' fixtures: real_files=False
 KEYWORDS = (
     "machine='full', profile='linux-6.1', seed=0, clock='virtual', config=(), real_files=True, uid=None, gid=None, "
@@ -192,6 +195,36 @@ def boot_options(request: pytest.FixtureRequest) -> dict[str, Any]:
             )
     options["machine"] = _beside(options["machine"], Path(item.path))
     return options
+
+
+def order_hint(item: pytest.Item) -> str:
+    """What to say with a leak when fixtures of *item* end after the fixture 'kernel', which they do not take."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return ""
+    defs: dict[str, Any] = {name: found[-1] for name, found in info.name2fixturedefs.items()}
+    before = itertools.takewhile(lambda name: name != "kernel", info.names_closure)
+    older = [name for name in before if name in defs and _ends_late(name, defs)]
+    if not older:
+        return ""
+    return (
+        f"\n(Fixtures that are older than 'kernel' end after it: {', '.join(older)}. "
+        f"One that gives back what the test took has to take 'kernel'.)"
+    )
+
+
+def _ends_late(name: str, defs: dict[str, Any]) -> bool:
+    """Whether a fixture of the tests' own does something at its end, and nothing holds the fixture 'kernel' for it."""
+    fixture = defs[name]
+    has_end = inspect.isgeneratorfunction(fixture.func) or inspect.isasyncgenfunction(fixture.func)
+    if not has_end or fixture.scope != "function" or fixture.func.__module__.startswith(PLUGINS):
+        return False
+    taken, todo = set[str](), [name]
+    while todo:
+        more = {arg for arg in getattr(defs.get(todo.pop()), "argnames", ()) if arg not in taken}
+        taken |= more
+        todo += more
+    return "kernel" not in taken
 
 
 def _beside(machine: Any, test: Path) -> Any:

@@ -65,6 +65,31 @@ UNITTEST = """
         def test_mixed_skip(self):
             os.open(STATE, os.O_RDONLY)
             self.skipTest("no more")
+
+        def test_mixed_subtest(self):
+            with self.subTest(n=1):
+                os.open(STATE, os.O_RDONLY)
+                self.fail("this")
+
+        @unittest.expectedFailure
+        def test_mixed_expected(self):
+            os.open(STATE, os.O_RDONLY)
+            self.fail("this")
+
+    class TestMixedSetUp(pykernel.KernelTestCase):
+        def setUp(self):
+            super().setUp()
+            os.open(STATE, os.O_RDONLY)
+            raise KeyError("in setUp")
+
+        def test_mixed_set_up(self): ...
+
+    class TestMixedTearDown(pykernel.KernelTestCase):
+        def test_mixed_tear_down(self):
+            os.open(STATE, os.O_RDONLY)
+
+        def tearDown(self):
+            raise KeyError("in tearDown")
 """
 
 
@@ -80,7 +105,13 @@ def test_unittest_under_pytest(suite):
         "test_mixed_failure": "failed",
         "test_mixed_oops": "failed",
         "test_mixed_skip": "skipped",
+        "test_mixed_subtest": "failed",
+        "test_mixed_expected": "skipped",
+        "test_mixed_set_up": "failed",
+        "test_mixed_tear_down": "failed",
     }, run.stdout
+    for name in ("subtest", "expected", "set_up", "tear_down"):
+        assert "still there" not in run.cases[f"test_mixed_{name}"].text
     assert "wq0.0/state, taken at" in run.cases["test_leak"].text
     assert "still there" not in run.cases["test_fails"].text
     assert "wq0.0/state, taken at" in run.cases["test_mixed_leak"].text
@@ -97,12 +128,16 @@ def test_the_plain_unittest_runner(tmp_path):
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
     told = dict(line.split(" (", 1) for line in done.stderr.splitlines() if line.startswith("test_"))
     outcomes = {name: rest.rpartition("... ")[2] for name, rest in told.items()}
+    del outcomes["test_mixed_subtest"]  # its parts have lines of their own
     assert outcomes == {
         "test_mixed": "ok",
         "test_mixed_failure": "FAIL",
         "test_mixed_leak": "FAIL",
         "test_mixed_oops": "FAIL",
         "test_mixed_skip": "skipped 'no more'",
+        "test_mixed_expected": "expected failure",
+        "test_mixed_set_up": "ERROR",
+        "test_mixed_tear_down": "ERROR",
     }, done.stderr
     assert "the kernel had an oops: KeyError: 'bug'" in done.stderr
     assert done.stderr.count("still there at shutdown") == 1
@@ -349,6 +384,43 @@ FAKES = """
     def test_plain(kernel):
         assert os.path.exists(__file__)
 """
+
+
+def test_pyfakefs_comes_too_late(suite):
+    """The emulated files would vanish: a sentence."""
+    run = suite("def test_late(kernel, request):\n    request.getfixturevalue('fs')\n")
+    assert "the fixture 'fs' hides the emulated files of 'kernel'" in run.cases["test_late"].text
+
+
+def test_a_fixture_that_ends_too_late(suite):
+    """A leak's report says which fixtures could not give back in time."""
+    run = suite(
+        """
+        import os, pytest
+
+        @pytest.fixture
+        def files():
+            held = []
+            yield held
+            for f in held:
+                f.close()
+
+        @pytest.fixture
+        def after(kernel):
+            held = []
+            yield held
+            for f in held:
+                f.close()
+
+        def test_late(tmp_path, files, capsys, kernel):
+            files.append(open("/sys/bus/dsa/devices/wq0.0/state"))
+
+        def test_in_time(after, files, kernel):
+            after.append(open("/sys/bus/dsa/devices/wq0.0/state"))
+        """
+    )
+    assert run.cases["test_in_time"].outcome == "passed", run.stdout
+    assert "(Fixtures that are older than 'kernel' end after it: files. One that" in run.cases["test_late"].text
 
 
 @pytest.mark.parametrize("args", [("-p", "no:randomly"), ("-p", "randomly", "--capture=sys"), ("-n", "2", "-s")])
