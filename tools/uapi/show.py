@@ -91,18 +91,21 @@ def _not_in(entry: Entry, kernel: Version) -> str:
     if isinstance(entry.value, type) and issubclass(entry.value, Enum):
         whys = [_not_in(entry._replace(name=member.name, value=member.value), kernel) for member in entry.value]
         return whys[-1] if all(whys) else ""
-    changed = entry.name in getattr(entry.module, "CHANGED", {})
-    new = None if changed else history.newer(entry.module).get(entry.name)
-    gone = history.older(entry.module).get(entry.name)
+    new, gone = _born(entry), history.older(entry.module).get(entry.name)
     if new and history.parse(new) > kernel:
         return f"it came with Linux {new}"
     return f"Linux {gone} was the last with it" if gone and history.parse(gone) < kernel else ""
 
 
+def _born(entry: Entry) -> str | None:
+    """The kernel that brought a name; what only changed is older."""
+    return getattr(entry.module, "NEWER", {}).get(entry.name)
+
+
 def _where(entry: Entry) -> str:
     from pykernel.uapi import catalog, history
 
-    new, gone = history.newer(entry.module).get(entry.name), history.older(entry.module).get(entry.name)
+    new, gone = _born(entry), history.older(entry.module).get(entry.name)
     text = ", ".join(catalog.headers(entry.module)) or f"{catalog.title(entry.module)}, never in Linux"
     return f"{text}{f', since Linux {new}' if new else ''}{f', until Linux {gone}' if gone else ''}"
 
@@ -182,7 +185,7 @@ def _as_json(entry: Entry, version: Version) -> dict[str, Any]:
 
     kind, value = catalog.kind(entry), entry.value
     row: dict[str, Any] = {"name": entry.name, "kind": kind, "header": catalog.title(entry.module)}
-    row |= {"since": history.newer(entry.module).get(entry.name), "until": history.older(entry.module).get(entry.name)}
+    row |= {"since": _born(entry), "until": history.older(entry.module).get(entry.name)}
     if kind == "struct":
         old: type[Struct] = history.at(value, version)
         fields = [f._asdict() for f in layout(old)]

@@ -292,26 +292,19 @@ NEWER: Final = {
     "iommu_gpasid_bind_data": "5.5",
     "IOMMU_SVA_VTD_GPASID_MTS_MASK": "5.8",
     "IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID": "5.9",
-    "iommu_page_response": "5.10",
     "iommu_cache_invalidate_info_granu": "5.10",
-    "iommu_cache_invalidate_info": "5.10",
     "IOMMU_PASID_FORMAT_LAST": "5.10",
     "iommu_gpasid_bind_data_vendor": "5.10",
     "iommu_gpasid_bind_data.argsz": "5.10",
-    "iommu_gpasid_bind_data.version": "5.10",
-    "iommu_gpasid_bind_data.format": "5.10",
-    "iommu_gpasid_bind_data.addr_width": "5.10",
-    "iommu_gpasid_bind_data.flags": "5.10",
-    "iommu_gpasid_bind_data.gpgd": "5.10",
-    "iommu_gpasid_bind_data.hpasid": "5.10",
-    "iommu_gpasid_bind_data.gpasid": "5.10",
-    "iommu_gpasid_bind_data.padding": "5.10",
     "iommu_gpasid_bind_data.vendor": "5.10",
     "IOMMU_SVA_VTD_GPASID_WPE": "5.13",
 }
 
 # What had another value, or another place
 CHANGED: Final = {
+    "iommu_gpasid_bind_data": "5.10",
+    "iommu_page_response": "5.10",
+    "iommu_cache_invalidate_info": "5.10",
     "IOMMU_SVA_VTD_GPASID_LAST": "5.13",
 }
 

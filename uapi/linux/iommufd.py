@@ -844,7 +844,6 @@ NEWER: Final = {
     "IOMMU_HW_CAP_PCI_PASID_EXEC": "6.15",
     "IOMMU_HW_CAP_PCI_PASID_PRIV": "6.15",
     "iommu_hw_info.out_max_pasid_log2": "6.15",
-    "iommu_hw_info.__reserved": "6.15",
     "iommu_hwpt_pgfault.__reserved": "6.12",
     "IOMMUFD_CMD_IOAS_MAP_FILE": "6.13",
     "IOMMUFD_CMD_VIOMMU_ALLOC": "6.13",
@@ -902,6 +901,8 @@ NEWER: Final = {
     "IOMMU_IOAS_NOIOMMU_GET_PA": "7.3",
     "IOMMU_HW_INFO_ARM_SMMUV3_ERRATA_REPEAT_TLBI_CFGI": "7.3",
 }
+
+CHANGED: Final = {"iommu_hw_info.__reserved": "6.15"}  # it was four bytes
 
 # Names in NEWER that stable versions of older kernels got, too
 BACKPORTED: Final = frozenset(
