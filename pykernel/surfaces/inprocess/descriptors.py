@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
+import struct
+from collections.abc import Callable
 from contextlib import suppress
-from errno import EBADF
-from typing import TYPE_CHECKING
+from errno import EBADF, EOPNOTSUPP
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.fdtable import FdTable
@@ -14,7 +18,28 @@ from pykernel.fs.fdtable import FdTable
 if TYPE_CHECKING:
     from pykernel.fs.vfs import File
 
-__all__ = ["HostFdTable"]
+__all__ = ["HostFdTable", "sendmsg_of"]
+
+
+def sendmsg_of(files: dict[int, File], real: Callable[..., int]) -> Callable[..., int]:
+    """
+    The function that stands for ``socket.sendmsg()``, which ``socket.send_fds()`` calls, too.
+
+    Who receives an emulated descriptor over a socket of the host would have an empty file: raises EOPNOTSUPP.
+    """
+
+    @wraps(real)
+    def sendmsg(sock: socket.socket, buffers: Any, ancdata: Any = (), *rest: Any) -> int:
+        ancdata = [*ancdata]
+        for level, kind, data in ancdata:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                raw = bytes(data)
+                for (fd,) in struct.iter_unpack("i", raw[: len(raw) & ~3]):
+                    if fd in files:
+                        raise OSError(EOPNOTSUPP, f"emulated descriptor {fd} cannot be sent over a socket of the host")
+        return real(sock, buffers, ancdata, *rest)
+
+    return sendmsg
 
 
 class HostFdTable(FdTable):

@@ -8,13 +8,14 @@ import os
 import stat
 import warnings
 from collections.abc import Callable
-from errno import EAGAIN, EISDIR
+from errno import EAGAIN, EISDIR, ENXIO
 from functools import lru_cache, wraps
 from termios import TCGETS
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.vfs import PAGE_SIZE
+from pykernel.surfaces.inprocess.places import Nameless
 from pykernel.syscalls import PathArg
 
 if TYPE_CHECKING:
@@ -222,6 +223,9 @@ def opener_of(places: Places, real_open: Callable[..., Any]) -> Callable[..., An
         where: PathArg | None = None
         if opener is None:
             where = claim(file)
+            where = places.behind(file) if where is None else where
+            if isinstance(where, Nameless):
+                raise err(ENXIO, filename=os.fspath(file))
             if where is None:
                 return real_open(host(file)[0], mode, buffering, encoding, errors, newline, closefd, opener)
         parsed = parse_mode(mode) if isinstance(mode, str) else None

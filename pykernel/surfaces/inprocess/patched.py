@@ -10,6 +10,7 @@ import os
 import select
 import selectors
 import signal
+import socket
 import sys
 import threading
 import tokenize
@@ -18,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pykernel.surfaces.inprocess.children import Children
-from pykernel.surfaces.inprocess.descriptors import HostFdTable
+from pykernel.surfaces.inprocess.descriptors import HostFdTable, sendmsg_of
 from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
 from pykernel.surfaces.inprocess.files import open_code_of, opener_of
 from pykernel.surfaces.inprocess.ids import Ids
@@ -182,6 +183,7 @@ class Patched:
         epoll, poll = epoll_class(waiter), poll_class(waiter)
         rows += [
             (mmap, "mmap", mmap_class(places)),
+            (socket.socket, "sendmsg", sendmsg_of(places.files, socket.socket.sendmsg)),
             (select, "select", select_function(waiter)),
             (select, "poll", poll),
             (select, "epoll", epoll),
@@ -203,7 +205,7 @@ class Patched:
         with ExitStack() as undo:
             for owner, name, _, new in table:
                 _replace(undo, owner, name, new)
-            self._names_of_modules(undo, {id(old): new for _, _, old, new in table})
+            self._names_of_modules(undo, {id(old): new for _, _, old, new in table if old is not None})
             undo.callback(setattr, self._fds, "alone", self._fds.alone)
             self._fds.alone = True
             self._replaced = undo.pop_all()

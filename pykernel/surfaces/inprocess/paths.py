@@ -7,13 +7,14 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from errno import EEXIST, ENOENT, EXDEV
+from errno import EEXIST, ENOENT, ENXIO, EXDEV
 from fcntl import F_DUPFD_CLOEXEC
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.fs.vfs import Inode, StatFs
+from pykernel.surfaces.inprocess.places import Nameless
 from pykernel.syscalls import At, PathArg, Process
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ class PathCalls:
         "chdir",
     )  # fmt: skip
 
+    following = frozenset(names) - {
+        "lstat", "readlink", "mkdir", "rmdir", "unlink", "mknod", "mkfifo", "lchown",
+    }  # fmt: skip
+
     def __init__(self, places: Places, ids: Ids, module: Any) -> None:
         self.places = places
         self.process = places.process
@@ -165,10 +170,13 @@ class PathCalls:
 
     def _dispatch(self, name: str) -> Callable[..., Any]:
         real, mine, claim, host = self.real[name], getattr(self, name), self.places.claim, self.places.host
+        follows, behind = name in self.following, self.places.behind
 
         @wraps(real)
         def call(path: Any, *args: Any, dir_fd: int | None = None, **kw: Any) -> Any:
             where = claim(path, dir_fd)
+            if where is None and follows and kw.get("follow_symlinks", True):
+                where = behind(path)
             there = path
             try:
                 if where is not None:
@@ -187,7 +195,9 @@ class PathCalls:
     # ---- one path
 
     def open(self, path: PathArg, flags: int, mode: int = 0o777) -> int:
-        """Close-on-exec, as PEP 446 has it."""
+        """Close-on-exec, as PEP 446 has it. Raises ENXIO: a descriptor's link that leads to no name."""
+        if isinstance(path, Nameless):
+            raise err(ENXIO, "pykernel opens again by the name")
         return self.process.open(path, flags | os.O_CLOEXEC, mode)
 
     def stat(self, path: PathArg, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -202,11 +212,14 @@ class PathCalls:
         """The text."""
         return self.process.readlink(path)
 
-    @staticmethod
-    def _readlink(either: Callable[..., Any]) -> Callable[..., Any]:
+    def _readlink(self, either: Callable[..., Any]) -> Callable[..., Any]:
+        link_text = self.places.link_text
+
         @wraps(either)
         def call(path: Any, *, dir_fd: int | None = None) -> Any:
-            text = either(path, dir_fd=dir_fd)
+            text = link_text(path)
+            if text is None:
+                text = either(path, dir_fd=dir_fd)
             return os.fsencode(text) if _wants_bytes(path) else text
 
         return call
@@ -353,6 +366,7 @@ class PathCalls:
     def listdir(self, path: Any = None) -> list[Any]:
         """The names, of the argument's type."""
         where = self.places.claim("." if path is None else path)
+        where = self.places.behind(path) if where is None else where
         if where is None:
             return list(self.real["listdir"](self.places.host(path)[0]))
         names = [name for name, _ in self._entries(where, path)]
@@ -361,6 +375,7 @@ class PathCalls:
     def scandir(self, path: Any = None) -> Any:
         """The entries."""
         where = self.places.claim("." if path is None else path)
+        where = self.places.behind(path) if where is None else where
         if where is None:
             return self.real["scandir"](self.places.host(path)[0])
         top = path if isinstance(path, int) else os.fspath("." if path is None else path)

@@ -8,6 +8,7 @@ points into /sys or /dev is followed by the host: it is not seen here.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from pykernel.fs.namei import d_path, walk
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.syscalls import Process
 
-__all__ = ["HOST_NODES", "TOPS", "Places"]
+__all__ = ["HOST_NODES", "TOPS", "Nameless", "Places"]
 
 # The host's /dev shows through here: the nodes that are the same on every Linux and that programs hand to children,
 # and what belongs to the host's terminals and shared memory. Every other name is the emulated kernel's, if it has it.
@@ -31,6 +32,8 @@ HOST_NODES = frozenset((
     "tty", "console", "ptmx", "pts", "shm", "mqueue",
     "fd", "stdin", "stdout", "stderr",
 ))  # fmt: skip
+FD_LINK = re.compile(r"(?:/proc/(self|thread-self|\d+)(?:/task/\d+)?|/dev)/fd/(\d{1,9})")
+STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 HEADS = ("/sys", "/dev", "/proc")
 TOPS = ("sys", "dev", "proc")
 
@@ -40,6 +43,10 @@ def _checked(path: str) -> str:
     if "\0" in path:
         raise ValueError("embedded null byte")
     return path
+
+
+class Nameless(int):
+    """A descriptor of a pipe, an eventfd, a removed file: it has no path by which it could be opened again."""
 
 
 class Places:
@@ -88,6 +95,40 @@ class Places:
         if self.root_is_cwd or "../" in path or path[-2:] == "..":
             return self._ours(self._full(path, None))
         return None
+
+    def descriptor(self, path: Any) -> int | None:
+        """The number of the emulated descriptor whose link in /proc or /dev/fd *path* is, None for all else."""
+        text = os.fsdecode(path) if isinstance(path, bytes | os.PathLike) else path
+        if not isinstance(text, str) or not text.startswith(("/proc/", "/dev/")):
+            return None
+        m = FD_LINK.fullmatch(text)
+        if m is None:
+            return STREAMS.get(text) if STREAMS.get(text) in self.files else None
+        mine = m[1] in (None, "self", "thread-self", str(os.getpid()))
+        return int(m[2]) if mine and int(m[2]) in self.files else None
+
+    def behind(self, path: Any) -> PathArg | None:
+        """
+        What a call that follows links takes for the link of an emulated descriptor; None for all else.
+
+        Opened by its path it is a new open file, as Linux reopens it (fs/proc/fd.c:proc_fd_link()). What has no path
+        is :class:`Nameless`.
+        """
+        fd = self.descriptor(path)
+        if fd is None:
+            return None
+        inode = self.files[fd].inode
+        text = d_path(self.kernel, inode)
+        try:
+            found = walk(self.kernel, text)
+        except OSError:
+            found = None
+        return host_text(text) if found is inode else Nameless(fd)
+
+    def link_text(self, path: Any) -> str | None:
+        """What readlink() says of the link of an emulated descriptor; None for all else."""
+        fd = self.descriptor(path)
+        return None if fd is None else host_text(d_path(self.kernel, self.files[fd].inode))
 
     def _needs_sorting(self, path: str, start: Inode) -> bool:
         """Whether a path from *start*, ours, may be the host's. A removed directory has no path, but still parents."""
