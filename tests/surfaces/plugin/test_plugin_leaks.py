@@ -159,7 +159,7 @@ release:
 
 scandir: descriptor * of __main__.py (pid *): /sys/bus
     held.append(os.scandir("/sys/bus"))  # HERE
-    next(held[0])
+    next(held[-1])
 release:
     for entry in held.pop():
         pass
