@@ -8,6 +8,7 @@ import os
 import socket
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_no_socket_of_the_host_takes_an_emulated_descriptor(kernel, raises_errno
 
 def test_a_modules_none_stays_none():
     """Of what a class inherits nothing is in place that a module could have a name for."""
-    module = types.ModuleType("toy")
+    module: Any = types.ModuleType("toy")
     module.nothing, module.read = None, os.read
     real = os.read
     with pykernel.boot("dsa").patched(modules=[module]):
