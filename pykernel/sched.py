@@ -19,11 +19,13 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import Oops, is_bug
-from pykernel.lib.interleave import Strategy, make_strategy
 from pykernel.lib.wait import Completion, WaitQueue
+
+if TYPE_CHECKING:
+    from pykernel.lib.interleave import Strategy
 
 __all__ = ["Completion", "Scheduler", "Thread", "Timer", "WaitQueue"]
 
@@ -139,6 +141,8 @@ class Scheduler:
         if seed is not None:
             self.seed = seed
             self.rng.seed(seed)
+        from pykernel.lib.interleave import make_strategy
+
         self.strategy = make_strategy(strategy, self.seed)
         self.exploring = True
 

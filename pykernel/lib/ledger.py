@@ -10,10 +10,10 @@ leak.
 from __future__ import annotations
 
 import os
-import sysconfig
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Holder", "Ledger", "place", "place_of"]
 
-LIBRARIES = tuple({os.path.dirname(os.__file__) + os.sep, sysconfig.get_path("purelib") + os.sep})
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    import sysconfig  # only who tracks origins pays for it
+
+    return (os.path.dirname(os.__file__) + os.sep, sysconfig.get_path("purelib") + os.sep)
 
 
 class Holder:
@@ -114,7 +119,7 @@ def place(frame: FrameType | None, inside: Callable[[dict[str, Any]], bool]) -> 
     while frame is not None:
         if not inside(frame.f_globals):
             name = frame.f_code.co_filename
-            if not name.startswith(LIBRARIES) and name[:1] != "<":
+            if not name.startswith(_libraries()) and name[:1] != "<":
                 return _text(frame)
             first = first or frame
         frame = frame.f_back
