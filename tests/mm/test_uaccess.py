@@ -9,6 +9,7 @@ import pytest
 from pykernel.lib.fault_inject import FaultInjector
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.uaccess import TASK_SIZE_MAX, access_ok, copy_from_user, copy_to_user
+from pykernel.sched import Scheduler
 
 EFAULTS = rf"\[Errno {EFAULT}\]"
 
@@ -29,6 +30,7 @@ class Kernel:
 
     current: Task
     faults: FaultInjector = field(default_factory=FaultInjector)
+    sched: Scheduler = field(default_factory=Scheduler)
 
 
 def kernel(mem: SimMemory | None) -> Any:
