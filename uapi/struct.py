@@ -397,12 +397,6 @@ class Struct(Storage, metaclass=StructType):
         return cls._sizeof
 
     @classmethod
-    def has_flexible_array(cls) -> bool:
-        """Does the struct end in an array without a length?"""
-        cls._build()
-        return cls._flex is not None
-
-    @classmethod
     def offsetof(cls, name: str) -> int:
         """C: ``offsetof(struct ..., name)``. TypeError for a bit-field, which has none."""
         if cls._find(name).bits:

@@ -14,7 +14,7 @@ from pykernel.fs.vfs import MAX_LFS_FILESIZE, File, FsNotify, Inode, StatFs
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["RamDir", "RamFile", "RamLink", "RamNode"]
+__all__ = ["RamDir", "RamFile", "RamLink", "RamNode", "UpDir"]
 
 TMPFS = StatFs(0x01021994)
 ROOT_DEV = 2
@@ -281,6 +281,22 @@ class RamDir(RamNode):
             new_dir.rmdir(new_name) if node.is_dir else new_dir.unlink(new_name)
         self.detach(name)
         new_dir.attach(new_name, node)
+
+
+class UpDir(RamDir):
+    """A directory where a look brings the devices up."""
+
+    __slots__ = ()
+
+    def lookup(self, name: str) -> Inode:
+        """Raises ENOENT."""
+        self.kernel.up()
+        return super().lookup(name)
+
+    def iterdir(self) -> list[tuple[str, Inode]]:
+        """The entries."""
+        self.kernel.up()
+        return list(super().iterdir())
 
 
 class RamDirFile(File):

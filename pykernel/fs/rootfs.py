@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.fs.chardev import Chrdevs
 from pykernel.fs.procfs import ProcFs
-from pykernel.fs.ramfs import RamDir, RamLink, RamNode
+from pykernel.fs.ramfs import RamDir, RamLink, RamNode, UpDir
 from pykernel.fs.sysfs import SysFs
 from pykernel.fs.vfs import Inode
 
@@ -17,28 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["DevTmpFs", "RootFs"]
 
 
-class DevDir(RamDir):
-    """The root of devtmpfs: a look into it brings the devices up."""
-
-    __slots__ = ()
-
-    def lookup(self, name: str) -> Inode:
-        """Raises ENOENT."""
-        self.kernel.up()
-        return super().lookup(name)
-
-    def iterdir(self) -> list[tuple[str, Inode]]:
-        """The nodes."""
-        self.kernel.up()
-        return list(super().iterdir())
-
-
 class DevTmpFs:
     """drivers/base/devtmpfs.c: nodes come and go with their devices."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.root = DevDir(kernel, 0o755)
+        self.root = UpDir(kernel, 0o755)
 
     def create_node(self, path: str, mode: int, rdev: int, kind: int = stat.S_IFCHR) -> Inode:
         """drivers/base/devtmpfs.c:handle_create(): directories on the way are made 0755. Raises EEXIST."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.procfs import ProcDir, ProcFile, ProcFs
-from pykernel.fs.ramfs import RamNode
-from pykernel.fs.vfs import File, Inode, generic_llseek
+from pykernel.fs.ramfs import RamNode, UpDir
+from pykernel.fs.vfs import File, generic_llseek
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -73,20 +73,10 @@ class ProcPciOpenFile(File):
         return self.inode.pdev.domain
 
 
-class ProcBusPciDir(ProcDir):
-    """The directory: a look into it brings the devices up."""
+class ProcBusPciDir(UpDir, ProcDir):
+    """The directory with the table and the buses."""
 
     __slots__ = ()
-
-    def lookup(self, name: str) -> Inode:
-        """Raises ENOENT."""
-        self.kernel.up()
-        return super().lookup(name)
-
-    def iterdir(self) -> list[tuple[str, Inode]]:
-        """The table and the buses."""
-        self.kernel.up()
-        return list(super().iterdir())
 
 
 class ProcBusPci:

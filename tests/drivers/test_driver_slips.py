@@ -8,6 +8,7 @@ from errno import EIO, ENODEV, EPERM
 from pathlib import Path
 
 import pytest
+from errnos import errno_of
 
 import pykernel
 from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, SkeletonModule, skeleton_factorial
@@ -31,14 +32,6 @@ def slip(tmp_path):
         return str(tmp_path / "m.toml")
 
     return slip
-
-
-def errno_of(fn, *args):
-    try:
-        fn(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 @pytest.mark.parametrize("code", [-ENODEV, 0, 4096, 1 << 40])

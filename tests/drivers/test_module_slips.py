@@ -6,6 +6,7 @@ import sys
 from errno import EIO, ENOENT
 
 import pytest
+from errnos import errno_of
 
 import pykernel
 from pykernel.machine import Machine, MachineError
@@ -62,14 +63,6 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield package
     sys.modules.pop("vendor_mod", None)
-
-
-def errno_of(fn, *args):
-    try:
-        fn(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 @pytest.mark.parametrize(

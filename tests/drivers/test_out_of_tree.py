@@ -7,6 +7,7 @@ from errno import ENODEV, ENOENT, ETIMEDOUT, EWOULDBLOCK
 from pathlib import Path
 
 import pytest
+from errnos import errno_of
 
 import pykernel
 from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, SkeletonModule, skeleton_factorial
@@ -49,14 +50,6 @@ def edu(tmp_path):
     yield kernel
     kernel.shutdown()
     assert kernel.oopses == []
-
-
-def errno_of(fn, *args):
-    try:
-        fn(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 def test_the_skeleton_has_an_attribute_an_ioctl_a_register_and_an_interrupt(edu):

@@ -9,6 +9,7 @@ from errno import EFAULT, EINVAL, EIO, ENOTTY
 from typing import Annotated, Any
 
 import pytest
+from errnos import errno_of
 
 from pykernel.base.core import Device, cdev_device_add, cdev_device_del
 from pykernel.fs.chardev import alloc_chrdev_region, unregister_chrdev_region
@@ -135,14 +136,6 @@ def device(kernel):
     proc.exit()
     cdev_device_del(dev)
     unregister_chrdev_region(kernel, devt, 1)
-
-
-def errno_of(fn, *args):
-    try:
-        fn(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 def test_plain_numbers(device):

@@ -8,6 +8,7 @@ import stat
 from dataclasses import replace
 
 import pytest
+from errnos import errno_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,14 +52,6 @@ TOY = "/sys/class/net/toy0"
 
 def booted(text: str, **how):
     return pykernel.boot(parse(text, "m.toml"), **how).process()
-
-
-def errno_of(fn, *args):
-    try:
-        fn(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 def test_files_have_the_recorded_text_mode_owner_and_size():

@@ -131,11 +131,8 @@ class Device:
     def _find_parent(self) -> Device | None:
         path = self.syspath
         while (path := path.rpartition("/")[0]) not in ("/sys", ""):
-            try:
-                return from_syspath(self.process, path)
-            except OSError as e:
-                if e.errno != ENODEV:
-                    raise
+            if device := device_at(self.process, path):
+                return device
         return None
 
     # ---- properties
@@ -328,6 +325,16 @@ def from_syspath(process: Process, path: str) -> Device:
     return Device(process, real)
 
 
+def device_at(process: Process, path: str) -> Device | None:
+    """As :func:`from_syspath`; None where there is no device. Raises EINVAL, and what walking the path says."""
+    try:
+        return from_syspath(process, path)
+    except OSError as e:
+        if e.errno != ENODEV:
+            raise
+        return None
+
+
 def devnum(kind: str, number: int) -> str:
     """The path of a device number. Raises ENODEV: no major."""
     if not os.major(number):
@@ -371,11 +378,8 @@ def from_subsystem_sysname(process: Process, subsystem: str, sysname: str) -> De
         f"/sys/firmware/{subsystem}/{name}",
     )
     for path in paths:
-        try:
-            return from_syspath(process, path)
-        except OSError as e:
-            if e.errno != ENODEV:
-                raise
+        if device := device_at(process, path):
+            return device
     raise err(ENODEV)
 
 

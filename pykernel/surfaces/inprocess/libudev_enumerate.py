@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator
-from errno import EAGAIN, EINVAL, ENODEV, ENOENT
+from errno import EAGAIN, EINVAL, ENOENT
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.lib.names import kernel_text
-from pykernel.surfaces.inprocess.libudev_device import Device, from_event, from_syspath
+from pykernel.surfaces.inprocess.libudev_device import Device, device_at, from_event
 from pykernel.surfaces.inprocess.udevd import GROUPS, UdevSocket
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Enumerator:
         for name in self._names(path):
             if not _matches(self.sysnames, name):
                 continue
-            device = self._device(f"{path}/{name}")
+            device = device_at(self.process, f"{path}/{name}")
             if device is None or not self._passes(device):
                 continue
             yield device
@@ -120,21 +120,11 @@ class Enumerator:
         todo = list(self.parents)
         while todo:
             path = todo.pop()
-            device = self._device(path)
+            device = device_at(self.process, path)
             name = path.rpartition("/")[2]
             if device is not None and _matches(self.sysnames, name) and self._passes(device):
                 yield device
             todo += (f"{path}/{child}" for child in self._names(path, (stat.S_IFDIR,)))
-
-    def _device(self, path: str) -> Device | None:
-        try:
-            return from_syspath(self.process, path)
-        except OSError as e:
-            if e.errno != ENODEV:
-                raise
-            return None
-
-    # ---- matching
 
     def _wants(self, subsystem: str) -> bool:
         return _matches(self.subsystems, subsystem, self.not_subsystems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EAGAIN, EBADF, ENODEV, ENOENT, ENOMEM, ENOSPC, ENXIO
 
 import pytest
+from errnos import errno_of
 
 import pykernel
 from pykernel.machine import parse
@@ -25,14 +26,6 @@ def boot(request):
         return kernel
 
     return boot
-
-
-def errno_of(fn, *args):
-    try:
-        fn(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 def sweep(boot, body, *, prepare=lambda kernel: None):
