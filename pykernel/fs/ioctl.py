@@ -6,6 +6,8 @@ Ioctls: those that every file has (fs/ioctl.c:do_vfs_ioctl()), and how a driver'
     class MyFile(IoctlFile):
         @ioctl(MY_GET_INFO)
         def get_info(self, info: my_info) -> my_info: ...
+
+What is no file but gets a file's ioctls, as a device of VFIO does, is a subclass of :class:`IoctlMethods`.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from pykernel.uapi.struct import Struct
 
 if TYPE_CHECKING:
     from pykernel.fs.fdtable import FdTable
+    from pykernel.kernel import Kernel
 
-__all__ = ["VFS_IOCTLS", "IoctlFile", "do_vfs_ioctl", "ioctl"]
+__all__ = ["VFS_IOCTLS", "IoctlFile", "IoctlMethods", "do_vfs_ioctl", "ioctl"]
 
 # include/uapi/asm-generic/ioctls.h
 FIONREAD = 0x541B
@@ -80,7 +83,8 @@ def do_vfs_ioctl(fds: FdTable, fd: int, file: File, cmd: int, arg: int) -> int:
 
 def ioctl(row: Ioctl[Any]) -> Callable[[Callable[..., Any]], Any]:
     """
-    The method of an :class:`IoctlFile` that answers *row*; several above one method are several numbers.
+    The method of an :class:`IoctlMethods`, as every IoctlFile is one, that answers *row*; several above one method are
+    several numbers.
 
     It is called with what the caller passes: the struct that the argument points to (all zeros when the number is an
     ``_IOR``), what it points to when the row names a C scalar (an array is bytes), else the argument itself. A second
@@ -90,7 +94,7 @@ def ioctl(row: Ioctl[Any]) -> Callable[[Callable[..., Any]], Any]:
     result is 0; None is 0; a number from 0 on is the result. Failure is raised: ``raise err(EINVAL)``.
 
     Raises:
-        TypeError: *row* is no row of a header, or the class is no IoctlFile.
+        TypeError: *row* is no row of a header, or the class has no IoctlMethods.
     """
     if not isinstance(row, Ioctl):
         raise TypeError(f"@ioctl takes a row like _IOWR(ord('x'), 0, my_struct), not {row!r}")
@@ -111,7 +115,7 @@ class _Marked:
         self.rows: list[Ioctl[Any]] = []
 
     def __set_name__(self, owner: type, name: str) -> None:
-        if not issubclass(owner, IoctlFile) or not isinstance(self.function, FunctionType):
+        if not issubclass(owner, IoctlMethods) or not isinstance(self.function, FunctionType):
             raise TypeError(f"{owner.__name__}.{name}: @ioctl is for plain methods of an IoctlFile")
         setattr(owner, name, self.function)
         both = self.function.__code__.co_argcount > 2
@@ -126,8 +130,8 @@ class _Call(NamedTuple):
     pointer: bool
 
 
-class IoctlFile(File):
-    """A file whose ioctls are its methods with :func:`ioctl` above them; another number is ENOTTY."""
+class IoctlMethods:
+    """What has methods with :func:`ioctl` above them; another number is ENOTTY."""
 
     __slots__ = ()
 
@@ -149,9 +153,9 @@ class IoctlFile(File):
             cls._calls = {call.row.nr: call for call in own}
         return cls._calls
 
-    def ioctl(self, cmd: int, arg: int) -> int:
+    def call_ioctl(self, kernel: Kernel, cmd: int, arg: int) -> int:
         """
-        Call the method of *cmd*.
+        Call the method of *cmd* for the running task.
 
         Raises:
             ENOTTY: there is none. EFAULT: *arg* does not point to as much memory as the struct has.
@@ -161,8 +165,8 @@ class IoctlFile(File):
         call = self.ioctls().get(cmd)
         if call is None:
             raise err(ENOTTY, f"{type(self).__name__} has no ioctl {cmd:#x}")
-        row, kernel = call.row, self.inode.kernel
-        given = self._argument(row, arg)
+        row = call.row
+        given = _argument(kernel, row, arg)
         room = getattr(given, "argsz", None) if isinstance(given, Struct) else None
         method = getattr(self, call.name)
         result = method(given, arg) if call.pointer else method(given)
@@ -179,15 +183,25 @@ class IoctlFile(File):
             raise Oops(f"{type(self).__name__}.{call.name}() returned {result!r}{hint}")
         return result
 
-    def _argument(self, row: Ioctl[Any], arg: int) -> Any:
-        kernel = self.inode.kernel
-        if row.struct is None:
-            if not row.scalar:
-                return arg
-            return row.unpack(copy_from_user(kernel, arg, row.size) if row.writes else bytes(row.size))
-        if row.reads and not row.writes:
-            return row.struct()
-        given = row.struct.from_bytes(copy_from_user(kernel, arg, row.minsz))
-        if getattr(given, "argsz", row.minsz) < row.minsz:
-            raise err(EINVAL, f"argsz is {given.argsz}, {row.struct.__name__} has at least {row.minsz} bytes")
-        return given
+
+class IoctlFile(IoctlMethods, File):
+    """A file whose ioctls are its own methods."""
+
+    __slots__ = ()
+
+    def ioctl(self, cmd: int, arg: int) -> int:
+        """Call the method of *cmd*. Raises what :meth:`IoctlMethods.call_ioctl` does."""
+        return self.call_ioctl(self.inode.kernel, cmd, arg)
+
+
+def _argument(kernel: Kernel, row: Ioctl[Any], arg: int) -> Any:
+    if row.struct is None:
+        if not row.scalar:
+            return arg
+        return row.unpack(copy_from_user(kernel, arg, row.size) if row.writes else bytes(row.size))
+    if row.reads and not row.writes:
+        return row.struct()
+    given = row.struct.from_bytes(copy_from_user(kernel, arg, row.minsz))
+    if getattr(given, "argsz", row.minsz) < row.minsz:
+        raise err(EINVAL, f"argsz is {given.argsz}, {row.struct.__name__} has at least {row.minsz} bytes")
+    return given

@@ -1,0 +1,1 @@
+"""IOMMUFD: user space's own IO page tables (drivers/iommu/iommufd)."""

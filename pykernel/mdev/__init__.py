@@ -1,0 +1,1 @@
+"""The bus of mediated devices (drivers/vfio/mdev)."""

@@ -1,0 +1,1 @@
+"""VFIO: devices for user-space drivers (drivers/vfio)."""
