@@ -19,7 +19,9 @@ __all__ = ["command", "run_program"]
 EXIT_IO = 74  # sysexits.h:EX_IOERR
 
 
-def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: str | None, dmesg: bool) -> int:
+def run_program(
+    setup: Setup, argv: list[str], *, as_user: str | None, trace: str | None, dmesg: bool, persist: str | None
+) -> int:
     """
     Boot, run *argv*, stop the machine; the exit status of the program, or 74 when it is 0 and a trace or log was lost.
 
@@ -33,7 +35,7 @@ def run_program(setup: Setup, argv: list[str], *, as_user: str | None, trace: st
     record = None if trace is None else TraceFile(kernel, trace)
     lost = []
     try:
-        status = run(kernel, argv, as_user=as_user)
+        status = run(kernel, argv, as_user=as_user, persist=persist)
     except RunError as e:
         raise Fail(str(e), e.status) from e
     finally:
@@ -64,10 +66,17 @@ def _print_log(kernel: Kernel) -> list[str]:
 @click.option("--as", "as_user", metavar="USER", help="The client is this user (name or uid) instead of root.")
 @click.option("--trace", metavar="FILE", help="Write what the kernel does to FILE, JSON lines; - is stderr.")
 @click.option("--dmesg", is_flag=True, help="Print the kernel's log to stderr at the end.")
+@click.option("--persist", metavar="DIR", help="Keep mdevctl's definitions in DIR: it is at /etc/mdevctl.d.")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 @click.pass_context
 def command(
-    ctx: click.Context, setup: Setup, as_user: str | None, trace: str | None, dmesg: bool, argv: tuple[str, ...]
+    ctx: click.Context,
+    setup: Setup,
+    as_user: str | None,
+    trace: str | None,
+    dmesg: bool,
+    persist: str | None,
+    argv: tuple[str, ...],
 ) -> None:
     """
     Run a program, unmodified, against the emulated machine.
@@ -79,9 +88,10 @@ def command(
       pykernel run -- accel-config list -i
       pykernel run --machine dsa --profile linux-6.12 -- ls /sys/bus/dsa/devices/wq0.0
       pykernel run --as nobody -- cat /sys/bus/dsa/devices/dsa0/state
+      pykernel run --machine mdev --persist ./defs -- mdevctl types
       pykernel run --trace t.jsonl --dmesg -- pytest tests/
     """
-    ctx.exit(run_program(setup, list(argv), as_user=as_user, trace=trace, dmesg=dmesg))
+    ctx.exit(run_program(setup, list(argv), as_user=as_user, trace=trace, dmesg=dmesg, persist=persist))
 
 
 def shell_name() -> str:

@@ -17,8 +17,11 @@ __all__ = ["command"]
 @click.option("--as", "as_user", metavar="USER", help="Be this user (name or uid) instead of root.")
 @click.option("--trace", metavar="FILE", help="Write what the kernel does to FILE, JSON lines; - is stderr.")
 @click.option("--dmesg", is_flag=True, help="Print the kernel's log to stderr at the end.")
+@click.option("--persist", metavar="DIR", help="Keep mdevctl's definitions in DIR: it is at /etc/mdevctl.d.")
 @click.pass_context
-def command(ctx: click.Context, setup: Setup, as_user: str | None, trace: str | None, dmesg: bool) -> None:
+def command(
+    ctx: click.Context, setup: Setup, as_user: str | None, trace: str | None, dmesg: bool, persist: str | None
+) -> None:
     """
     Run your shell ($SHELL) against the emulated machine.
 
@@ -31,4 +34,4 @@ def command(ctx: click.Context, setup: Setup, as_user: str | None, trace: str | 
     shell = shell_name()
     if sys.stderr.isatty():
         click.echo(f"{shell} on the machine {setup.machine!r}; exit ends it", err=True)
-    ctx.exit(run_program(setup, [shell], as_user=as_user, trace=trace, dmesg=dmesg))
+    ctx.exit(run_program(setup, [shell], as_user=as_user, trace=trace, dmesg=dmesg, persist=persist))

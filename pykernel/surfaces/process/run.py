@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from pykernel.surfaces.process import host
 from pykernel.surfaces.process.clients import Clients
+from pykernel.surfaces.process.definitions import Definitions
 from pykernel.surfaces.process.flush import Flusher
 from pykernel.surfaces.process.fuse import FuseServer
 from pykernel.surfaces.process.launcher import Plan, launcher
 from pykernel.surfaces.process.server import Loop
-from pykernel.surfaces.process.visibility import View
+from pykernel.surfaces.process.visibility import Bind, View
 from pykernel.task import CAP_FULL_SET
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ class RunError(Exception):
 def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None, cwd: str | None = None,
         env: Mapping[str, str] | None = None, on_ready: Callable[[], None] | None = None,
         stdio: tuple[int, int, int] | None = None, timeout: float | None = None,
-        signals: bool = True) -> int:  # fmt: skip
+        signals: bool = True, persist: str | None = None) -> int:  # fmt: skip
     """
     Run *argv* with the emulated /sys, /dev and /proc; its exit status, 128 + n when signal n ended it.
 
     The client is the emulated machine's root, or *as_user* (name or uid). *on_ready* is called once it was started;
-    *stdio* are its standard streams, if not our own; without *signals*, they are ours and not passed on to it. A bug in
-    kernel code turns exit status 0 into 70.
+    *stdio* are its standard streams, if not our own; without *signals*, they are ours and not passed on to it.
+    *persist* is a folder that the client sees as /etc/mdevctl.d. A bug in kernel code turns exit status 0 into 70.
 
     Raises:
         TimeoutError: *timeout* seconds passed; the client is gone.
@@ -64,7 +65,20 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
     """
     _check_argv(argv)
     environ = dict(os.environ if env is None else env)
-    session = _Session(kernel, list(argv), as_user, cwd or _getcwd(), environ, stdio, signals=signals)
+    try:
+        definitions = Definitions(persist)
+    except OSError as e:
+        raise RunError(f"{persist}: {e.strerror or e}") from e
+    try:
+        session = _Session(
+            kernel, list(argv), as_user, cwd or _getcwd(), environ, stdio, definitions.binds, signals=signals
+        )
+        return _run(kernel, session, on_ready, timeout)
+    finally:
+        definitions.close()
+
+
+def _run(kernel: Kernel, session: _Session, on_ready: Callable[[], None] | None, timeout: float | None) -> int:
     oopses = len(kernel.oopses)
     kernel.depth += 1  # calls of other threads are served between requests, not by a signal in the middle of one
     try:
@@ -123,6 +137,7 @@ class _Session:
         cwd: str,
         env: dict[str, str],
         stdio: tuple[int, int, int] | None,
+        binds: list[Bind],
         *,
         signals: bool,
     ) -> None:
@@ -144,7 +159,7 @@ class _Session:
             gid,
             groups,
             self.userns,
-            self.view.binds,
+            [*self.view.binds, *binds],
             self.view.empty,
             self.view.proc,
             set(self.sigmask),
