@@ -93,6 +93,7 @@ class KernelRun:
         check: bool = False,
         timeout: float | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        persist: str | os.PathLike[str] | None = None,
         text: bool = True,
     ) -> Result:
         """
@@ -106,6 +107,7 @@ class KernelRun:
             check: raise CalledProcessError when it fails.
             timeout: seconds until it is killed, with all that it started.
             cwd: where it starts; none: where the test is, but / for another *user*, who may have no right to be here.
+            persist: a folder that it sees as /etc/mdevctl.d; none: an empty one.
 
         Raises:
             RunError: no such program, or it cannot be executed.
@@ -115,8 +117,9 @@ class KernelRun:
         if cwd is None:
             cwd = os.getcwd() if user is None else "/"
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
+        folder = None if persist is None else os.fspath(persist)
         result = self._run(
-            words, data, dict(os.environ if env is None else env), user, os.fspath(cwd), timeout, text=text
+            words, data, dict(os.environ if env is None else env), user, os.fspath(cwd), timeout, folder, text=text
         )
         if check:
             result.check_returncode()
@@ -130,6 +133,7 @@ class KernelRun:
         user: str | int | None,
         cwd: str,
         timeout: float | None,
+        persist: str | None,
         *,
         text: bool,
     ) -> Result:
@@ -152,6 +156,7 @@ class KernelRun:
                     stdio=(stdin, stdout, stderr),
                     timeout=timeout,
                     signals=False,
+                    persist=persist,
                 )
             except TimeoutError as e:
                 assert timeout is not None
