@@ -264,7 +264,8 @@ class Descriptors(Caller):
         """
         C: ``int ioctl(int, unsigned long, ...)``.
 
-        A bytearray or Struct is put into this process's memory, its address is passed, and it is read back.
+        A bytearray or Struct is put into this process's memory, its address is passed, and it is read back, also when
+        the call fails: some tell then what they would need.
         """
         file = self._fd(fd)
         cmd = operator.index(cmd) & 0xFFFFFFFF
@@ -273,9 +274,10 @@ class Descriptors(Caller):
         room = arg if isinstance(arg, bytearray) else arg.memory()
         addr = self.mem.alloc(len(room))
         self.mem.write(addr, bytes(room))
-        result = self._ioctl(fd, file, cmd, addr)
-        room[:] = self.mem.read(addr, len(room))
-        return result
+        try:
+            return self._ioctl(fd, file, cmd, addr)
+        finally:
+            room[:] = self.mem.read(addr, len(room))
 
     def _ioctl(self, fd: int, file: File, cmd: int, arg: int) -> int:
         return do_vfs_ioctl(self.fds, fd, file, cmd, arg) if cmd in VFS_IOCTLS else file.ioctl(cmd, arg)
