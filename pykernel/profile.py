@@ -36,13 +36,20 @@ DEBIAN_CONFIG = frozenset(
         "PCI_PASID",
         "PCI_IOV",
         "VFIO",
+        "VFIO_NOIOMMU",
         "VFIO_PCI",
         "VHOST",
     }
 )
 
 # every option that can be set or unset; those beyond Debian's are read by a driver
-CONFIG = DEBIAN_CONFIG | {"INTEL_IDXD_COMPAT"}
+CONFIG = DEBIAN_CONFIG | {
+    "INTEL_IDXD_COMPAT",
+    "IOMMUFD",
+    "IOMMUFD_TEST",
+    "IOMMUFD_VFIO_CONTAINER",
+    "VFIO_DEVICE_CDEV",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class Profile:
     # driver core
     probe_failure_dev_err: bool = False
     """A failed probe is `probe with driver %s failed` at level err; before 6.7 `%s: probe of %s failed` at warning."""
+
+    misc_minors_above_255: bool = False
+    """Dynamic minors of misc devices are 256 and up; before, 127 and down."""
 
     # fs
     epoll_wait_fd_first: bool = False
@@ -129,6 +139,8 @@ LINUX_6_12 = replace(
     release="6.12.117",
     version=(6, 12),
     probe_failure_dev_err=True,
+    misc_minors_above_255=True,
+    config=DEBIAN_CONFIG | {"IOMMUFD", "VFIO_DEVICE_CDEV"},
     eventfd_write_exact=True,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
