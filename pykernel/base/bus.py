@@ -143,11 +143,13 @@ class Driver(Kobject):
     """
     ``struct device_driver``. Subclasses give probe() and remove().
 
-    ``attrs`` are files of the driver; ``dev_attrs`` (``dev_groups``) are files that a device has while it is bound.
+    ``attrs`` are files of the driver; ``dev_attrs`` and ``dev_groups`` (by sub-directory) are files that a device has
+    while it is bound.
     """
 
     attrs = AttrGroup("uevent", "unbind", "bind")
     dev_attrs: ClassVar[tuple[Attribute, ...]] = ()
+    dev_groups: ClassVar[dict[str, tuple[Attribute, ...]]] = {}
     suppress_bind_attrs = False
 
     def __init__(self, kernel: Kernel, name: str, bus: Bus, module: Any = None) -> None:

@@ -19,6 +19,7 @@ from pykernel.log import ERR, WARNING
 if TYPE_CHECKING:
     from pykernel.base.bus import Driver
     from pykernel.base.core import Device
+    from pykernel.fs.sysfs import Attribute
     from pykernel.kernel import Kernel
 
 __all__ = ["DeferredProbe", "device_attach", "device_driver_attach", "device_release_driver", "driver_attach"]
@@ -137,15 +138,19 @@ def _add_groups(dev: Device, drv: Driver) -> None:
     # device_driver.dev_groups: files of the device that its driver brings
     made: list[str] = []
     try:
-        for attr in drv.dev_attrs:
-            dev.create_file(attr)
-            made.append(attr.name)
+        for name, attrs in _groups(drv):
+            dev.create_group(name, attrs)
+            made.append(name)
     except OSError:
         dev.err("device_add_groups() failed")
-        for name in made:
-            dev.remove_file(name)
+        for name, attrs in _groups(drv)[: len(made)]:
+            dev.remove_group(name, attrs)
         drv.bus.remove(dev)
         raise
+
+
+def _groups(drv: Driver) -> list[tuple[str, tuple[Attribute, ...]]]:
+    return [("", drv.dev_attrs), *drv.dev_groups.items()]
 
 
 def _not_bound(dev: Device, drv: Driver) -> None:
@@ -259,8 +264,8 @@ def _release(dev: Device, drv: Driver) -> None:
     drv.remove_link(dev.name)
     dev.remove_link("driver")
     drv.bus.notify(BUS_NOTIFY_UNBIND_DRIVER, dev)
-    for attr in drv.dev_attrs:
-        dev.remove_file(attr.name)
+    for name, attrs in _groups(drv):
+        dev.remove_group(name, attrs)
     try:
         drv.bus.remove(dev)
     except BaseException as e:

@@ -234,6 +234,37 @@ class Kobject:
         """C: ``sysfs_remove_file()``."""
         self.remove_link(name)
 
+    def remove_file_self(self, name: str) -> bool:
+        """
+        Remove an attribute from its own store. C: ``bool sysfs_remove_file_self(struct kobject *, ...)``.
+
+        Returns:
+            True to the first of several writers, who is to go on: it waited until the others had left.
+        """
+        node = self.sd.filled().get(name) if self.sd is not None else None
+        if node is None:
+            return False
+        node.remove()
+        return True
+
+    def create_group(self, name: str, attrs: Iterable[Attribute]) -> None:
+        """Files in a sub-directory, or here without a *name*. C: ``sysfs_create_group()``. Raises EEXIST."""
+        self.dir.filled()
+        where = self.dir.create_dir(name) if name else self.dir
+        made: list[KernfsNode] = []
+        try:
+            for attr in attrs:
+                made.append(where.add(SysfsAttr(where, self, attr)))
+        except OSError:
+            for node in [where] if name else made:
+                node.remove()
+            raise
+
+    def remove_group(self, name: str, attrs: Iterable[Attribute]) -> None:
+        """C: ``sysfs_remove_group()``."""
+        for gone in [name] if name else [attr.name for attr in attrs]:
+            self.remove_link(gone)
+
 
 def _attribute(cls: type, name: str, modes: dict[str, int]) -> Attribute:
     show, store = getattr(cls, name + "_show", None), getattr(cls, name + "_store", None)
