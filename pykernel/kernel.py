@@ -180,6 +180,7 @@ class Kernel:
         self._bystanders = WeakSet(threading.enumerate())
         self.ledger = Ledger(self.where, lambda: self.current is not self.idle_task or self.sched.busy)
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
+        self.mmio_at: Callable[[int], Any] = lambda _pa: None  # the PCI layer's: a BAR as a window of physical memory
         self._subs: dict[type, Any] = {}
         self._root: Inode | None = None
         # what root found where in sysfs; whatever comes or goes empties it (FsNotify)

@@ -46,6 +46,8 @@ DRIVERS = {
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
 }
 
+SMALLEST_MEMORY, LARGEST_MEMORY = 16 << 20, 1 << 40
+
 ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
@@ -92,6 +94,7 @@ class Machine:
     modules: dict[str, str] = field(default_factory=dict)
     cmdline: str = ""
     recorded: Recorded | None = None
+    memory: int = 4 << 30
 
     @property
     def cpus(self) -> int:
@@ -190,7 +193,7 @@ def parse(text: str, file: str = "<machine>") -> Machine:
     where = _Where(file, text)
     name = Path(file).name.removesuffix(".toml")
     kinds: dict[str, type] = {"name": str, "cmdline": str, "cpu": dict, "iommu": dict, "pci": list, "modules": dict}
-    _only(where, "", 0, data, kinds | {"recorded": dict, "sysfs": list})
+    _only(where, "", 0, data, kinds | {"recorded": dict, "sysfs": list, "memory": str})
     pci = _pci(where, data.get("pci", []))
     return Machine(
         name=data.get("name", name),
@@ -202,7 +205,17 @@ def parse(text: str, file: str = "<machine>") -> Machine:
         modules=_modules(where, data.get("modules", {})),
         cmdline=data.get("cmdline", ""),
         recorded=_recorded(where, data, pci),
+        memory=_memory(where, data.get("memory", "4G")),
     )
+
+
+def _memory(where: _Where, text: str) -> int:
+    """Bytes of RAM, as memparse() reads them. Raises MachineError."""
+    m = re.fullmatch(r"([0-9]+)([MGT])", text)
+    size = int(m[1]) << {"M": 20, "G": 30, "T": 40}[m[2]] if m else 0
+    if not SMALLEST_MEMORY <= size <= LARGEST_MEMORY:
+        raise where.error("", 0, "memory", f'must be 16M to 1T, as in "4G", not {text!r}')
+    return size
 
 
 def _dump(text: str, file: str) -> Machine:

@@ -47,6 +47,11 @@ def test_nothing_is_a_machine_too():
 BAD = [
     ("name = 5", "x.toml:1: name: must be a string, not 5"),
     ("\nnmae = 'x'", "x.toml:2: nmae: unknown key; known: name, cmdline, cpu, iommu, pci, modules"),
+    ("memory = 4", "x.toml:1: memory: must be a string, not 4"),
+    ("\nmemory = '4GB'", "x.toml:2: memory: must be 16M to 1T, as in \"4G\", not '4GB'"),
+    ("memory = '15M'", "x.toml:1: memory: must be 16M to 1T, as in \"4G\", not '15M'"),
+    ("memory = '2T'", "x.toml:1: memory: must be 16M to 1T, as in \"4G\", not '2T'"),
+    ("memory = ''", "x.toml:1: memory: must be 16M to 1T, as in \"4G\", not ''"),
     ("[cpu]\n\ncount = true", "x.toml:3: cpu.count: must be a whole number, not True"),
     ("[cpu]\ncount = 0", "x.toml:2: cpu.count: must be 1 to 256"),
     ("[cpu]\nturbo = 1", "x.toml:2: cpu.turbo: unknown key; known: count, movdir64b, enqcmd"),
