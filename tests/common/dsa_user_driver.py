@@ -7,6 +7,7 @@ It knows the device from its registers (drivers/dma/idxd/registers.h) and nothin
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import vfio_client as client
 
@@ -65,7 +66,7 @@ class Dsa:
         assert self.command(CMD_DISABLE_WQ, 1) == 0
         assert self.command(CMD_DISABLE) == 0
 
-    def submit(self, *, completion: int, vector: int = 0, **fields: int) -> None:
+    def submit(self, *, completion: int, vector: int = 0, **fields: Any) -> None:
         """MOVDIR64B of a descriptor to the portal; *completion* is an IOVA, *vector* the MSI-X entry or 0 for none."""
         flags = IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR | (IDXD_OP_FLAG_RCI if vector else 0)
         desc = dsa_hw_desc(flags=flags, completion_addr=completion, int_handle=vector, **fields)

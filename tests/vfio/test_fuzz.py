@@ -1,0 +1,53 @@
+"""Bad input: whatever clients do, they get an errno, and what they held is free when they are gone."""
+
+from __future__ import annotations
+
+import pytest
+import vfio_client as client
+from vandal import Vandal
+
+import pykernel
+from pykernel.machine import parse
+
+
+EDU, DSA = "0000:00:04.0", "0000:6a:01.0"
+UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+MACHINE = f"""
+[[pci]]
+model = "edu"
+address = "{EDU}"
+[[pci]]
+model = "dsa"
+address = "{DSA}"
+[modules]
+vfio_pci = ""
+mtty = ""
+"""
+STEPS = 400
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12"])
+def test_random_calls_of_several_clients_end_in_errnos_and_leave_nothing(profile, seed):
+    """No oops, no leak: nothing is pinned, no group is held, no memory is locked."""
+    kernel = pykernel.boot(parse(MACHINE), profile)
+    root = kernel.process()
+    for bdf in (EDU, DSA):
+        client.detach(root, bdf)
+    root.write_text("/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-2/create", UUID)
+    paths = ["/dev/vfio/vfio", *(f"/dev/vfio/{name}" for name in root.listdir("/dev/vfio") if name.isdecimal())]
+    if profile != "linux-6.1":
+        paths += ["/dev/iommu", *(f"/dev/vfio/devices/{name}" for name in root.listdir("/dev/vfio/devices"))]
+    vandal = Vandal(kernel, seed, paths, [EDU, DSA, UUID])
+
+    for _ in range(STEPS):
+        vandal.step()
+    vandal.end()
+
+    assert not kernel.oopses
+    assert vandal.said.get("ok", 0) > STEPS // 10  # they met some state
+    root.write_text(f"/sys/bus/mdev/devices/{UUID}/remove", "1")
+    for bdf in (EDU, DSA):
+        client.reattach(root, bdf)
+    root.exit()
+    kernel.shutdown()
