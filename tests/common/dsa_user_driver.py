@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import vfio_client as client
+import vfioclient as client
 
 from pykernel.syscalls import Process
 from pykernel.uapi.linux import vfio as v

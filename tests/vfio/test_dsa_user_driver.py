@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import vfio_client as client
+import vfioclient as client
 from dsa_user_driver import Dsa
 
 import pykernel

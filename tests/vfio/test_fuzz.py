@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import vfio_client as client
+import vfioclient as client
 from vandal import Vandal
 
 import pykernel
 from pykernel.machine import parse
-
 
 EDU, DSA = "0000:00:04.0", "0000:6a:01.0"
 UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
