@@ -44,6 +44,9 @@ DRIVERS = {
     "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
     "idxd": "pykernel.drivers.idxd:IdxdModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
+    "mdev": "pykernel.mdev.core:MdevModule",
+    "mtty": "pykernel.drivers.mtty:MttyModule",
+    "mdpy": "pykernel.drivers.mdpy:MdpyModule",
 }
 
 SMALLEST_MEMORY, LARGEST_MEMORY = 16 << 20, 1 << 40
