@@ -79,6 +79,16 @@ class Profile:
     # iommu
     iommu_removal_message: bool = True
     """`Removing from iommu group` is told."""
+    iommu_blocked_domain: bool = False
+    """The IOMMU's driver has a domain that blocks; before, an empty one stands for it."""
+    iommu_default_domain_per_group: bool = False
+    """`type` of a group asks whether the group is in use (EPERM); before, whether its only device is bound (EBUSY)."""
+    iommu_require_direct: bool = False
+    """A device with a region that must be mapped one to one (RMRR) cannot be owned by user space."""
+    iommu_dac_notice: bool = False
+    """The first DMA address above 4 GiB is told in the log; from then on those below are not looked for."""
+    iommu_snoop_needs_empty: bool = False
+    """Cache coherency can be enforced only before something is mapped."""
 
     # pci
     pci_msi_chip_per_device: bool = False
@@ -144,6 +154,11 @@ LINUX_6_12 = replace(
     eventfd_write_exact=True,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
+    iommu_blocked_domain=True,
+    iommu_default_domain_per_group=True,
+    iommu_require_direct=True,
+    iommu_dac_notice=True,
+    iommu_snoop_needs_empty=True,
     pci_msi_chip_per_device=True,
     idxd_device_ids=IDXD_IDS_6_12,
     idxd_event_log=True,

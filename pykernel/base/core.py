@@ -22,6 +22,8 @@ from pykernel.log import CRIT, DEBUG, ERR, INFO, NOTICE, WARNING
 if TYPE_CHECKING:
     from pykernel.base.bus import Bus, Driver
     from pykernel.base.class_ import Class
+    from pykernel.iommu.group import IommuGroup
+    from pykernel.iommu.intel import IntelIommu
     from pykernel.kernel import Kernel
 
 __all__ = ["Device", "cdev_device_add", "cdev_device_del"]
@@ -60,6 +62,8 @@ class Device(Kobject):
         self.drvdata: Any = None
         self.holder: Holder | None = None  # in whose name the driver takes things, while it is bound
         self.numa_node = -1
+        self.iommu: IntelIommu | None = None
+        self.iommu_group: IommuGroup | None = None
         self.dead = False
         self.releasing = False
         self.registered = False
