@@ -36,7 +36,6 @@ DEBIAN_CONFIG = frozenset(
         "PCI_PASID",
         "PCI_IOV",
         "VFIO",
-        "VFIO_NOIOMMU",
         "VFIO_PCI",
         "VHOST",
     }
@@ -49,6 +48,7 @@ CONFIG = DEBIAN_CONFIG | {
     "IOMMUFD_TEST",
     "IOMMUFD_VFIO_CONTAINER",
     "VFIO_DEVICE_CDEV",
+    "VFIO_NOIOMMU",
 }
 
 
@@ -93,6 +93,12 @@ class Profile:
     # pci
     pci_msi_chip_per_device: bool = False
     """Each device's vectors have a chip of their own, `PCI-MSIX-0000:6a:01.0`; before 6.2 all have `PCI-MSI`."""
+
+    # vfio, type 1
+    vfio_type1_info_any_size: bool = False
+    """VFIO_IOMMU_GET_INFO fills as many bytes as argsz has; before, 16, or 20 where there is room for cap_offset."""
+    vfio_type1_last_address: bool = False
+    """A mapping up to the last address is found as others are; a range that wraps is EOVERFLOW. Before 6.18, EINVAL."""
 
     # lib
     kstrtobool_enable: bool = False
@@ -140,6 +146,26 @@ class Profile:
     idxd_swerr_ratelimited: bool = False
     """The four `err[%d]` lines of a software error are rate limited."""
 
+    # vfio
+    vfio_container_close: bool = True
+    """An IOMMU driver is told when the container's file is closed."""
+    vfio_set_container_badfd: bool = False
+    """VFIO_GROUP_SET_CONTAINER of what is no container is EBADFD; before, EINVAL."""
+    vfio_one_open: bool = False
+    """The first descriptor of a device uses the container, and the module of its driver; before, each one."""
+    vfio_unregister_first: bool = False
+    """A device that is going has no name and no vfioN while its descriptors are waited for."""
+    vfio_info_cap_aligned: bool = False
+    """Capabilities of INFO ioctls begin at multiples of 8; before, back to back."""
+    vfio_pre_copy: bool = False
+    """Migration states PRE_COPY and PRE_COPY_P2P."""
+    vfio_mig_data_size: bool = False
+    """VFIO_DEVICE_FEATURE_MIG_DATA_SIZE."""
+    vfio_pin_needs_dma_unmap: bool = False
+    """Pages are pinned for devices that have dma_unmap() only."""
+    vfio_virqfd_module: bool = True
+    """Interrupts by eventfd are a module of their own, vfio_virqfd."""
+
 
 LINUX_6_1 = Profile(name="linux-6.1", release="6.1.192", version=(6, 1))
 
@@ -152,8 +178,18 @@ LINUX_6_12 = replace(
     misc_minors_above_255=True,
     config=DEBIAN_CONFIG | {"IOMMUFD", "VFIO_DEVICE_CDEV"},
     eventfd_write_exact=True,
+    vfio_container_close=False,
+    vfio_set_container_badfd=True,
+    vfio_one_open=True,
+    vfio_unregister_first=True,
+    vfio_info_cap_aligned=True,
+    vfio_pre_copy=True,
+    vfio_mig_data_size=True,
+    vfio_pin_needs_dma_unmap=True,
+    vfio_virqfd_module=False,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
+    vfio_type1_info_any_size=True,
     iommu_blocked_domain=True,
     iommu_default_domain_per_group=True,
     iommu_require_direct=True,
@@ -185,6 +221,7 @@ LINUX_7_2 = replace(
     release="7.2.0",
     version=(7, 2),
     epoll_wait_fd_first=True,
+    vfio_type1_last_address=True,
     kstrtobool_enable=True,
     idxd_device_ids=IDXD_IDS_7_2,
     idxd_dsacaps=True,
