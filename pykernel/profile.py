@@ -166,6 +166,10 @@ class Profile:
     vfio_virqfd_module: bool = True
     """Interrupts by eventfd are a module of their own, vfio_virqfd."""
 
+    # mtty
+    mtty_migration: bool = False
+    """A card's state can be migrated, INTX masks itself, and VFIO_DEVICE_SET_IRQS refuses what it cannot do."""
+
 
 LINUX_6_1 = Profile(name="linux-6.1", release="6.1.192", version=(6, 1))
 
@@ -189,6 +193,7 @@ LINUX_6_12 = replace(
     vfio_virqfd_module=False,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
+    mtty_migration=True,
     vfio_type1_info_any_size=True,
     iommu_blocked_domain=True,
     iommu_default_domain_per_group=True,
