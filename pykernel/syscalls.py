@@ -23,6 +23,7 @@ from pykernel.fs import namei
 from pykernel.fs.anon import SocketEnd
 from pykernel.fs.fdtable import FdTable
 from pykernel.fs.vfs import File, Inode
+from pykernel.mm.phys import PhysMem
 from pykernel.mm.sim import SimMemory
 from pykernel.task import CAP_SETGID, CAP_SETUID, Cred, Mm, Task
 
@@ -190,9 +191,7 @@ class Process(Descriptors, Memory, Names, Anonymous):
 
 
 def _memory(kernel: Kernel) -> SimMemory:
-    mem = SimMemory()
-    mem.ledger = kernel.ledger
-    return mem
+    return SimMemory(kernel.sub(PhysMem))
 
 
 def valid_id(n: int) -> int:

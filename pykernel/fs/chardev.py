@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.vfs import File, Inode, Owner
+from pykernel.mm.phys import PhysMem
 from pykernel.mm.vma import VM_SHARED, Shmem, Vma
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class ZeroFile(NullFile):
     def mmap(self, vma: Vma) -> None:
         """drivers/char/mem.c:mmap_zero(): memory without a name."""
         if vma.vm_flags & VM_SHARED:
-            vma.vm_pgoff, vma.fault = 0, Shmem(vma.vm_end - vma.vm_start).fault
+            vma.vm_pgoff, vma.fault = 0, Shmem(self.inode.kernel.sub(PhysMem), vma.vm_end - vma.vm_start).fault
 
 
 class RandomFile(NullFile):

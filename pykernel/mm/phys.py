@@ -16,6 +16,7 @@ import struct
 from collections import deque
 from collections.abc import Iterable
 from errno import ENOMEM
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from pykernel.errors import Oops, err
@@ -26,8 +27,21 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from pykernel.kernel import Kernel
+    from pykernel.mm.foreign import Foreign
+    from pykernel.mm.pins import Pins
 
-__all__ = ["DEFAULT_SIZE", "PIN", "PMD_PAGES", "SMALLEST", "ZERO_PA", "PhysFault", "PhysMem", "Run", "Window", "merged"]
+__all__ = [
+    "FOREIGN",
+    "PAGE_SIZE",
+    "PIN",
+    "PMD_PAGES",
+    "ZERO_PA",
+    "PhysFault",
+    "PhysMem",
+    "Run",
+    "Window",
+    "merged",
+]
 
 PAGE_SIZE: Final = 4096
 PMD_PAGES: Final = 512  # of 2 MiB
@@ -37,7 +51,6 @@ HOLE_END: Final = 1 << 32
 FIRST_PFN: Final = 256  # the first MiB is the firmware's
 ZERO_PA: Final = 0x1000
 FOREIGN: Final = 1 << 46
-FOREIGN_SHIFT: Final = 30
 DEFAULT_SIZE: Final = 4 << 30
 SMALLEST: Final = 16 << 20
 MAP_NORESERVE: Final = 0x4000
@@ -223,13 +236,47 @@ class PhysMem:
         """One more reference of each frame. C: ``void get_page(struct page *)``."""
         self._add(pa >> 12, n, 1)
 
-    def pin(self, pa: int, n: int = 1) -> None:
-        """Pin RAM. C: ``try_grab_folio(folio, n, FOLL_PIN)``."""
-        self._add(pa >> 12, n, PIN)
+    @cached_property
+    def pins(self) -> Pins:
+        """Who pinned what."""
+        from pykernel.mm.pins import Pins  # few machines need it
 
-    def unpin(self, pa: int, n: int = 1) -> None:
-        """Give pins of RAM back. C: ``gup_put_folio(folio, n, FOLL_PIN)``. Raises Oops."""
-        self._add(pa >> 12, n, -PIN)
+        return Pins(None if self.kernel is None else self.kernel.ledger)
+
+    @cached_property
+    def foreign(self) -> Foreign:
+        """The pinned pages of real processes."""
+        from pykernel.mm.foreign import Foreign
+
+        return Foreign()
+
+    @property
+    def pinned(self) -> int:
+        """How many pins are held."""
+        return self.pins.count
+
+    def pin(self, addr: int, runs: list[Run]) -> None:
+        """Pin pages for the user's range at *addr*. C: ``try_grab_folio(folio, n, FOLL_PIN)``."""
+        for pa, n in runs:
+            if pa < FOREIGN:
+                self._add(pa >> 12, n, PIN)
+        self.pins.take(addr, runs)
+
+    def unpin(self, runs: Iterable[Run]) -> None:
+        """
+        Give pins back, whosever they are.
+
+        C: ``void unpin_user_pages(struct page **pages, unsigned long npages)``
+
+        Raises:
+            Oops: a page is not pinned.
+        """
+        for pa, n in runs:
+            self.pins.give(pa, n)
+            if pa < FOREIGN:
+                self._add(pa >> 12, n, -PIN)
+            else:
+                self.foreign.release(pa, n)
 
     def maybe_pinned(self, pa: int) -> bool:
         """Whether the frame is pinned. C: ``bool folio_maybe_dma_pinned(struct folio *)``."""
@@ -368,6 +415,8 @@ class PhysMem:
         return window, min(n, window.base + window.size - pa)
 
     def _window(self, pa: int) -> Window | None:
+        if pa >= FOREIGN:
+            return self.foreign.at(pa)
         for window in self._windows:
             if window.base <= pa < window.base + window.size:
                 return window

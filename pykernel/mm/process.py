@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from errno import EINTR, ENOSYS, EPERM
+from errno import EFAULT, EINTR, ENOSYS, EPERM
 from typing import TYPE_CHECKING, Any
 
+from pykernel.errors import err
+from pykernel.mm.phys import PAGE_SIZE, PhysMem, Run
 from pykernel.mm.uaccess import UserMemory, access_ok
 
 if TYPE_CHECKING:
@@ -43,10 +45,13 @@ class ProcessMemory(UserMemory):
     Args:
         pid: the process.
         syscalls: False leaves process_vm_readv() and process_vm_writev() alone.
+        phys: the machine that its pages are pinned in; none: they cannot be.
     """
 
-    def __init__(self, pid: int, *, syscalls: bool = True) -> None:
+    def __init__(self, pid: int, *, syscalls: bool = True, phys: PhysMem | None = None) -> None:
         self._pid = pid
+        if phys is not None:
+            self.phys = phys
         self._readv = _c_function("process_vm_readv") if syscalls else None
         self._writev = _c_function("process_vm_writev") if syscalls else None
 
@@ -79,6 +84,16 @@ class ProcessMemory(UserMemory):
         if done < 0:
             done = self._mem_write(addr, copy)
         return n - done
+
+    def pin_user_pages(self, addr: int, npages: int, *, write: bool) -> list[Run]:
+        """As :meth:`UserMemory.pin_user_pages`; the pages stay the process's, which can take them away."""
+        addr &= -PAGE_SIZE
+        n = npages * PAGE_SIZE
+        if not access_ok(addr, n) or self._permitted(addr, n, "w" if write else "r") < n:
+            raise err(EFAULT, f"{npages} pages at {addr:#x} cannot be pinned")
+        runs = self.phys.foreign.pin(self, addr, npages)
+        self.phys.pin(addr, runs)
+        return runs
 
     def _vm(self, call: Any, local: int, addr: int, n: int) -> int:
         """Copy what can be copied; -1 when this process may not use *call*."""

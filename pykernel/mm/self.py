@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from pykernel.mm.phys import PhysMem
 from pykernel.mm.process import ProcessMemory
 
 __all__ = ["SelfMemory"]
@@ -19,10 +20,11 @@ class SelfMemory(ProcessMemory):
 
     Args:
         syscalls: False leaves process_vm_readv() and process_vm_writev() alone.
+        phys: the machine that its pages are pinned in; none: they cannot be.
     """
 
-    def __init__(self, *, syscalls: bool = True) -> None:
-        super().__init__(0, syscalls=syscalls)
+    def __init__(self, *, syscalls: bool = True, phys: PhysMem | None = None) -> None:
+        super().__init__(0, syscalls=syscalls, phys=phys)
 
     @property
     def pid(self) -> int:

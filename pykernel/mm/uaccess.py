@@ -15,15 +15,18 @@ The contract, the same for all:
 6. ``copy_from`` and ``copy_to`` do what they can and return the number of bytes that they did not copy. A range that
    reaches into the kernel's half is refused as a whole.
 7. No access is atomic, none is ordered against the client's own.
+8. Pages can be pinned for devices: then they have physical addresses of the machine that :attr:`UserMemory.phys` is.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from errno import EFAULT
 from typing import TYPE_CHECKING, Final
 
 from pykernel.errors import err
+from pykernel.mm.phys import PAGE_SIZE, PhysMem, Run
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PAGE_SIZE", "TASK_SIZE_MAX", "UserMemory", "access_ok", "copy_from_user", "copy_to_user"]
 
-PAGE_SIZE: Final = 4096
 READ_STEP: Final = 1 << 20
 # arch/x86/include/asm/page_64.h, with 4-level page tables
 TASK_SIZE_MAX: Final = (1 << 47) - PAGE_SIZE
@@ -45,7 +47,14 @@ def access_ok(addr: int, n: int) -> bool:
 
 
 class UserMemory(ABC):
-    """An address space. The contract is at the top of this module."""
+    """
+    An address space. The contract is at the top of this module.
+
+    Attributes:
+        phys: the machine's memory; who makes an address space for a client of a kernel gives it that kernel's.
+    """
+
+    phys: PhysMem
 
     @abstractmethod
     def copy_from(self, addr: int, buf: WriteableBuffer) -> int:
@@ -92,6 +101,43 @@ class UserMemory(ABC):
         left = self.copy_to(addr, data)
         if left:
             raise err(EFAULT, f"{left} bytes to {addr:#x} cannot be written")
+
+    @abstractmethod
+    def pin_user_pages(self, addr: int, npages: int, *, write: bool) -> list[Run]:
+        """
+        Keep the *npages* pages from the one of *addr* on, for a device; :meth:`unpin_user_pages` gives them back.
+
+        C: ``long pin_user_pages_remote(mm, start, nr_pages, FOLL_LONGTERM [| FOLL_WRITE], pages)``
+
+        Returns:
+            Where they are, in order: few runs where physical addresses follow each other.
+
+        Raises:
+            OSError: EFAULT, a page is not there, or not to be written (read), or registers; ENOMEM, no page is free.
+                Nothing is pinned then.
+        """
+
+    def unpin_user_pages(self, runs: Iterable[Run], *, dirty: bool = False) -> None:
+        """
+        Give pins back, in whatever pieces; *dirty* says that they were written, for whoever would write them to a disk.
+
+        C: ``void unpin_user_pages_dirty_lock(struct page **pages, unsigned long npages, bool make_dirty)``
+
+        Raises:
+            Oops: a page is not pinned.
+        """
+        self.phys.unpin(runs)
+
+    def follow_pfnmap(self, addr: int, *, write: bool = False) -> int:
+        """
+        The physical address behind *addr* where registers are mapped (a BAR).
+
+        C: ``int follow_pfn(vma, address, &pfn)``, ``follow_pfnmap_start()``
+
+        Raises:
+            OSError: EFAULT, no registers, or the protection forbids it.
+        """
+        raise err(EFAULT, f"no BAR is mapped at {addr:#x}")
 
 
 def _current(kernel: Kernel, where: str) -> UserMemory:

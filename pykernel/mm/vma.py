@@ -14,6 +14,7 @@ from errno import EFAULT
 from typing import Any, Final, Protocol
 
 from pykernel.errors import err
+from pykernel.mm.phys import PIN, PhysMem
 from pykernel.mm.uaccess import PAGE_SIZE
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "VM_ACCESS_FLAGS",
     "VM_DONTCOPY",
     "VM_EXEC",
+    "VM_LOCKED",
+    "VM_LOCKONFAULT",
     "VM_MAYEXEC",
     "VM_MAYREAD",
     "VM_MAYSHARE",
@@ -33,6 +36,7 @@ __all__ = [
     "VM_SHARED",
     "VM_WRITE",
     "Page",
+    "PhysicalIo",
     "Shmem",
     "Vma",
     "VmaIo",
@@ -56,7 +60,9 @@ VM_MAYREAD: Final = 0x10
 VM_MAYWRITE: Final = 0x20
 VM_MAYEXEC: Final = 0x40
 VM_MAYSHARE: Final = 0x80
+VM_LOCKED: Final = 0x2000
 VM_DONTCOPY: Final = 0x20000
+VM_LOCKONFAULT: Final = 0x80000
 VM_ACCESS_FLAGS: Final = VM_READ | VM_WRITE | VM_EXEC
 
 
@@ -67,18 +73,49 @@ def page_align(n: int) -> int:
 
 class Page:
     """
-    One page of memory, which lives as long as somebody maps or pins it. C: ``struct page``.
+    One page of physical memory. C: ``struct page``.
+
+    A page that was made (``Page.alloc()``) keeps its frame until it goes; one that a page table gave is good as long
+    as somebody maps or pins it. Two are equal when they are the same frame.
 
     Attributes:
-        data: its 4096 bytes.
-        pins: how many times it is pinned.
+        pa: its physical address.
     """
 
-    __slots__ = ("data", "pins")
+    __slots__ = ("_owner", "pa", "phys")
 
-    def __init__(self, data: bytes | bytearray = b"") -> None:
-        self.data = bytearray(data) if data else bytearray(PAGE_SIZE)
-        self.pins = 0
+    def __init__(self, phys: PhysMem, pa: int, *, owner: bool = False) -> None:
+        self.phys = phys
+        self.pa = pa
+        self._owner = owner
+
+    @classmethod
+    def alloc(cls, phys: PhysMem, data: bytes | bytearray = b"") -> Page:
+        """A new page, zeros or a copy of *data*. Raises ENOMEM."""
+        page = cls(phys, phys.alloc_page(), owner=True)
+        if data:
+            phys.arena[page.pa : page.pa + PAGE_SIZE] = data
+        return page
+
+    @property
+    def data(self) -> memoryview:
+        """Its 4096 bytes."""
+        return self.phys.ram[self.pa : self.pa + PAGE_SIZE]
+
+    @property
+    def pins(self) -> int:
+        """How many times it is pinned."""
+        return self.phys.refs[self.pa >> 12] // PIN
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Page) and (self.pa, self.phys) == (other.pa, other.phys)
+
+    def __hash__(self) -> int:
+        return hash(self.pa)
+
+    def __del__(self) -> None:
+        if self._owner:
+            self.phys.free_later(self.pa)
 
 
 class VmaIo(Protocol):
@@ -90,6 +127,14 @@ class VmaIo(Protocol):
 
     def write(self, off: int, data: bytes) -> None:
         """A store; an OSError is a bus error."""
+
+
+class PhysicalIo(VmaIo, Protocol):
+    """Registers that have a physical address: a BAR's."""
+
+    def phys_addr(self, off: int) -> int:
+        """Where the byte at *off* is on the bus. C: the pfn that ``remap_pfn_range()`` put there."""
+        ...
 
 
 @dataclass(eq=False)
@@ -145,7 +190,8 @@ class Vma:
 class Shmem:
     """Memory without a name that several mappings share (mm/shmem.c): pages by their number, made when first used."""
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, phys: PhysMem, size: int | None = None) -> None:
+        self.phys = phys
         self.size = size
         self.pages: dict[int, Page] = {}
 
@@ -155,7 +201,7 @@ class Shmem:
             raise err(EFAULT, f"page {pgoff} is behind the end ({self.size} bytes)")
         page = self.pages.get(pgoff)
         if page is None:
-            page = self.pages[pgoff] = Page()
+            page = self.pages[pgoff] = Page.alloc(self.phys)
         return page
 
 

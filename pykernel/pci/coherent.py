@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE
 from typing import TYPE_CHECKING
 
+from pykernel.mm import phys
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import page_align
 
@@ -44,4 +45,4 @@ class PhysMem:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.mem = SimMemory()
+        self.mem = SimMemory(kernel.sub(phys.PhysMem))

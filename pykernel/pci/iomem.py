@@ -16,18 +16,21 @@ class Iomem:
     """
     ``void __iomem *``: an ioremap()ed part of a BAR.
 
-    Offsets in bytes; writes take the value first, as writel() does.
+    Offsets in bytes; writes take the value first, as writel() does. *start* is the physical address.
     """
 
-    __slots__ = ("bar", "function", "kernel", "length", "name", "off")
+    __slots__ = ("bar", "function", "kernel", "length", "name", "off", "start")
 
-    def __init__(self, kernel: Kernel, function: PciFunction, bar: int, off: int, length: int, name: str) -> None:
+    def __init__(
+        self, kernel: Kernel, function: PciFunction, bar: int, off: int, length: int, name: str, start: int = 0
+    ) -> None:
         self.kernel = kernel
         self.function = function
         self.bar = bar
         self.off = off
         self.length = length
         self.name = name
+        self.start = start
 
     def read(self, off: int, size: int) -> int:
         """A load of *size* bytes."""
@@ -131,6 +134,10 @@ class MappedIo:
             step = natural(at + done, len(data) - done)
             self.iomem.write(at + done, step, int.from_bytes(data[done : done + step], "little"))
             done += step
+
+    def phys_addr(self, off: int) -> int:
+        """Where the byte at *off* is on the bus."""
+        return self.iomem.start + off - self.base
 
     def enqcmd(self, off: int, data: bytes) -> bool:
         """ENQCMD to the mapping; True when accepted."""

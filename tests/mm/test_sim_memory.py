@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykernel.errors import Oops, err
+from pykernel.mm.phys import PhysMem
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.uaccess import PAGE_SIZE, TASK_SIZE_MAX
 from pykernel.mm.vma import (
@@ -281,14 +282,16 @@ def test_registers_are_no_memory_for_devices() -> None:
         vma.io = Registers()
 
     addr = mem.mmap(0, PAGE_SIZE, RW, libc.MAP_SHARED, file="bar", setup=setup)
-    fails(EFAULT, mem.pin, addr, 1)
+    fails(EFAULT, mem.pin_user_pages, addr, 1, write=False)
+    fails(EFAULT, mem.follow_pfnmap, addr)
     fails(EFAULT, mem.fault, addr)
     assert mem.walk(addr) is None
 
 
 def test_file_pages() -> None:
     """Shared: the file's own page; private: a copy at the first write; behind the end: a bus error."""
-    mem, file = SimMemory(), Shmem(2 * PAGE_SIZE)
+    mem = SimMemory()
+    file = Shmem(mem.phys, 2 * PAGE_SIZE)
     file.fault(1).data[:4] = b"file"
 
     def setup(vma: Vma) -> None:
@@ -302,8 +305,11 @@ def test_file_pages() -> None:
     mem.write(private, b"mine")
     assert (mem.read(private, 4), bytes(file.fault(1).data[:4])) == (b"mine", b"FILE")
     fails(EFAULT, mem.read, shared + 2 * PAGE_SIZE, 1)
-    fails(EFAULT, mem.pin, shared, 3 * PAGE_SIZE)
-    assert mem.pinned == 0
+    fails(EFAULT, mem.pin_user_pages, shared, 3, write=False)
+    assert mem.phys.pinned == 0
+    [run] = mem.pin_user_pages(shared + PAGE_SIZE, 1, write=True)
+    assert mem.phys.read(run.pa, 4) == b"FILE"
+    mem.unpin_user_pages([run])
 
 
 def test_open_and_close_of_a_driver() -> None:
@@ -361,14 +367,14 @@ def test_walk_never_faults() -> None:
     mem.write(AT + 5, b"x")
     page = mem.walk(AT, write=True)
     assert page is not None
-    assert page.data[5:6] == b"x"
+    assert bytes(page.data[5:6]) == b"x"
     mem.mprotect(AT, PAGE_SIZE, libc.PROT_READ)
     assert (mem.walk(AT), mem.walk(AT, write=True)) == (page, None)
     mem.mprotect(AT, PAGE_SIZE, PROT_NONE)
     assert mem.walk(AT) is None
     mem.mprotect(AT, PAGE_SIZE, RW)
     assert mem.read(AT + 5, 1) == b"x"
-    assert mem.walk(AT, write=True) is page
+    assert mem.walk(AT, write=True) == page
     assert mem.faults == 2
 
 
@@ -387,11 +393,11 @@ def test_page_request(prot: int, write: bool, ok: bool) -> None:
     """iommu_sva_handle_iopf() wants each right in vm_flags."""
     mem = mapped(1, prot)
     if ok:
-        assert mem.fault(AT + 77, write=write) is mem.walk(AT, write=write)
-        assert len(mem.pin(AT, 1, write=write)) == 1
+        assert mem.fault(AT + 77, write=write) == mem.walk(AT, write=write)
+        assert len(mem.pin_user_pages(AT, 1, write=write)) == 1
     else:
         fails(EFAULT, mem.fault, AT, write=write)
-        fails(EFAULT, mem.pin, AT, 1, write=write)
+        fails(EFAULT, mem.pin_user_pages, AT, 1, write=write)
     fails(EFAULT, mem.fault, AT + PAGE_SIZE)
 
 
@@ -409,42 +415,43 @@ def test_populate() -> None:
 def test_pinned_pages_outlive_their_mapping() -> None:
     """A device writes to the page it was given, whatever the client unmapped and mapped there since."""
     mem = mapped(2)
+    phys = mem.phys
     mem.write(AT + PAGE_SIZE - 1, b"ab")
-    pages = mem.pin(AT + PAGE_SIZE - 1, 2, write=True)
-    assert [page.pins for page in pages] == [1, 1]
-    pages[0].data[0:3] = b"dma"
+    [run] = mem.pin_user_pages(AT + PAGE_SIZE - 1, 2, write=True)
+    assert (run.npages, phys.pinned, [Page(phys, run.pa + i * PAGE_SIZE).pins for i in range(2)]) == (2, 2, [1, 1])
+    phys.write(run.pa, b"dma")
     assert mem.read(AT, 3) == b"dma"
     mem.munmap(AT, 2 * PAGE_SIZE)
     mem.mmap(AT, PAGE_SIZE, RW, PRIVATE | MAP_FIXED)
-    assert (mem.read(AT, 3), bytes(pages[1].data[:1]), mem.pinned) == (bytes(3), b"b", 2)
-    mem.unpin(pages)
-    assert mem.pinned == 0
+    assert (mem.read(AT, 3), phys.read(run.pa + PAGE_SIZE, 1), phys.used) == (bytes(3), b"b", 2)
+    mem.unpin_user_pages([run])
+    assert (phys.pinned, phys.used) == (0, 0)
     with pytest.raises(Oops, match="not pinned"):
-        mem.unpin(pages)
+        mem.unpin_user_pages([run])
 
 
 def test_pin_to_read_sees_later_writes() -> None:
     """Not the zero page, and not a page that the next write would copy away from."""
     mem = mapped(1)
-    [page] = mem.pin(AT, 10)
+    mem.read(AT, 1)
+    [run] = mem.pin_user_pages(AT, 1, write=False)
     mem.write(AT, b"later")
-    assert page.data[:5] == b"later"
-    assert mem.pin(AT, 0) == []
-    again = mem.pin(AT, 1)
-    assert (again[0] is page, page.pins) == (True, 2)
+    assert mem.phys.read(run.pa, 5) == b"later"
+    assert mem.pin_user_pages(AT, 0, write=False) == []
+    assert mem.pin_user_pages(AT, 1, write=False) == [run]
+    assert Page(mem.phys, run.pa).pins == 2
     mem.mprotect(AT, PAGE_SIZE, libc.PROT_READ)
     mem.mprotect(AT, PAGE_SIZE, RW)
     mem.write(AT, b"still")
-    assert page.data[:5] == b"still"
+    assert mem.phys.read(run.pa, 5) == b"still"
 
 
 def test_pin_is_all_or_nothing() -> None:
     mem = mapped(2)
-    fails(EFAULT, mem.pin, AT, 3 * PAGE_SIZE, write=True)
-    assert mem.pinned == 0
-    page = mem.walk(AT)
-    assert page is not None
-    assert page.pins == 0
+    fails(EFAULT, mem.pin_user_pages, AT, 3, write=True)
+    fails(EFAULT, mem.pin_user_pages, AT - 1, 2, write=True)
+    fails(EFAULT, mem.pin_user_pages, TASK_SIZE_MAX - PAGE_SIZE, 2, write=True)
+    assert mem.phys.pinned == 0
 
 
 def test_invalidation_comes_before_the_change() -> None:
@@ -487,18 +494,21 @@ def test_fork_leaves_pinned_pages_to_the_parent() -> None:
     """Otherwise the parent's next write would leave its device behind."""
     mem = mapped(1)
     mem.write(AT, b"dma")
-    [page] = mem.pin(AT, 3, write=True)
+    [run] = mem.pin_user_pages(AT, 1, write=True)
     child = mem.fork()
     mem.write(AT, b"new")
-    assert (bytes(page.data[:3]), child.read(AT, 3)) == (b"new", b"dma")
-    assert mem.walk(AT, write=True) is page
+    assert (mem.phys.read(run.pa, 3), child.read(AT, 3)) == (b"new", b"dma")
+    assert mem.translate(AT, write=True) == run.pa
 
 
 def test_page_defaults_to_zeros_and_copies_its_data() -> None:
     data = bytearray(b"x" * PAGE_SIZE)
-    page = Page(data)
+    phys = PhysMem()
+    page = Page.alloc(phys, data)
     data[0:1] = b"y"
-    assert (bytes(Page().data), bytes(page.data[0:1])) == (bytes(PAGE_SIZE), b"x")
+    assert (bytes(Page.alloc(phys).data), bytes(page.data[0:1])) == (bytes(PAGE_SIZE), b"x")
+    assert page != Page.alloc(phys)
+    assert page in {Page(phys, page.pa)}
 
 
 # ---- against a naive model

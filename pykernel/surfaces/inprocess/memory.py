@@ -10,6 +10,7 @@ import ctypes
 import mmap
 from typing import TYPE_CHECKING, Any
 
+from pykernel.mm.phys import PhysMem, Run, merged
 from pykernel.mm.self import SelfMemory
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.uaccess import PAGE_SIZE, UserMemory
@@ -27,9 +28,10 @@ MAP_FAILED = ctypes.c_void_p(-1).value
 class HostMemory(UserMemory):
     """Real memory, with the areas of emulated files (:attr:`vmas`) in front of it."""
 
-    def __init__(self, areas: SimMemory | None = None) -> None:
-        self.real = SelfMemory()
-        self.areas = SimMemory() if areas is None else areas
+    def __init__(self, phys: PhysMem, areas: SimMemory | None = None) -> None:
+        self.phys = phys
+        self.real = SelfMemory(phys=phys)
+        self.areas = SimMemory(phys) if areas is None else areas
         self._blocks: list[ctypes.Array[ctypes.c_char]] = []
         libc = ctypes.CDLL(None, use_errno=True)
         self._mmap, self._munmap = libc.mmap, libc.munmap
@@ -49,6 +51,31 @@ class HostMemory(UserMemory):
     def copy_to(self, addr: int, data: ReadableBuffer) -> int:
         """As :meth:`UserMemory.copy_to`."""
         return self._at(addr).copy_to(addr, data)
+
+    def pin_user_pages(self, addr: int, npages: int, *, write: bool) -> list[Run]:
+        """As :meth:`UserMemory.pin_user_pages`; a range may reach over real memory and areas."""
+        runs: list[Run] = []
+        at, end = addr & -PAGE_SIZE, (addr & -PAGE_SIZE) + npages * PAGE_SIZE
+        try:
+            while at < end:
+                mem, stop = self._part(at, end)
+                runs += mem.pin_user_pages(at, (stop - at) // PAGE_SIZE, write=write)
+                at = stop
+        except OSError:
+            self.unpin_user_pages(runs)
+            raise
+        return merged(runs)
+
+    def _part(self, addr: int, end: int) -> tuple[UserMemory, int]:
+        """Whose *addr* is, and up to where."""
+        near = self.areas.vmas.overlapping(addr, end)
+        if not near or near[0].vm_start > addr:
+            return self.real, near[0].vm_start if near else end
+        return self.areas, min(near[0].vm_end, end)
+
+    def follow_pfnmap(self, addr: int, *, write: bool = False) -> int:
+        """As :meth:`UserMemory.follow_pfnmap`."""
+        return self.areas.follow_pfnmap(addr, write=write)
 
     def _at(self, addr: int) -> UserMemory:
         return self.areas if len(self.areas.vmas) and self.areas.vmas.find(addr) else self.real
@@ -84,7 +111,7 @@ class HostMemory(UserMemory):
 
     def fork(self) -> HostMemory:
         """The child's: real memory is its own already, areas are copied as fork() copies them."""
-        return HostMemory(self.areas.fork())
+        return HostMemory(self.phys, self.areas.fork())
 
     def exit(self) -> None:
         """Unmap every area."""

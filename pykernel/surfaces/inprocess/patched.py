@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pykernel.mm.phys import PhysMem
 from pykernel.surfaces.inprocess.children import Children
 from pykernel.surfaces.inprocess.descriptors import HostFdTable, sendmsg_of
 from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
@@ -129,7 +130,7 @@ class Patched:
         if pid in pids.processes:
             pid = pids.alloc()
         comm = os.path.basename(sys.argv[0] or "python")[:15]
-        task = Task(self.kernel, pid, comm, mm=Mm(HostMemory()))
+        task = Task(self.kernel, pid, comm, mm=Mm(HostMemory(self.kernel.sub(PhysMem))))
         return pids.add(Process(self.kernel, task, HostFdTable(), self.kernel.root))
 
     @property
@@ -312,7 +313,7 @@ class Patched:
         parent = Process(kernel, process.task, process.fds.fork(), process.cwd)
         pids.processes[parent.pid] = parent
         old = process.task
-        process.task = Task(kernel, os.getpid(), old.comm, old.cred, Mm(process.mem.fork()))
+        process.task = Task(kernel, os.getpid(), old.comm, old.cred, Mm(process.mem.fork()), files=process.fds)
         pids.processes[process.pid] = process
 
     # ---- pyfakefs

@@ -13,6 +13,7 @@ import platform
 import time
 from typing import TYPE_CHECKING
 
+from pykernel.mm.phys import PhysMem
 from pykernel.mm.process import ProcessMemory
 from pykernel.surfaces.process.host import status_fields
 from pykernel.task import CAP_FULL_SET, Cred, Mm, Task
@@ -131,7 +132,7 @@ class Clients:
 
         self.loop.add(pidfd, gone, owned=True)
         self.threads[tgid] = []
-        self.mms[tgid] = Mm(ProcessMemory(tgid))
+        self.mms[tgid] = Mm(ProcessMemory(tgid, phys=self.kernel.sub(PhysMem)))
         return True
 
     def _forget(self, tgid: int) -> None:

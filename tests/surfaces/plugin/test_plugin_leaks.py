@@ -218,18 +218,18 @@ sva_bind: PASID 1 of test (pid 1) bound to 0000:6a:01.0
 release:
     iommu_sva_unbind_device(handle)
 
-pin: pinned page 0x*
+pin: pinned memory at 0x*, 4096 bytes
     addr = p.mem.alloc(4096, 4096)
-    pages = p.mem.pin(addr, 10)  # HERE
+    pages = p.mem.pin_user_pages(addr, 1, write=True)  # HERE
 release:
-    p.mem.unpin(pages)
+    p.mem.unpin_user_pages(pages)
 
-pin_of_a_dead_process: pinned page 0x*
+pin_of_a_dead_process: pinned memory at 0x*, 4096 bytes
     addr = p.mem.alloc(4096, 4096)
-    pages = p.mem.pin(addr, 10)  # HERE
+    pages = p.mem.pin_user_pages(addr, 1, write=True)  # HERE
     p.exit()
 release:
-    p.mem.unpin(pages)
+    p.mem.unpin_user_pages(pages)
 
 interrupt: interrupt 5 (mine)
     irqs = kernel.sub(Irqs)
