@@ -132,7 +132,7 @@ def parent_create_sysfs_files(parent: MdevParent) -> Kset:
     try:
         kset.add()
     except OSError as e:
-        raise err(ENOMEM, e.strerror) from e  # kset_create_and_add() says NULL whatever went wrong
+        raise err(ENOMEM, str(e.strerror)) from e  # kset_create_and_add() says NULL whatever went wrong
     with ExitStack() as undo:
         undo.callback(kset.delete)
         for mtype in parent.types:
