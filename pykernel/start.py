@@ -64,6 +64,7 @@ def _cpu_flags(spec: machines.Machine) -> dict[str, bool]:
 
 
 def _pci_init(kernel: Kernel) -> None:
+    from pykernel.drivers.pcieport import PciePortDriver
     from pykernel.hw import make
 
     pci = kernel.sub(Pci)
@@ -71,6 +72,7 @@ def _pci_init(kernel: Kernel) -> None:
     for row in kernel.machine.pci:
         pci.plug(row.address, make(row.model, row.options))
     pci.rescan()
+    PciePortDriver(kernel, "pcieport").register()
 
 
 def _recorded_init(kernel: Kernel) -> None:

@@ -39,6 +39,9 @@ MODELS: dict[str, Factory] = {
     "dsa": _lazy("pykernel.hw.dsa:make_dsa"),
     "iax": _lazy("pykernel.hw.dsa:make_iax"),
     "edu": _lazy("pykernel.hw.edu:make_edu"),
+    "root-port": _lazy("pykernel.hw.bridge:make_root_port"),
+    "upstream-port": _lazy("pykernel.hw.bridge:make_upstream_port"),
+    "downstream-port": _lazy("pykernel.hw.bridge:make_downstream_port"),
 }
 
 

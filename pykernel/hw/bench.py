@@ -78,3 +78,6 @@ class Bench:
     def call_soon(self, fn: Callable[[], None]) -> None:
         """Put off."""
         self.soon.append(fn)
+
+    def reset_secondary(self, bus: int) -> None:
+        """Nothing is below it."""

@@ -8,13 +8,22 @@ address bits below the size do not exist. Offsets and bits are those of ``includ
 from __future__ import annotations
 
 from pykernel.uapi.linux.pci_regs import (
+    PCI_AF_CAP,
+    PCI_AF_CAP_FLR,
+    PCI_AF_CAP_TP,
+    PCI_AF_LENGTH,
     PCI_ATS_CAP,
     PCI_ATS_CTRL,
     PCI_ATS_CTRL_ENABLE,
     PCI_BASE_ADDRESS_0,
     PCI_BASE_ADDRESS_MEM_PREFETCH,
     PCI_BASE_ADDRESS_MEM_TYPE_64,
+    PCI_BASE_ADDRESS_SPACE_IO,
+    PCI_BRIDGE_CONTROL,
+    PCI_BRIDGE_CTL_ISA,
+    PCI_BRIDGE_CTL_VGA,
     PCI_CACHE_LINE_SIZE,
+    PCI_CAP_ID_AF,
     PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
@@ -38,8 +47,11 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_EXT_CAP_ID_PASID,
     PCI_EXT_CAP_ID_PRI,
     PCI_EXT_CAP_ID_SRIOV,
+    PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_BRIDGE,
     PCI_INTERRUPT_LINE,
     PCI_INTERRUPT_PIN,
+    PCI_MEMORY_BASE,
     PCI_MSI_ADDRESS_HI,
     PCI_MSI_ADDRESS_LO,
     PCI_MSI_DATA_32,
@@ -59,12 +71,18 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_PM_CTRL_NO_SOFT_RESET,
     PCI_PM_CTRL_STATE_MASK,
     PCI_PM_PMC,
+    PCI_PREF_BASE_UPPER32,
+    PCI_PREF_MEMORY_BASE,
+    PCI_PREF_RANGE_TYPE_64,
     PCI_PRI_ALLOC_REQ,
     PCI_PRI_CTRL,
     PCI_PRI_CTRL_ENABLE,
     PCI_PRI_CTRL_RESET,
     PCI_PRI_MAX_REQ,
     PCI_PRI_STATUS,
+    PCI_PRIMARY_BUS,
+    PCI_ROM_ADDRESS,
+    PCI_ROM_ADDRESS_ENABLE,
     PCI_SRIOV_BAR,
     PCI_SRIOV_CTRL,
     PCI_SRIOV_CTRL_MSE,
@@ -95,8 +113,10 @@ COMMAND_RW = (
     | PCI_COMMAND_SERR
     | PCI_COMMAND_INTX_DISABLE
 )
+BRIDGE_CONTROL_RW = 0x0043 | PCI_BRIDGE_CTL_ISA | PCI_BRIDGE_CTL_VGA  # parity, SERR, reset of the secondary bus
 STATUS_W1C = 0xF900  # the error bits: parity, target and master aborts, SERR
 EXT_CAP_START = 0x100
+ROM_BAR = 6  # as resources are numbered
 
 
 class ConfigSpace:
@@ -124,6 +144,8 @@ class ConfigSpace:
         self.caps: dict[int, int] = {}
         self.ext_caps: dict[int, int] = {}
         self.bar_sizes: dict[int, int] = {}
+        self.io_bars: set[int] = set()
+        self.vf_bar_sizes: dict[int, int] = {}
         self._last_link = PCI_CAPABILITY_LIST
         self._last_ext = 0
         self.define(PCI_VENDOR_ID, 2, vendor)
@@ -171,6 +193,20 @@ class ConfigSpace:
             rw = self._rw[i]
             self._data[i] = (self._data[i] & ~rw | byte & rw) & ~(byte & self._w1c[i])
 
+    def type_1_header(self) -> None:
+        """
+        Make it a PCI-to-PCI bridge: bus numbers, windows and bridge control instead of BARs beyond 1.
+
+        It forwards memory, prefetchable memory with 64-bit addresses, and no I/O.
+        """
+        self.define(PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_BRIDGE)
+        self.define(PCI_PRIMARY_BUS, 4, 0, rw=0x00FFFFFF)
+        self.define(PCI_MEMORY_BASE, 4, 0, rw=0xFFF0FFF0)
+        windows = PCI_PREF_RANGE_TYPE_64 << 16 | PCI_PREF_RANGE_TYPE_64
+        self.define(PCI_PREF_MEMORY_BASE, 4, windows, rw=0xFFF0FFF0)
+        self.define(PCI_PREF_BASE_UPPER32, 8, 0, rw=(1 << 64) - 1)
+        self.define(PCI_BRIDGE_CONTROL, 2, 0, rw=BRIDGE_CONTROL_RW)
+
     # ------------------------------------------------------------------ base address registers
     def add_bar(self, bar: int, size: int, *, wide: bool = True, prefetch: bool = True) -> None:
         """Give the function memory BAR *bar* of *size* bytes (a power of two); *wide* is a 64-bit BAR, two slots."""
@@ -181,6 +217,21 @@ class ConfigSpace:
         rw = ~(size - 1) & (1 << 8 * width) - 1
         self.define(PCI_BASE_ADDRESS_0 + 4 * bar, width, flags, rw=rw)
         self.bar_sizes[bar] = size
+
+    def add_io_bar(self, bar: int, size: int) -> None:
+        """Give the function I/O BAR *bar* of *size* bytes (a power of two)."""
+        if size < 4 or size & (size - 1):
+            raise ValueError(f"BAR {bar}: size {size:#x} is not a power of two")
+        self.define(PCI_BASE_ADDRESS_0 + 4 * bar, 4, PCI_BASE_ADDRESS_SPACE_IO, rw=~(size - 1) & 0xFFFFFFFF)
+        self.bar_sizes[bar] = size
+        self.io_bars.add(bar)
+
+    def add_rom(self, size: int) -> None:
+        """Give the function an expansion ROM of *size* bytes (a power of two, 2 KiB or more)."""
+        if size < 2048 or size & (size - 1):
+            raise ValueError(f"ROM: size {size:#x} is not a power of two")
+        self.define(PCI_ROM_ADDRESS, 4, 0, rw=~(size - 1) & 0xFFFFFFFF | PCI_ROM_ADDRESS_ENABLE)
+        self.bar_sizes[ROM_BAR] = size
 
     # ------------------------------------------------------------------ capabilities
     def add_cap(self, cap_id: int, at: int, length: int) -> int:
@@ -207,6 +258,13 @@ class ConfigSpace:
         self.define(at + PCI_PM_PMC, 2, pmc)
         reset = PCI_PM_CTRL_NO_SOFT_RESET if no_soft_reset else 0
         self.define(at + PCI_PM_CTRL, 2, reset, rw=PCI_PM_CTRL_STATE_MASK)
+        return at
+
+    def add_af(self, at: int) -> int:
+        """Advanced features: a conventional function with function-level reset."""
+        self.add_cap(PCI_CAP_ID_AF, at, 6)
+        self.define(at + PCI_AF_LENGTH, 1, 6)
+        self.define(at + PCI_AF_CAP, 1, PCI_AF_CAP_TP | PCI_AF_CAP_FLR)
         return at
 
     def add_msi(self, at: int, *, wide: bool = True, vectors_log2: int = 0) -> int:
@@ -288,6 +346,7 @@ class ConfigSpace:
         self.define(at + PCI_SRIOV_VF_DID, 2, device)
         self.define(at + PCI_SRIOV_SUP_PGSIZE, 4, 0x553)
         self.define(at + PCI_SRIOV_SYS_PGSIZE, 4, 1, rw=0x553)
+        self.vf_bar_sizes = dict(bars)
         for bar, size in bars.items():
             flags = PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH
             self.define(at + PCI_SRIOV_BAR + 4 * bar, 8, flags, rw=~(size - 1) & (1 << 64) - 1)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
 from pykernel.errors import err
-from pykernel.fs.sysfs import AttrGroup
 from pykernel.lib.locking import Mutex
+from pykernel.pci.bridge import PciBusDev
 from pykernel.pci.dev import PciDev
-from pykernel.pci.driver import PciBus, parse_ul
+from pykernel.pci.driver import PciBus
 from pykernel.pci.function import PciFunction
 from pykernel.pci.irq import Irqs
 from pykernel.pci.slot import ADDRESS, DmaTranslator, Slot
@@ -28,34 +28,10 @@ from pykernel.uapi.linux import pci_regs as r
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["Pci", "PciBusClass", "PciBusDev"]
+__all__ = ["Pci", "PciBusClass"]
 
 MMIO_32, MMIO_64 = 0xC0000000, 0x200000000000
-
-
-class PciBusDev(Device):
-    """A root bus as a device of class pci_bus."""
-
-    attrs = AttrGroup("rescan", "cpuaffinity", "cpulistaffinity")
-
-    def __init__(self, pci: Pci, name: str, bridge: Device) -> None:
-        super().__init__(pci.kernel, name, parent=bridge, class_=pci.pci_bus_class)
-        self.pci = pci
-
-    def rescan_store(self, buf: str) -> None:
-        """drivers/pci/pci-sysfs.c:bus_rescan_store(). Raises EINVAL."""
-        if parse_ul(buf):
-            with self.pci.rescan_remove:
-                self.pci.rescan()
-
-    def cpuaffinity_show(self) -> str:
-        """cpuaffinity_show()."""
-        return f"{(1 << self.kernel.machine.cpus) - 1:x}\n"
-
-    def cpulistaffinity_show(self) -> str:
-        """cpulistaffinity_show()."""
-        n = self.kernel.machine.cpus
-        return f"0-{n - 1}\n" if n > 1 else "0\n"
+IO_PORTS = 0xC000
 
 
 class Pci:
@@ -65,10 +41,11 @@ class Pci:
         self.kernel = kernel
         self.slots: dict[str, Slot] = {}
         self.devices: dict[str, PciDev] = {}
-        self.bridges: dict[str, Device] = {}
+        self.buses: dict[str, PciBusDev] = {}
         self.rescan_remove = Mutex(kernel, "pci_rescan_remove_lock")
         self.translator: Callable[[], DmaTranslator] = _no_translator
         self._used: list[tuple[int, int]] = []  # (start, size), ascending
+        self._next_io = IO_PORTS
         self._full: dict[tuple[bool, int], int] = {}  # (window, size) -> below this no such range is free
 
     @property
@@ -96,29 +73,52 @@ class Pci:
         for address in sorted(self.slots):
             slot = self.slots[address]
             if slot.dev is None and slot.function.config_read(r.PCI_VENDOR_ID, 2) != 0xFFFF:
-                found.append(self.add_function(slot, self._bridge(slot.address[:7])))
+                found.append(self.add_function(slot, self._bus(slot)))
         for dev in found:
             dev.bus_add()
 
-    def add_function(self, slot: Slot, bridge: Device, physfn: PciDev | None = None) -> PciDev:
+    def add_function(self, slot: Slot, bus: PciBusDev, physfn: PciDev | None = None) -> PciDev:
         """Register what is in the slot; no driver gets it yet. C: ``pci_setup_device()``, ``pci_device_add()``."""
         with self.kernel.ledger.held(self.kernel.ledger.kernel):
-            dev = slot.dev = PciDev(self, slot, bridge, physfn)
+            dev = slot.dev = PciDev(self, slot, bus, physfn)
             self.devices[dev.name] = dev
             dev.register()
+            if dev.is_bridge:
+                self._add_bus(dev)
         return dev
 
-    def _bridge(self, bus: str) -> Device:
-        bridge = self.bridges.get(bus)
-        if bridge is None:
+    def _bus(self, slot: Slot) -> PciBusDev:
+        """The bus that *slot* is on: below a bridge that was found, else the root bus of a host bridge of its own."""
+        name = slot.address[:7]
+        found = self.buses.get(name)
+        if found is None:
             with self.kernel.ledger.held(self.kernel.ledger.kernel):
-                bridge = self.bridges[bus] = Device(self.kernel, f"pci{bus}")
-                bridge.register()
-                PciBusDev(self, bus, bridge).register()
-        return bridge
+                host = Device(self.kernel, f"pci{name}")
+                host.register()
+                found = self.buses[name] = PciBusDev(self, name, host)
+                found.register()
+        return found
 
-    def alloc_mmio(self, size: int, *, wide: bool) -> int:
-        """An aligned range of the host bridge's window."""
+    def _add_bus(self, bridge: PciDev) -> None:
+        """The bus below *bridge*, when firmware gave it a number. C: ``pci_add_new_bus()``."""
+        number = bridge.read_config_byte(r.PCI_SECONDARY_BUS)
+        if not number:
+            return
+        bus = PciBusDev(self, f"{bridge.name[:5]}{number:02x}", bridge, bridge)
+        bridge.subordinate = self.buses[bus.name] = bus
+        bus.register()
+
+    def remove_bus(self, bridge: PciDev) -> None:
+        """C: ``void pci_remove_bus(struct pci_bus *)``."""
+        if bridge.subordinate is not None:
+            del self.buses[bridge.subordinate.name]
+            bridge.subordinate.unregister()
+            bridge.subordinate = None
+
+    def alloc_mmio(self, size: int, *, wide: bool, bus: PciBusDev | None = None) -> int:
+        """An aligned range of the window of the bridge above *bus*, which is the host's without one."""
+        if bus is not None and bus.windows is not None:
+            return bus.windows.alloc(size, wide=wide)
         at = self._full.get((wide, size), MMIO_64 if wide else MMIO_32)
         first = max(0, bisect_left(self._used, (at, 0)) - 1)  # the one before may reach beyond *at*
         for start, used in islice(self._used, first, None):
@@ -131,10 +131,18 @@ class Pci:
         self._full[wide, size] = at + size
         return at
 
+    def alloc_io(self, size: int) -> int:
+        """An aligned range of the host bridge's I/O ports."""
+        self._next_io = -(-self._next_io // size) * size + size
+        return self._next_io - size
+
     def free_mmio(self, resources: Any) -> None:
         """Give ranges back."""
         gone = {(x.start, x.size) for x in resources}
         self._used = [u for u in self._used if u not in gone]
+        for bus in self.buses.values():
+            if bus.windows is not None:
+                bus.windows.free(gone)
         self._full.clear()
 
     def intx_irq(self) -> int:

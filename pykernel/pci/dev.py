@@ -12,41 +12,47 @@ from pykernel.errors import err
 from pykernel.lib.string import strim, sysfs_streq
 from pykernel.pci.coherent import DmaBuffer, PhysMem
 from pykernel.pci.driver import PciDriver
+from pykernel.pci.intx import intx_mask_broken
 from pykernel.pci.iomem import Iomem, MappedIo
 from pykernel.pci.iov import Iov
 from pykernel.pci.irq import Irqs
 from pykernel.pci.msi import PCI_IRQ_MSIX, Msi
+from pykernel.pci.power import PCI_D0
 from pykernel.pci.proc import ProcBusPci
+from pykernel.pci.reset import PciReset
 from pykernel.pci.resource import (
+    IORESOURCE_IO,
     IORESOURCE_MEM,
     IORESOURCE_MEM_64,
     IORESOURCE_PREFETCH,
+    IORESOURCE_READONLY,
     IORESOURCE_SIZEALIGN,
+    PCI_ROM_RESOURCE,
     Resource,
 )
 from pykernel.pci.slot import ADDRESS, Slot
-from pykernel.pci.sysfs import PciDevFiles
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
+    from pykernel.pci.bridge import PciBusDev
     from pykernel.pci.core import Pci
 
 __all__ = ["PciDev"]
 
-# drivers/pci/pci.c:pci_reset_fn_methods
-RESET_METHODS = ("device_specific", "acpi", "flr", "af_flr", "pm", "bus")
 
-
-class PciDev(PciDevFiles):
+class PciDev(PciReset):
     """``struct pci_dev``."""
 
-    def __init__(self, pci: Pci, slot: Slot, bridge: Device, physfn: PciDev | None = None) -> None:
+    def __init__(self, pci: Pci, slot: Slot, bus: PciBusDev, physfn: PciDev | None = None) -> None:
         function = slot.function
         cfg = function.config_read
         m = ADDRESS.fullmatch(slot.address)
         assert m is not None
-        super().__init__(pci.kernel, slot.address, parent=bridge, bus=pci.bus)
+        super().__init__(pci.kernel, slot.address, parent=bus.bridge, bus=pci.bus)
         self.pci, self.slot, self.function = pci, slot, function
+        self.pci_bus = bus
+        self.subordinate: PciBusDev | None = None
+        self.is_bridge = cfg(r.PCI_HEADER_TYPE, 1) & r.PCI_HEADER_TYPE_MASK == r.PCI_HEADER_TYPE_BRIDGE
         self.devfn = int(m[3], 16) << 3 | int(m[4])
         self.domain, self.bus_number = int(m[1], 16), int(m[2], 16)
         self.vendor, self.device = cfg(r.PCI_VENDOR_ID, 2), cfg(r.PCI_DEVICE_ID, 2)
@@ -62,18 +68,29 @@ class PciDev(PciDevFiles):
         self.no_msi = False
         self.dma_bits = self.coherent_dma_bits = 32
         self.enable_cnt = 0
-        self.power_state = "unknown"
         self.msi = Msi(self)
         self.intx_irq = pci.intx_irq() if cfg(r.PCI_INTERRUPT_PIN, 1) else 0
         self.resources: dict[int, Resource] = {}
-        self.regions_owner = ""
+        self.regions: dict[int, str] = {}
+        self.broken_intx_masking = physfn is None and intx_mask_broken(self)
         self.reset_methods: list[str] = self._find_reset_methods()
+        bus.pci_devices.append(self)
         if physfn is not None and physfn.iov is not None:
             self.resources = physfn.iov.next_resources()
         else:
             self._assign_bars()
         self.iov = Iov.probe(self)
         self.d3cold_allowed = bool(self.find_capability(r.PCI_CAP_ID_PM))  # drivers/pci/pci.c:pci_pm_init()
+
+    @property
+    def is_virtfn(self) -> bool:
+        """Whether it is a virtual function."""
+        return self.physfn is not None
+
+    @property
+    def is_pcie(self) -> bool:
+        """C: ``bool pci_is_pcie(struct pci_dev *)``."""
+        return bool(self.find_capability(r.PCI_CAP_ID_EXP))
 
     # ---- configuration space
 
@@ -135,18 +152,24 @@ class PciDev(PciDevFiles):
 
     def _assign_bars(self) -> None:
         # drivers/pci/probe.c:__pci_read_base(), setup-res.c
-        self.read_bars(r.PCI_BASE_ADDRESS_0, 0, 1)
+        self.read_bars(r.PCI_BASE_ADDRESS_0, 0, 1, bars=2 if self.is_bridge else 6)
+        if not self.is_bridge:
+            self._place_rom()
         # what SeaBIOS and its like leave behind: pci_bios_init_device()
         command = r.PCI_COMMAND_IO | r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_SERR
         self.function.config_write(r.PCI_COMMAND, 2, command)
 
-    def read_bars(self, base: int, first: int, count: int) -> None:
-        """Size and place the six BARs at *base*; resource *first* + n is *count* times BAR n (virtual functions')."""
+    def read_bars(self, base: int, first: int, count: int, bars: int = 6) -> None:
+        """Size and place the BARs at *base*; resource *first* + n is *count* times BAR n (virtual functions')."""
         bar = 0
-        while bar < 6:
+        while bar < bars:
             off = base + 4 * bar
             self.function.config_write(off, 4, 0xFFFFFFFF)
             low = self.read_config_dword(off)
+            if low & r.PCI_BASE_ADDRESS_SPACE == r.PCI_BASE_ADDRESS_SPACE_IO:
+                self.resources[first + bar] = self._place_io(off, low & ~3)
+                bar += 1
+                continue
             wide = low & r.PCI_BASE_ADDRESS_MEM_TYPE_MASK == r.PCI_BASE_ADDRESS_MEM_TYPE_64
             mask = low & ~0xF
             if wide:
@@ -160,11 +183,27 @@ class PciDev(PciDevFiles):
         flags = IORESOURCE_MEM | IORESOURCE_SIZEALIGN | kind
         flags |= IORESOURCE_PREFETCH if kind & r.PCI_BASE_ADDRESS_MEM_PREFETCH else 0
         flags |= IORESOURCE_MEM_64 if wide else 0
-        start = self.pci.alloc_mmio(size, wide=wide)
+        start = self.pci.alloc_mmio(size, wide=wide, bus=self.pci_bus)
         self.function.config_write(off, 4, start & 0xFFFFFFFF)
         if wide:
             self.function.config_write(off + 4, 4, start >> 32)
         return Resource(start, size, flags)
+
+    def _place_io(self, off: int, mask: int) -> Resource:
+        size = mask & -mask
+        start = self.pci.alloc_io(size)
+        self.function.config_write(off, 4, start)
+        return Resource(start, size, IORESOURCE_IO | 1)
+
+    def _place_rom(self) -> None:
+        self.function.config_write(r.PCI_ROM_ADDRESS, 4, r.PCI_ROM_ADDRESS_MASK)
+        mask = self.read_config_dword(r.PCI_ROM_ADDRESS) & r.PCI_ROM_ADDRESS_MASK
+        if mask:
+            size = mask & -mask
+            flags = IORESOURCE_MEM | IORESOURCE_PREFETCH | IORESOURCE_READONLY | IORESOURCE_SIZEALIGN
+            start = self.pci.alloc_mmio(size, wide=False, bus=self.pci_bus)
+            self.function.config_write(r.PCI_ROM_ADDRESS, 4, start)
+            self.resources[PCI_ROM_RESOURCE] = Resource(start, size, flags)
 
     def resource_start(self, bar: int) -> int:
         """C: ``pci_resource_start(dev, bar)``; 0 without the BAR."""
@@ -176,14 +215,26 @@ class PciDev(PciDevFiles):
 
     def request_regions(self, name: str) -> None:
         """C: ``int pci_request_regions(struct pci_dev *, const char *)``. Raises EBUSY."""
-        if self.regions_owner:
-            raise err(EBUSY, f"BARs of {self.name} are held by {self.regions_owner}")
-        self.regions_owner = name
+        if self.regions:
+            raise err(EBUSY, f"BARs of {self.name} are held by {next(iter(self.regions.values()))}")
+        self.regions = dict.fromkeys(range(6), name)
         self.kernel.ledger.take("regions", self, lambda: f"BARs of {self.name}, requested as {name!r}", self)
 
     def release_regions(self) -> None:
         """C: ``void pci_release_regions(struct pci_dev *)``."""
-        self.regions_owner = ""
+        self.regions.clear()
+        self.kernel.ledger.give("regions", self)
+
+    def request_region(self, bar: int, name: str) -> None:
+        """C: ``int pci_request_selected_regions(struct pci_dev *, 1 << bar, const char *)``. Raises EBUSY."""
+        if bar in self.regions:
+            raise err(EBUSY, f"BAR {bar} of {self.name} is held by {self.regions[bar]}")
+        self.regions[bar] = name
+        self.kernel.ledger.take("regions", self, lambda: f"BAR {bar} of {self.name}, requested as {name!r}", self)
+
+    def release_region(self, bar: int) -> None:
+        """C: ``void pci_release_selected_regions(struct pci_dev *, 1 << bar)``."""
+        del self.regions[bar]
         self.kernel.ledger.give("regions", self)
 
     def iomap(self, bar: int, off: int = 0, length: int | None = None) -> Iomem:
@@ -209,11 +260,15 @@ class PciDev(PciDevFiles):
         self.kernel.ledger.take("enabled", self, lambda: f"PCI device {self.name}, enabled", self)
         self.enable_cnt += 1
         if self.enable_cnt == 1:
-            self.power_state = "D0"
+            self.set_power_state(PCI_D0)
             command = self.read_config_word(r.PCI_COMMAND)
-            if self.resources and not command & r.PCI_COMMAND_MEMORY:
-                self.info(f"enabling device ({command:04x} -> {command | r.PCI_COMMAND_MEMORY:04x})")
-                self.write_config_word(r.PCI_COMMAND, command | r.PCI_COMMAND_MEMORY)
+            wanted = command
+            for n in range(6):  # drivers/pci/setup-res.c:pci_enable_resources()
+                if n in self.resources and not self.is_virtfn:
+                    wanted |= r.PCI_COMMAND_IO if self.resources[n].flags & IORESOURCE_IO else r.PCI_COMMAND_MEMORY
+            if wanted != command:
+                self.info(f"enabling device ({command:04x} -> {wanted:04x})")
+                self.write_config_word(r.PCI_COMMAND, wanted)
 
     def disable_device(self) -> None:
         """C: ``void pci_disable_device(struct pci_dev *)``: bus mastering goes, memory decoding stays."""
@@ -274,6 +329,12 @@ class PciDev(PciDevFiles):
         """``pci_dev.irq``: the first MSI, else the pin's."""
         return self.irq_vector(0) if self.msi.mode == "msi" else self.intx_irq
 
+    def error_detected(self) -> None:
+        """An uncorrectable error was reported: tell the driver. drivers/pci/pcie/err.c:report_error_detected()."""
+        with self.mutex:
+            if isinstance(self.driver, PciDriver):
+                self.driver.error_detected(self)
+
     def request_irq(self, irq: int, thread_fn: Callable[[], None], name: str) -> None:
         """C: ``int pci_request_irq(...)``, which shares the interrupt. Raises EINVAL."""
         self.kernel.sub(Irqs).request(irq, thread_fn, name, self, shared=True)
@@ -282,7 +343,7 @@ class PciDev(PciDevFiles):
         """C: ``void pci_free_irq(struct pci_dev *, unsigned, void *)``."""
         self.kernel.sub(Irqs).free_irq(irq, self)
 
-    # ---- link and reset
+    # ---- link
 
     @property
     def has_link(self) -> bool:
@@ -303,92 +364,6 @@ class PciDev(PciDevFiles):
         reg = self.read_config_word(at + r.PCI_EXP_LNKSTA) if current else self.read_config_dword(at + r.PCI_EXP_LNKCAP)
         return reg >> 4 & 0x3F
 
-    def _find_reset_methods(self) -> list[str]:
-        at = self.find_capability(r.PCI_CAP_ID_EXP)
-        flr = at and self.read_config_dword(at + r.PCI_EXP_DEVCAP) & r.PCI_EXP_DEVCAP_FLR
-        pm = self.find_capability(r.PCI_CAP_ID_PM)
-        soft = pm and not self.read_config_word(pm + r.PCI_PM_CTRL) & r.PCI_PM_CTRL_NO_SOFT_RESET
-        return (["flr"] if flr else []) + (["pm"] if soft else [])
-
-    def set_reset_methods(self, buf: str) -> None:
-        """drivers/pci/pci.c:reset_method_store(). Raises EINVAL."""
-        if sysfs_streq(buf, ""):
-            self.reset_methods = []
-            self.warn("All device reset methods disabled by user")
-            return
-        if sysfs_streq(buf, "default"):
-            self.reset_methods = self._find_reset_methods()
-            return
-        supported, chosen = self._find_reset_methods(), []
-        for word in buf.split(" "):
-            name = strim(word)
-            if not name:
-                continue
-            if name not in RESET_METHODS:
-                self.err(f"Invalid reset method '{name}'")
-                raise err(EINVAL)
-            if name not in supported:
-                self.err(f"Unsupported reset method '{name}'")
-                raise err(EINVAL)
-            chosen.append(name)
-        if len(chosen) > len(RESET_METHODS):
-            self.err("Too many reset methods")
-            raise err(EINVAL)
-        self.reset_methods = chosen
-
-    def reset_function(self) -> None:
-        """C: ``int pci_reset_function(struct pci_dev *)``: state is saved and restored. Raises ENOTTY."""
-        if not self.reset_methods:
-            raise err(ENOTTY)
-        with self.mutex:
-            self._reset_function()
-
-    def _reset_function(self) -> None:
-        driver = self.driver if isinstance(self.driver, PciDriver) else None
-        if driver is not None:
-            driver.reset_prepare(self)
-        offsets = [*self._saved_controls(), *range(60, -4, -4)]
-        saved = [(off, self.read_config_dword(off)) for off in offsets]
-        if self.reset_methods[0] == "pm":
-            self._pm_reset()
-        else:
-            self.pcie_flr()
-        for off, value in saved:
-            self.function.config_write(off, 4, value)
-        self.msi.restore()
-        if driver is not None:
-            driver.reset_done(self)
-
-    def _saved_controls(self) -> list[int]:
-        """
-        Where capabilities keep what pci_save_state() saves: ATS, page requests and PASID (the order of their
-        restore).
-        """
-        found = []
-        for cap, offset in (
-            (r.PCI_EXT_CAP_ID_PASID, r.PCI_PASID_CAP),
-            (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_ALLOC_REQ),
-            (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_CTRL),
-            (r.PCI_EXT_CAP_ID_ATS, r.PCI_ATS_CAP),
-        ):
-            if at := self.find_ext_capability(cap):
-                found.append(at + offset)
-        return found
-
-    def pcie_flr(self) -> None:
-        """C: ``int pcie_flr(struct pci_dev *)``."""
-        if self.kernel.trace:
-            self.kernel.trace("flr", device=self.name)
-        self.function.flr()
-
-    def _pm_reset(self) -> None:
-        # drivers/pci/pci.c:pci_pm_reset(): D3hot and back, which resets a function without No_Soft_Reset
-        at = self.find_capability(r.PCI_CAP_ID_PM) + r.PCI_PM_CTRL
-        control = self.read_config_word(at) & ~r.PCI_PM_CTRL_STATE_MASK
-        self.write_config_word(at, control | 3)
-        self.write_config_word(at, control)
-        self.function.flr()
-
     # ---- coming and going
 
     @property
@@ -408,12 +383,18 @@ class PciDev(PciDevFiles):
 
     def stop_and_remove(self) -> None:
         """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``."""
+        below = self.subordinate
+        if below is not None:
+            for dev in reversed(list(below.pci_devices)):
+                dev.stop_and_remove()
         self.kernel.sub(ProcBusPci).detach_device(self)
         dd.device_release_driver(self)
         if self.iov is not None:
             self.iov.disable()
         self.unregister()  # unbinds again: a driver may have come meanwhile
         self.free_irq_vectors()
+        self.pci.remove_bus(self)
+        self.pci_bus.pci_devices.remove(self)
         self.slot.dev = None
         self.pci.devices.pop(self.name, None)
         if self.physfn is None:

@@ -94,13 +94,21 @@ class PciBus(Bus):
         """drivers/pci/pci-driver.c:pci_device_probe(). Raises ENODEV, and what the driver's probe raises."""
         if not dev.can_probe:
             raise err(ENODEV, "sriov_drivers_autoprobe is off")
-        super().probe(dev)
+        dev.power.get_sync()
+        try:
+            super().probe(dev)
+        except BaseException:
+            dev.power.put_sync()
+            raise
 
     def remove(self, dev: Any) -> None:
         """drivers/pci/pci-driver.c:pci_device_remove()."""
+        dev.power.get_sync()
         super().remove(dev)
+        dev.power.put_noidle()
         if dev.iov is not None:
             dev.iov.driver_removed()
+        dev.power.put_sync()
 
     def uevent(self, dev: Any, env: dict[str, str]) -> None:
         """drivers/pci/pci-driver.c:pci_uevent()."""
@@ -158,6 +166,15 @@ class PciDriver(Driver):
             if row.matches(dev) and (dev.driver_override is not None or not row.override_only):
                 return row
         return ANY if dev.driver_override is not None else None
+
+    def error_detected(self, pdev: Any) -> None:
+        """``err_handler->error_detected``: an error of the link or the device was reported."""
+
+    def runtime_suspend(self, pdev: Any) -> None:
+        """``driver.pm->runtime_suspend``. Raises an errno: not now."""
+
+    def runtime_resume(self, pdev: Any) -> None:
+        """``driver.pm->runtime_resume``. Raises an errno."""
 
     def reset_prepare(self, pdev: Any) -> None:
         """``err_handler->reset_prepare``: the function is about to be reset."""

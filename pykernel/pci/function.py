@@ -12,17 +12,27 @@ from typing import Protocol
 
 from pykernel.pci.config import ConfigSpace
 from pykernel.uapi.linux.pci_regs import (
+    PCI_AF_CAP,
+    PCI_AF_CAP_FLR,
+    PCI_AF_CTRL,
+    PCI_AF_CTRL_FLR,
+    PCI_BASE_ADDRESS_0,
+    PCI_BASE_ADDRESS_MEM_TYPE_64,
+    PCI_CAP_ID_AF,
     PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
+    PCI_CAP_ID_PM,
     PCI_COMMAND,
     PCI_COMMAND_INTX_DISABLE,
+    PCI_COMMAND_IO,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
     PCI_EXP_DEVCAP,
     PCI_EXP_DEVCAP_FLR,
     PCI_EXP_DEVCTL,
     PCI_EXP_DEVCTL_BCR_FLR,
+    PCI_EXT_CAP_ID_SRIOV,
     PCI_MSI_ADDRESS_HI,
     PCI_MSI_ADDRESS_LO,
     PCI_MSI_DATA_32,
@@ -35,6 +45,12 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_MSIX_FLAGS,
     PCI_MSIX_FLAGS_ENABLE,
     PCI_MSIX_FLAGS_MASKALL,
+    PCI_PM_CTRL,
+    PCI_PM_CTRL_NO_SOFT_RESET,
+    PCI_PM_CTRL_STATE_MASK,
+    PCI_ROM_ADDRESS,
+    PCI_ROM_ADDRESS_ENABLE,
+    PCI_SRIOV_TOTAL_VF,
     PCI_STATUS,
     PCI_STATUS_INTERRUPT,
 )
@@ -77,6 +93,10 @@ class Port(Protocol):
         """Run *fn* later, on the machine's scheduler."""
         ...
 
+    def reset_secondary(self, bus: int) -> None:
+        """Reset every function on *bus*, which is below the bridge in this slot."""
+        ...
+
 
 class MsixTable:
     """The MSI-X table and pending bits: 16 bytes a vector (address, data, control); every vector starts masked."""
@@ -113,10 +133,12 @@ class PciFunction:
     Base of every piece of silicon. A subclass passes its configuration space and overrides ``bar_read``/``bar_write``.
 
     Memory decoding off in COMMAND (``memory_enabled``): reads give all ones, writes are dropped. Bus master off
-    (``bus_master``): no DMA, no messages.
+    (``bus_master``): no DMA, no messages. In a power state below D0 all three are off. ``rom`` is what the expansion
+    ROM holds, if the configuration space has one.
     """
 
     port: Port
+    rom: bytes = b""
 
     def __init__(self, config: ConfigSpace) -> None:
         self.config = config
@@ -125,6 +147,7 @@ class PciFunction:
         self._msix_ranges: tuple[int, int, int, int] = (-1, 0, 0, 0)  # bar, table, pba, end of the page of either
         self._intx = False
         self.memory_enabled = False
+        self.io_enabled = False
         self.bus_master = False
 
     def place_msix(self, vectors: int, bar: int, table: int, pba: int) -> None:
@@ -144,10 +167,10 @@ class PciFunction:
 
     def config_write(self, off: int, size: int, value: int) -> None:
         """Configuration write of 1, 2 or 4 bytes, with its side effects (FLR, unmasked messages)."""
-        before = self.command
+        before, power = self.command, self._power()
         self.config.write(off, size, value)
         self._decode_command()
-        if self._wants_flr(off, size, value):
+        if self._wants_flr(off, size, value) or self._wakes_reset(power):
             self.flr()
             return
         if self.command != before:
@@ -157,10 +180,28 @@ class PciFunction:
 
     def _decode_command(self) -> None:
         """Keep what every access asks for in plain attributes."""
-        self.memory_enabled = bool(self.command & PCI_COMMAND_MEMORY)
-        self.bus_master = bool(self.command & PCI_COMMAND_MASTER)
+        command = 0 if self._power() else self.command
+        self.memory_enabled = bool(command & PCI_COMMAND_MEMORY)
+        self.io_enabled = bool(command & PCI_COMMAND_IO)
+        self.bus_master = bool(command & PCI_COMMAND_MASTER)
+
+    def _power(self) -> int:
+        """Power state: 0 is D0, 3 is D3hot."""
+        at = self.config.caps.get(PCI_CAP_ID_PM)
+        return 0 if at is None else self.config.get(at + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK
+
+    def _wakes_reset(self, before: int) -> bool:
+        """From D3hot to D0: a reset, unless the function says No_Soft_Reset."""
+        if before != 3 or self._power():
+            return False
+        return not self.config.get(self.config.caps[PCI_CAP_ID_PM] + PCI_PM_CTRL, 2) & PCI_PM_CTRL_NO_SOFT_RESET
 
     def _wants_flr(self, off: int, size: int, value: int) -> bool:
+        af = self.config.caps.get(PCI_CAP_ID_AF)
+        if af is not None and self.config.get(af + PCI_AF_CAP, 1) & PCI_AF_CAP_FLR:
+            control = af + PCI_AF_CTRL
+            if off <= control < off + size and value << 8 * off >> 8 * control & PCI_AF_CTRL_FLR:
+                return True
         at = self.config.caps.get(PCI_CAP_ID_EXP)
         if at is None or not self.config.get(at + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR:
             return False
@@ -182,11 +223,26 @@ class PciFunction:
             self.msix.reset()
         self.set_intx(asserted=False)
 
+    def hot_reset(self) -> None:
+        """A conventional reset, from the bridge above: as a function-level reset, unless the silicon knows better."""
+        self.flr()
+
     # ------------------------------------------------------------------ memory space
+    def mmio_sizes(self, *, wide: bool) -> list[int]:
+        """The sizes of its 64-bit (*wide*) or other BARs, those of its virtual functions all together."""
+        kind = PCI_BASE_ADDRESS_MEM_TYPE_64
+        at = {PCI_BASE_ADDRESS_0 + 4 * bar: size for bar, size in self.bar_sizes.items()}
+        sizes = [size for off, size in at.items() if bool(self.config.get(off, 1) & kind) == wide]
+        sriov = self.config.ext_caps.get(PCI_EXT_CAP_ID_SRIOV)
+        if sriov is not None and wide:
+            vfs = self.config.get(sriov + PCI_SRIOV_TOTAL_VF, 2)
+            sizes += [size * vfs for size in self.config.vf_bar_sizes.values()]
+        return sizes
+
     def mmio_read(self, bar: int, off: int, size: int) -> int:
-        """Memory read of 1, 2, 4 or 8 bytes from *bar*."""
-        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0):
-            return (1 << 8 * size) - 1
+        """Memory read of 1, 2, 4 or 8 bytes from *bar*; I/O and the ROM (6), too."""
+        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0) or bar == 6:
+            return self._other_read(bar, off, size)
         if bar == self._msix_ranges[0] and self.msix is not None:
             _, table, pba, length = self._msix_ranges
             if table <= off < table + length:
@@ -196,8 +252,10 @@ class PciFunction:
         return self.bar_read(bar, off, size)
 
     def mmio_write(self, bar: int, off: int, size: int, value: int) -> None:
-        """Memory write of 1, 2, 4 or 8 bytes to *bar*."""
-        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0):
+        """Memory write of 1, 2, 4 or 8 bytes to *bar*; I/O, too."""
+        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0) or bar == 6:
+            if bar in self.config.io_bars and self.io_enabled and off + size <= self.bar_sizes[bar]:
+                self.bar_write(bar, off, size, value)
             return
         if bar == self._msix_ranges[0] and self.msix is not None:
             _, table, pba, length = self._msix_ranges
@@ -207,6 +265,15 @@ class PciFunction:
             if pba <= off < pba + 8 * -(-self.msix.vectors // 64):
                 return
         self.bar_write(bar, off, size, value)
+
+    def _other_read(self, bar: int, off: int, size: int) -> int:
+        """What is no memory BAR that decodes: the ROM, I/O, or nothing."""
+        inside = off + size <= self.bar_sizes.get(bar, 0)
+        if inside and bar == 6 and self.memory_enabled and self.config.get(PCI_ROM_ADDRESS, 4) & PCI_ROM_ADDRESS_ENABLE:
+            return int.from_bytes(self.rom[off : off + size].ljust(size, b"\xff"), "little")
+        if inside and bar in self.config.io_bars and self.io_enabled:
+            return self.bar_read(bar, off, size)
+        return (1 << 8 * size) - 1
 
     def bar_read(self, bar: int, off: int, size: int) -> int:
         """A read that decodes; what nothing claims reads as all ones."""

@@ -127,7 +127,7 @@ class Iov:
         dev, rid = self.dev, self._rid(i)
         slot = dev.pci.plug(f"{dev.name[:4]}:{rid >> 8:02x}:{rid >> 3 & 31:02x}.{rid & 7}", function)
         assert dev.device_parent is not None
-        vf = dev.pci.add_function(slot, dev.device_parent, dev)
+        vf = dev.pci.add_function(slot, dev.pci_bus, dev)
         dev.create_link(vf, f"virtfn{i}")
         vf.create_link(dev, "physfn")
         vf.send_uevent("change")
@@ -146,6 +146,18 @@ class Iov:
             del pci.slots[vf.name]
         self.vfs.clear()
         self._set(0, 0)
+
+    def restore(self) -> None:
+        """After a reset: BARs, page size, how many, on. drivers/pci/iov.c:sriov_restore_state()."""
+        dev, at = self.dev, self.pos + r.PCI_SRIOV_CTRL
+        if dev.read_config_word(at) & r.PCI_SRIOV_CTRL_VFE or not self.vfs:
+            return
+        for n, whole in dev.resources.items():
+            if PCI_IOV_RESOURCES <= n < PCI_IOV_RESOURCES + 6:
+                off = self.pos + r.PCI_SRIOV_BAR + 4 * (n - PCI_IOV_RESOURCES)
+                dev.function.config_write(off, 4, whole.start & 0xFFFFFFFF)
+                dev.function.config_write(off + 4, 4, whole.start >> 32)
+        self._set(len(self.vfs), ENABLED)
 
     def driver_removed(self) -> None:
         """drivers/pci/iov.c:pci_iov_remove()."""

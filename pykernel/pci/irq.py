@@ -26,12 +26,13 @@ PREC = 4  # columns of an irq number: kernel/irq/proc.c:show_interrupts() counts
 
 @dataclass(slots=True)
 class IrqAction:
-    """``struct irqaction``: a handler and whose it is."""
+    """``struct irqaction``: a handler and whose it is; *hard* runs at once, else a thread does."""
 
     thread_fn: Callable[[], None]
     name: str
     dev_id: object
     shared: bool
+    hard: bool = False
 
 
 @dataclass(slots=True)
@@ -48,6 +49,8 @@ class IrqDesc:
     count: int = 0
     pending: bool = False
     running: bool = False
+    depth: int = 0
+    resend: bool = False
 
 
 class Irqs:
@@ -78,10 +81,20 @@ class Irqs:
         self._lowest = max(FIRST_IRQ, min(self._lowest, irq))
 
     def request(
-        self, irq: int, thread_fn: Callable[[], None], name: str, dev_id: object = None, *, shared: bool = False
+        self,
+        irq: int,
+        thread_fn: Callable[[], None],
+        name: str,
+        dev_id: object = None,
+        *,
+        shared: bool = False,
+        hard: bool = False,
+        no_autoen: bool = False,
     ) -> None:
         """
         C: ``int request_threaded_irq(...)``; *shared* is IRQF_SHARED. The first action unmasks the interrupt.
+
+        *hard* is ``request_irq()``: the handler runs when the interrupt arrives. *no_autoen* is IRQF_NO_AUTOEN.
 
         Raises:
             EINVAL: no such irq. EBUSY: taken, and not shared by all. ENOMEM: by fault injection.
@@ -93,7 +106,9 @@ class Irqs:
             self.kernel.faults.alloc(f"request_irq {name}")
         if desc.actions and not (shared and all(a.shared for a in desc.actions)):
             raise err(EBUSY, f"irq {irq} is taken by {desc.actions[0].name}")
-        desc.actions.append(action := IrqAction(thread_fn, name, dev_id, shared))
+        if not desc.actions:
+            desc.depth, desc.resend = int(no_autoen), False
+        desc.actions.append(action := IrqAction(thread_fn, name, dev_id, shared, hard))
         self.kernel.ledger.take("irq", action, lambda: f"interrupt {irq} ({name})", dev_id)
         if desc.set_mask is not None:
             desc.set_mask(False)
@@ -113,6 +128,18 @@ class Irqs:
         if not desc.actions and desc.set_mask is not None:
             desc.set_mask(True)
 
+    def disable_irq(self, irq: int) -> None:
+        """What arrives from now on waits for :meth:`enable_irq`. C: ``void disable_irq_nosync(unsigned int)``."""
+        self.descs[irq].depth += 1
+
+    def enable_irq(self, irq: int) -> None:
+        """C: ``void enable_irq(unsigned int)``."""
+        desc = self.descs[irq]
+        desc.depth -= 1
+        if not desc.depth and (desc.asserted or desc.resend):
+            desc.resend = False
+            self.raise_irq(irq)
+
     def set_level(self, irq: int, source: object, *, asserted: bool) -> None:
         """A pin of a level-triggered line changed; the line is up while any of its sources is."""
         desc = self.descs[irq]
@@ -129,10 +156,19 @@ class Irqs:
             if self.kernel.trace:
                 self.kernel.trace("spurious_irq", irq=irq)
             return
+        if desc.depth:
+            desc.resend = not desc.asserted
+            return
         desc.count += 1
         if self.kernel.trace:
             self.kernel.trace("irq", irq=irq, name=desc.actions[0].name)
-        if not desc.pending:
+        threaded = False
+        for action in tuple(desc.actions):
+            if action.hard:
+                action.thread_fn()
+            else:
+                threaded = True
+        if threaded and not desc.pending:
             desc.pending = True
             if not desc.running:
                 self.kernel.sched.schedule_work(lambda: self._thread(desc), f"irq/{irq}")
@@ -145,7 +181,8 @@ class Irqs:
             while desc.pending:
                 desc.pending = False
                 for action in tuple(desc.actions):
-                    action.thread_fn()
+                    if not action.hard:
+                        action.thread_fn()
         finally:
             desc.running = False
 

@@ -41,6 +41,7 @@ class Slot:
         self.pci = pci
         self.address = address
         self.function = function
+        self.domain, self.bus_number = int(address[:4], 16), int(address[5:7], 16)
         self.dev: PciDev | None = None
         function.port = self
 
@@ -70,6 +71,12 @@ class Slot:
         """The interrupt pin."""
         if self.dev is not None:
             self.pci.kernel.sub(Irqs).set_level(self.dev.intx_irq, self, asserted=asserted)
+
+    def reset_secondary(self, bus: int) -> None:
+        """Reset the functions on *bus*, which the bridge in this slot has below it."""
+        for slot in list(self.pci.slots.values()):
+            if (slot.domain, slot.bus_number) == (self.domain, bus):
+                slot.function.hot_reset()
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """Engine work."""

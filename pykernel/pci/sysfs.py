@@ -12,11 +12,14 @@ from pykernel.fs.vfs import PAGE_SIZE, File
 from pykernel.lib.kstrtox import kstrtoint
 from pykernel.pci.driver import parse_ul
 from pykernel.task import CAP_SYS_ADMIN
+from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
     from pykernel.pci.dev import PciDev
 
 __all__ = ["PciDevFiles", "driver_set_override"]
+
+BRIDGE_FILES = ("subordinate_bus_number", "secondary_bus_number", "reset_subordinate")
 
 
 def driver_set_override(buf: str) -> str | None:
@@ -81,6 +84,7 @@ class PciDevFiles(Device):
             "sriov_drivers_autoprobe",
             modes={"remove": 0o220},
         ),
+        AttrGroup("subordinate_bus_number", "secondary_bus_number", "reset_subordinate"),
         AttrGroup(name="link"),  # drivers/pci/pcie/aspm.c: its files need a link with ASPM
     )
     bin_attrs = (
@@ -103,6 +107,7 @@ class PciDevFiles(Device):
     driver_override: str | None
     reset_methods: list[str]
     iov: Any
+    is_bridge: bool
 
     @property
     def has_link(self) -> bool:
@@ -123,6 +128,8 @@ class PciDevFiles(Device):
             return bool(self.reset_methods)
         if name.startswith("sriov_"):
             return self.iov is not None
+        if name in BRIDGE_FILES:
+            return self.is_bridge
         return super().attr_is_visible(name)
 
     def bin_is_visible(self: Any, name: str) -> bool:
@@ -178,9 +185,9 @@ class PciDevFiles(Device):
         return f"{self.power_state}\n"
 
     def resource_show(self: Any) -> str:
-        """resource_show(): seven lines, BARs and ROM (13 for SR-IOV kernels: BARs, ROM and the VFs' BARs)."""
+        """resource_show(): BARs, ROM and the VFs' BARs; with a bus below, the windows to it too."""
         rows = []
-        for n in range(13):
+        for n in range(13 if self.subordinate is None else 17):
             r = self.resources.get(n)
             rows.append((r.start, r.end, r.flags) if r else (0, 0, 0))
         return "".join(f"0x{a:016x} 0x{b:016x} 0x{f:016x}\n" for a, b, f in rows)
@@ -299,6 +306,22 @@ class PciDevFiles(Device):
     def max_link_width_show(self: Any) -> str:
         """max_link_width_show()."""
         return f"{self.link_width(current=False)}\n"
+
+    # ---- the bus below
+
+    def subordinate_bus_number_show(self: Any) -> str:
+        """subordinate_bus_number_show()."""
+        return f"{self.function.config_read(r.PCI_SUBORDINATE_BUS, 1)}\n"
+
+    def secondary_bus_number_show(self: Any) -> str:
+        """secondary_bus_number_show()."""
+        return f"{self.function.config_read(r.PCI_SECONDARY_BUS, 1)}\n"
+
+    def reset_subordinate_store(self: Any, buf: str) -> None:
+        """reset_subordinate_store(). Raises EPERM, EINVAL, ENOTTY, EAGAIN."""
+        self._admin()
+        if parse_ul(buf):
+            self.reset_subordinate()
 
     # ---- hot plug and reset
 
