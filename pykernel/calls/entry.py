@@ -217,7 +217,7 @@ class Caller:
     def __init__(self, kernel: Kernel, task: Task, fds: FdTable, cwd: Inode) -> None:
         self.kernel = kernel
         self.task = task
-        self.fds = fds
+        self.fds = task.files = fds
         self.cwd = cwd
         self.umask = UMASK
         self.exited: int | None = None

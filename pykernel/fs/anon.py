@@ -10,6 +10,7 @@ from errno import EAGAIN, EBUSY, ECONNRESET, EINVAL, ENOTTY, EPERM, EPIPE, ESPIP
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
+from pykernel.fs.fdtable import fget
 from pykernel.fs.garbage import UnixGarbage
 from pykernel.fs.ramfs import InoCounter
 from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable
@@ -21,7 +22,7 @@ from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["EventFd", "PipeEnd", "SocketEnd", "pipe", "socketpair"]
+__all__ = ["AnonInode", "EventFd", "PipeEnd", "SocketEnd", "eventfd_ctx_fdget", "pipe", "socketpair"]
 
 ULLONG_MAX = (1 << 64) - 1
 PIPE_SLOTS = 16
@@ -126,6 +127,18 @@ class EventFd(AnonFile):
         events = EPOLLIN if self.count else 0
         events |= EPOLLERR if self.count == ULLONG_MAX else 0
         return events | (EPOLLOUT if self.count < ULLONG_MAX - 1 else 0)
+
+
+def eventfd_ctx_fdget(kernel: Kernel, fd: int) -> EventFd:
+    """
+    The eventfd that *fd* of the running task is, no reference of the file taken.
+
+    C: ``struct eventfd_ctx *eventfd_ctx_fdget(int)``. Raises EBADF; EINVAL: it is no eventfd.
+    """
+    file = fget(kernel, fd)
+    if not isinstance(file, EventFd):
+        raise err(EINVAL, f"descriptor {fd} is no eventfd")
+    return file
 
 
 class PipeBuffer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from errno import EBADF, EMFILE
 from operator import index
@@ -11,8 +12,9 @@ from pykernel.errors import err
 
 if TYPE_CHECKING:
     from pykernel.fs.vfs import File
+    from pykernel.kernel import Kernel
 
-__all__ = ["FdTable"]
+__all__ = ["FdTable", "current_files", "fget"]
 
 
 class FdTable:
@@ -92,3 +94,19 @@ class FdTable:
         """C: ``void exit_files(struct task_struct *)``."""
         for fd in sorted(self.files):
             self._close_silently(fd)
+
+
+def current_files(kernel: Kernel) -> FdTable:
+    """The descriptors of the running task. C: ``current->files``. Raises EBADF: a kernel thread has none."""
+    files: FdTable | None = kernel.current.files
+    if files is None:
+        raise err(EBADF, f"{kernel.current.comm} has no descriptors")
+    return files
+
+
+def fget(kernel: Kernel, fd: int) -> File:
+    """What *fd* of the running task is, no reference taken. C: ``struct fd fdget(unsigned int)``. Raises EBADF."""
+    file = current_files(kernel).get(fd)
+    if file.flags & os.O_PATH:
+        raise err(EBADF, f"descriptor {fd} is a place only")
+    return file

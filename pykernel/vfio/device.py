@@ -10,13 +10,18 @@ from __future__ import annotations
 from errno import EINVAL, ENOTTY
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pykernel.errors import err
+from pykernel.errors import Oops, err
 from pykernel.fs.ioctl import IoctlMethods
 from pykernel.mm.vma import Vma
+from pykernel.vfio.core import VfioCore
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.kernel import Kernel
+    from pykernel.lib.wait import Completion
+    from pykernel.vfio.cdev import VfioClassDevice
+    from pykernel.vfio.core import DeviceSet, IommufdHooks
+    from pykernel.vfio.group import VfioGroup
     from pykernel.vfio.migration import LogOps, MigrationOps
 
 __all__ = ["VfioDevice"]
@@ -32,7 +37,9 @@ class VfioDevice(IoctlMethods):
         mig_ops: what moves its state, or None.
         log_ops: what logs its DMA, or None.
         open_count: how many descriptors are open.
-        group, kvm, iommufd_device, ...: the core's own fields, set by it.
+        index: the N of vfioN, -1 before it is registered.
+        group, dev_set, device, refcount, comp: the core's own, set by it.
+        iommufd_device, iommufd_access, iommufd_attached: IOMMUFD's.
     """
 
     ops_name: ClassVar[str] = ""
@@ -41,6 +48,8 @@ class VfioDevice(IoctlMethods):
     dma_unmap: Any = None
     """``void dma_unmap(struct vfio_device *, u64 iova, u64 length)``; None is a device that pins nothing."""
 
+    comp: Completion
+
     def __init__(self, dev: Device) -> None:
         self.dev = dev
         self.kernel: Kernel = dev.kernel
@@ -48,7 +57,16 @@ class VfioDevice(IoctlMethods):
         self.mig_ops: MigrationOps | None = None
         self.log_ops: LogOps | None = None
         self.open_count = 0
-        self.group: Any = None
+        self.index = -1
+        self.refcount = 0
+        self.group: VfioGroup | None = None
+        self.dev_set: DeviceSet | None = None
+        self.device: VfioClassDevice | None = None
+        self.cdev_opened = False
+        self.iommufd_device: Any = None
+        self.iommufd_access: Any = None
+        self.iommufd_attached = False
+        self._opener: Any = None
 
     @property
     def name(self) -> str:
@@ -87,5 +105,76 @@ class VfioDevice(IoctlMethods):
         return buf == self.name
 
     def device_feature(self, flags: int, arg: int, argsz: int) -> int:
-        """VFIO_DEVICE_FEATURE beyond the core's; *arg* points to the payload. Raises ENOTTY: no such feature."""
+        """
+        VFIO_DEVICE_FEATURE beyond the core's; *arg* points to the payload, *argsz* is its size.
+
+        Raises ENOTTY: no such feature.
+        """
         raise err(ENOTTY, f"no feature {flags & 0xFFFF}")
+
+    def pm_runtime_get(self) -> None:
+        """C: ``int vfio_device_pm_runtime_get(struct vfio_device *)``, before each ioctl. Raises EIO."""
+
+    def pm_runtime_put(self) -> None:
+        """C: ``void vfio_device_pm_runtime_put(struct vfio_device *)``, after each ioctl."""
+
+    # ---- the core's
+
+    @property
+    def the_group(self) -> VfioGroup:
+        """The group of a registered device. Raises Oops: it is not."""
+        if self.group is None:
+            raise Oops(f"VFIO device {self.name} is not registered")
+        return self.group
+
+    @property
+    def the_set(self) -> DeviceSet:
+        """The device set of a registered device. Raises Oops: it is not."""
+        if self.dev_set is None:
+            raise Oops(f"VFIO device {self.name} is not registered")
+        return self.dev_set
+
+    @property
+    def the_device(self) -> VfioClassDevice:
+        """The vfioN of a registered device. Raises Oops: it is not."""
+        if self.device is None:
+            raise Oops(f"VFIO device {self.name} is not registered")
+        return self.device
+
+    @property
+    def hooks(self) -> IommufdHooks | None:
+        """IOMMUFD, for a device that is bound to one."""
+        bound = self.iommufd_device is not None or self.iommufd_access is not None
+        return self.kernel.sub(VfioCore).iommufd if bound else None
+
+    @property
+    def the_hooks(self) -> IommufdHooks:
+        """IOMMUFD. Raises Oops: there is none in this kernel."""
+        hooks = self.kernel.sub(VfioCore).iommufd
+        if hooks is None:
+            raise Oops("this kernel has no IOMMUFD")
+        return hooks
+
+    def try_get_registration(self) -> bool:
+        """C: ``bool vfio_device_try_get_registration(struct vfio_device *)``."""
+        if not self.refcount:
+            return False
+        self.refcount += 1
+        return True
+
+    def put_registration(self) -> None:
+        """C: ``void vfio_device_put_registration(struct vfio_device *)``."""
+        self.refcount -= 1
+        if not self.refcount:
+            self.comp.complete()
+
+    def driver_get(self) -> None:
+        """The module of the driver that has the device stays. C: ``try_module_get(device->dev->driver->owner)``."""
+        self._opener = None if self.dev.driver is None else self.dev.driver.module
+        if self._opener is not None:
+            self._opener.get_ref()
+
+    def driver_put(self) -> None:
+        """C: ``module_put(device->dev->driver->owner)``."""
+        if self._opener is not None:
+            self._opener.put_ref()
