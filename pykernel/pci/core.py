@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from errno import ENODEV
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from pykernel.pci.driver import PciBus
 from pykernel.pci.function import PciFunction
 from pykernel.pci.irq import Irqs
 from pykernel.pci.slot import ADDRESS, DmaTranslator, Slot
+from pykernel.pci.window import bar_at
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Pci:
         self._used: list[tuple[int, int]] = []  # (start, size), ascending
         self._next_io = IO_PORTS
         self._full: dict[tuple[bool, int], int] = {}  # (window, size) -> below this no such range is free
+        kernel.mmio_at = partial(bar_at, self)
 
     @property
     def bus(self) -> PciBus:

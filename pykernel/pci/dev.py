@@ -247,7 +247,8 @@ class PciDev(PciReset):
         if bar not in self.resources:
             raise err(EINVAL, f"{self.name} has no BAR {bar}")
         self.kernel.faults.alloc("ioremap")
-        return Iomem(self.kernel, self.function, bar, off, length or self.resource_len(bar) - off, self.name)
+        start, end = self.resource_start(bar) + off, self.resource_len(bar)
+        return Iomem(self.kernel, self.function, bar, off, length or end - off, self.name, start)
 
     def map_bar(self, bar: int) -> MappedIo:
         """The whole BAR as a mapping's registers. C: ``int pci_mmap_resource_range(...)``."""
