@@ -79,6 +79,14 @@ class Device(Kobject):
             self._mutex = Mutex(self.kernel, f"device_lock of {self.name}")
         return self._mutex
 
+    # ---- runtime power management: ``dev_pm_ops`` of its bus and driver
+
+    def runtime_suspend(self) -> None:
+        """Go to sleep. Raises an errno: not now."""
+
+    def runtime_resume(self) -> None:
+        """Wake up. Raises an errno: it does not."""
+
     # ---- messages (drivers/base/core.c:dev_printk_emit())
 
     def _printk(self, level: int, text: str) -> None:

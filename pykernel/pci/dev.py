@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EBUSY, EINVAL, ENOTTY
+from errno import EBUSY, EINVAL
 from typing import TYPE_CHECKING
 
 from pykernel.base import dd
-from pykernel.base.core import Device
 from pykernel.errors import err
-from pykernel.lib.string import strim, sysfs_streq
 from pykernel.pci.coherent import DmaBuffer, PhysMem
 from pykernel.pci.driver import PciDriver
 from pykernel.pci.intx import intx_mask_broken

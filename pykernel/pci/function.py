@@ -73,8 +73,12 @@ class Port(Protocol):
         """Read *n* bytes at bus address *addr*, in the address space of *pasid* if there is one."""
         ...
 
-    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+    def dma_write(self, addr: int, data: bytes | memoryview, pasid: int | None = None, priv: bool = False) -> None:
         """Write *data* at *addr*."""
+        ...
+
+    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+        """The bytes at *addr* themselves, in pieces, to be read or written at once; None: use dma_read, dma_write."""
         ...
 
     def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
@@ -298,11 +302,21 @@ class PciFunction:
             raise DmaFault(addr, write=False, reason="bus master disabled")
         return self.port.dma_read(addr, n, pasid, priv)
 
-    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+    def dma_write(self, addr: int, data: bytes | memoryview, pasid: int | None = None, priv: bool = False) -> None:
         """Write memory through the port; without bus mastering it is a DmaFault."""
         if not self.bus_master:
             raise DmaFault(addr, write=True, reason="bus master disabled")
         self.port.dma_write(addr, data, pasid, priv)
+
+    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+        """
+        The bytes at *addr* themselves, as an engine that copies wants them: pieces of the machine's RAM, in order.
+
+        They are good until the function returns to its caller. None where memory is not like that.
+        """
+        if not self.bus_master:
+            raise DmaFault(addr, write, "bus master disabled")
+        return self.port.dma_view(addr, n, write=write, pasid=pasid)
 
     # ------------------------------------------------------------------ interrupts
     def _write_msix_table(self, off: int, size: int, value: int) -> None:

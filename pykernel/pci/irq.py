@@ -1,7 +1,8 @@
 """
 Interrupts as far as PCI has them: vectors, actions, /proc/interrupts (kernel/irq/, arch/x86/kernel/apic/msi.c).
 
-The data of a message is its irq number: there is no interrupt remapping, and every interrupt goes to the first CPU.
+The data of a message is its irq number, unless it is one of several of MSI, whose address has the number of the first
+in the format of interrupt remapping. Every interrupt goes to the first CPU.
 """
 
 from __future__ import annotations
@@ -17,11 +18,26 @@ from pykernel.fs.procfs import ProcFs
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["MSI_ADDRESS", "IrqDesc", "Irqs"]
+__all__ = ["MSI_ADDRESS", "IrqDesc", "Irqs", "message_irq", "remapped_address"]
 
 MSI_ADDRESS = 0xFEE00000
 FIRST_IRQ, LAST_IRQ = 24, 524_544 + 8_196  # NR_IRQS of CONFIG_MAXSMP, and what sparse irqs add to it
 PREC = 4  # columns of an irq number: kernel/irq/proc.c:show_interrupts() counts the digits of nr_irqs
+
+
+REMAPPABLE, SUBHANDLE_VALID = 0x10, 0x08
+
+
+def remapped_address(irq: int) -> int:
+    """The address of a message whose data counts from *irq*: Intel VT-d, 5.1.2.2."""
+    return MSI_ADDRESS | (irq & 0x7FFF) << 5 | REMAPPABLE | SUBHANDLE_VALID | (irq >> 15 & 1) << 2
+
+
+def message_irq(address: int, data: int) -> int:
+    """Which irq a message means."""
+    if not address & REMAPPABLE:
+        return data
+    return (address >> 5 & 0x7FFF | (address >> 2 & 1) << 15) + data
 
 
 @dataclass(slots=True)
@@ -59,6 +75,8 @@ class Irqs:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.descs: dict[int, IrqDesc] = {}
+        machine = kernel.machine
+        self.remapping = machine is not None and machine.iommu.enabled
         self._lowest = FIRST_IRQ  # no number below is free
         kernel.sub(ProcFs).create("interrupts", self.proc_interrupts)
 
@@ -71,9 +89,22 @@ class Irqs:
                 return self.descs[irq]
         raise err(ENOSPC)
 
+    def alloc_range(self, chip: str, hwirq: int, n: int) -> list[IrqDesc]:
+        """*n* numbers in a row. C: ``irq_domain_alloc_irqs()``. Raises ENOSPC."""
+        first = self._lowest
+        while any(first + i in self.descs for i in range(n)):
+            first += 1
+        if first + n > LAST_IRQ:
+            raise err(ENOSPC)
+        for i in range(n):
+            self.descs[first + i] = IrqDesc(first + i, chip, hwirq + i)
+        while self._lowest in self.descs:
+            self._lowest += 1
+        return [self.descs[first + i] for i in range(n)]
+
     def legacy(self, irq: int) -> IrqDesc:
         """The I/O APIC's pin *irq*, made at first use."""
-        return self.descs.setdefault(irq, IrqDesc(irq, "IO-APIC", irq, flow="fasteoi"))
+        return self.descs.setdefault(irq, IrqDesc(irq, f"{'IR-' * self.remapping}IO-APIC", irq, flow="fasteoi"))
 
     def free(self, irq: int) -> None:
         """C: ``irq_domain_free_irqs()``."""

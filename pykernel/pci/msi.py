@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.sysfs import Attribute, Kset
-from pykernel.pci.irq import MSI_ADDRESS, IrqDesc, Irqs
+from pykernel.pci.irq import MSI_ADDRESS, IrqDesc, Irqs, remapped_address
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Msi:
     def __init__(self, dev: PciDev) -> None:
         self.dev = dev
         self.mode = ""
-        self.descs: list[IrqDesc] = []
+        self.descs: dict[int, IrqDesc] = {}
         self._dir: Kset | None = None
         self._table: Iomem | None = None
 
@@ -94,8 +94,6 @@ class Msi:
             raise err(ENOSPC)
         self._table = self._map_table()
         self._take("msix", n)
-        for i, desc in enumerate(self.descs):
-            desc.set_mask = self._masker(i)
         self._msix_control(r.PCI_MSIX_FLAGS_MASKALL | r.PCI_MSIX_FLAGS_ENABLE, 0)
         self._write_table()
         self.dev.intx(enable=False)
@@ -105,26 +103,64 @@ class Msi:
     def _enable_msi(self, low: int, high: int) -> int:
         # drivers/pci/msi/msi.c:msi_capability_init(); x86 has more than one only with interrupt remapping
         self._check(low, high)
-        if min(self.msi_vec_count(), 1) < low:
+        n = min(self.msi_vec_count(), high if self.dev.kernel.sub(Irqs).remapping else 1)
+        if n < low:
             raise err(ENOSPC)
-        self._take("msi", 1)
+        self._take("msi", n)
         self._write_msi()
         self.dev.intx(enable=False)
         self._msi_enable(on=True)
-        return 1
+        return n
+
+    @property
+    def can_alloc_dyn(self) -> bool:
+        """Whether vectors of MSI-X can be added one by one. C: ``bool pci_msix_can_alloc_dyn(struct pci_dev *)``."""
+        return self.dev.kernel.profile.pci_msi_chip_per_device and bool(self.dev.find_capability(r.PCI_CAP_ID_MSIX))
+
+    def msix_alloc_irq_at(self, index: int) -> int:
+        """
+        One more vector while MSI-X is on: its irq. C: ``struct msi_map pci_msix_alloc_irq_at(...)``.
+
+        Raises:
+            EINVAL: MSI-X is off, there is no such vector, or it has an irq.
+        """
+        if self.mode != "msix" or index in self.descs or not 0 <= index < self.msix_vec_count():
+            raise err(EINVAL)
+        self._add(index, self.dev.kernel.sub(Irqs).alloc(self._chip(), self._first_hwirq() + index))
+        self._write_entry(index)
+        return self.descs[index].irq
+
+    def write_msg(self, index: int) -> None:
+        """Write the message of vector *index* of MSI-X again. C: ``void pci_write_msi_msg(unsigned int, ...)``."""
+        self._write_message(index)
 
     def _take(self, mode: str, n: int) -> None:
-        irqs, dev = self.dev.kernel.sub(Irqs), self.dev
-        per_device = dev.kernel.profile.pci_msi_chip_per_device
-        chip = f"PCI-{mode.upper()}-{dev.name}" if per_device else "PCI-MSI"
-        first = 0 if per_device else (dev.bus_number << 8 | dev.devfn) << 11  # pci_msi_domain_calc_hwirq()
+        dev = self.dev
         self.mode = mode
         dev.kernel.ledger.take("msi", self, lambda: f"{n} {mode.upper()} vectors of {dev.name}", dev)
-        self.descs = [irqs.alloc(chip, first + i) for i in range(n)]
         self._dir = Kset(dev.kernel, "msi_irqs", dev)
         self._dir.add()
-        for desc in self.descs:
-            self._dir.create_file(Attribute(str(desc.irq), lambda _k: f"{mode}\n", None, 0o444))
+        for i, desc in enumerate(dev.kernel.sub(Irqs).alloc_range(self._chip(), self._first_hwirq(), n)):
+            self._add(i, desc)
+
+    def _chip(self) -> str:
+        dev = self.dev
+        per_device = dev.kernel.profile.pci_msi_chip_per_device
+        remapped = "IR-" if dev.kernel.sub(Irqs).remapping else ""
+        return remapped + (f"PCI-{self.mode.upper()}-{dev.name}" if per_device else "PCI-MSI")
+
+    def _first_hwirq(self) -> int:
+        # drivers/pci/msi/irqdomain.c:pci_msi_domain_calc_hwirq()
+        per_device = self.dev.kernel.profile.pci_msi_chip_per_device
+        return 0 if per_device else (self.dev.bus_number << 8 | self.dev.devfn) << 11
+
+    def _add(self, i: int, desc: IrqDesc) -> None:
+        assert self._dir is not None
+        mode = self.mode
+        self.descs[i] = desc
+        if mode == "msix":
+            desc.set_mask = self._masker(i)
+        self._dir.create_file(Attribute(str(desc.irq), lambda _k: f"{mode}\n", None, 0o444))
 
     # ---- registers
 
@@ -143,11 +179,17 @@ class Msi:
         self._table.writel(value, i * r.PCI_MSIX_ENTRY_SIZE + off)
 
     def _write_table(self) -> None:
-        for i, desc in enumerate(self.descs):
-            self._entry(i, r.PCI_MSIX_ENTRY_LOWER_ADDR, MSI_ADDRESS)
-            self._entry(i, r.PCI_MSIX_ENTRY_UPPER_ADDR, 0)
-            self._entry(i, r.PCI_MSIX_ENTRY_DATA, desc.irq)
-            self._mask(i, masked=not desc.actions)
+        for i in self.descs:
+            self._write_entry(i)
+
+    def _write_entry(self, i: int) -> None:
+        self._write_message(i)
+        self._mask(i, masked=not self.descs[i].actions)
+
+    def _write_message(self, i: int) -> None:
+        self._entry(i, r.PCI_MSIX_ENTRY_LOWER_ADDR, MSI_ADDRESS)
+        self._entry(i, r.PCI_MSIX_ENTRY_UPPER_ADDR, 0)
+        self._entry(i, r.PCI_MSIX_ENTRY_DATA, self.descs[i].irq)
 
     def _masker(self, i: int) -> Callable[[bool], None]:
         return lambda masked: self._mask(i, masked=masked)
@@ -157,16 +199,20 @@ class Msi:
 
     def _write_msi(self) -> None:
         dev, at = self.dev, self.dev.find_capability(r.PCI_CAP_ID_MSI)
-        dev.write_config_dword(at + r.PCI_MSI_ADDRESS_LO, MSI_ADDRESS)
+        several, irq = len(self.descs) > 1, self.descs[0].irq
+        address = remapped_address(irq) if several else MSI_ADDRESS
+        dev.write_config_dword(at + r.PCI_MSI_ADDRESS_LO, address)
         wide = dev.read_config_word(at + r.PCI_MSI_FLAGS) & r.PCI_MSI_FLAGS_64BIT
         if wide:
             dev.write_config_dword(at + r.PCI_MSI_ADDRESS_HI, 0)
-        dev.write_config_word(at + (r.PCI_MSI_DATA_64 if wide else r.PCI_MSI_DATA_32), self.descs[0].irq)
+        dev.write_config_word(at + (r.PCI_MSI_DATA_64 if wide else r.PCI_MSI_DATA_32), 0 if several else irq)
 
     def _msi_enable(self, *, on: bool) -> None:
         at = self.dev.find_capability(r.PCI_CAP_ID_MSI) + r.PCI_MSI_FLAGS
         flags = self.dev.read_config_word(at) & ~(r.PCI_MSI_FLAGS_ENABLE | r.PCI_MSI_FLAGS_QSIZE)
-        self.dev.write_config_word(at, flags | (r.PCI_MSI_FLAGS_ENABLE if on else 0))
+        if on:
+            flags |= r.PCI_MSI_FLAGS_ENABLE | (len(self.descs) - 1).bit_length() << 4
+        self.dev.write_config_word(at, flags)
 
     def restore(self) -> None:
         """After a reset: messages, masks, enable bits. C: ``void pci_restore_msi_state(struct pci_dev *)``."""
@@ -190,7 +236,7 @@ class Msi:
         else:
             self._msi_enable(on=False)
         self.dev.intx(enable=True)
-        for desc in self.descs:
+        for desc in self.descs.values():
             self.dev.kernel.sub(Irqs).free(desc.irq)
         self.descs.clear()
         self.mode = ""
@@ -202,6 +248,6 @@ class Msi:
         """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""
         if not self.mode and n == 0:
             return self.dev.intx_irq
-        if not 0 <= n < len(self.descs):
+        if n not in self.descs:
             raise err(EINVAL)
         return self.descs[n].irq

@@ -10,6 +10,7 @@ from pykernel.pci.sysfs import PciDevFiles
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
+    from pykernel.pci.function import PciFunction
     from pykernel.pci.msi import Msi
 
 __all__ = ["PCI_D0", "PCI_D1", "PCI_D2", "PCI_D3COLD", "PCI_D3HOT", "PCI_UNKNOWN", "PciPower", "SavedState"]
@@ -35,7 +36,7 @@ EXT_CONTROLS = (
 class PciPower(PciDevFiles):
     """``struct pci_dev``: its power."""
 
-    function: Any
+    function: PciFunction
     msi: Msi
     has_link: Any
     current_state = PCI_UNKNOWN
