@@ -46,7 +46,7 @@ def test_files_of_a_device_that_is_forbidden_to_suspend(kernel):
 
     assert state() == ["enabled\n", "on\n", "forbidden\n", "active\n", "1\n"]
     p.write_text(at + "control", "auto\n")
-    assert state() == ["enabled\n", "auto\n", "enabled\n", "active\n", "0\n"]
+    assert state() == ["enabled\n", "auto\n", "enabled\n", "suspended\n", "0\n"]
     assert p.read_text(at + "runtime_active_time") == f"{kernel.sched.clock_ns() // 10**6}\n"
 
 
