@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from errno import EFAULT, EINVAL, ENOSPC
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from pykernel.drivers.mdev_sample import SampleDevice
 from pykernel.drivers.mtty.config import MTTY_CONFIG_SPACE_SIZE, MTTY_IO_BAR_SIZE, MttyConfig
 from pykernel.drivers.mtty.irq import LooseIrqs, MttyIrqs, NamedIrqs
 from pykernel.drivers.mtty.migration import MttyMigration
 from pykernel.drivers.mtty.uart import SerialPort
 from pykernel.errors import err
 from pykernel.fs.ioctl import ioctl
-from pykernel.lib.locking import Mutex
 from pykernel.log import INFO
-from pykernel.mm.uaccess import copy_from_user, copy_to_user
-from pykernel.uapi.ioctl import Ioctl
+from pykernel.mm.uaccess import copy_from_user
 from pykernel.uapi.linux.vfio import (
-    VFIO_DEVICE_FLAGS_PCI,
-    VFIO_DEVICE_GET_INFO,
     VFIO_DEVICE_GET_IRQ_INFO,
     VFIO_DEVICE_GET_REGION_INFO,
     VFIO_DEVICE_RESET,
@@ -35,35 +31,24 @@ from pykernel.uapi.linux.vfio import (
     VFIO_PCI_NUM_REGIONS,
     VFIO_REGION_INFO_FLAG_READ,
     VFIO_REGION_INFO_FLAG_WRITE,
-    vfio_device_info,
     vfio_irq_info,
     vfio_irq_set,
     vfio_region_info,
 )
-from pykernel.uapi.struct import Struct
-from pykernel.vfio.device import VfioDevice
 from pykernel.vfio.main import vfio_set_irqs_validate_and_prepare
 
 if TYPE_CHECKING:
     from pykernel.drivers.mtty import MttyDev
     from pykernel.mdev import MdevDevice
 
-__all__ = ["OFFSET_SHIFT", "MttyDevice", "accesses"]
+__all__ = ["OFFSET_SHIFT", "MttyDevice"]
 
 OFFSET_SHIFT: Final = 40
+OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
 BARS: Final = (VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR1_REGION_INDEX)
 
 
-def accesses(pos: int, count: int) -> Iterator[tuple[int, int]]:
-    """How the samples cut a read or write: (position, 4, 2 or 1), each at a multiple of its size."""
-    end = pos + count
-    while pos < end:
-        size = next(n for n in (4, 2, 1) if end - pos >= n and pos % n == 0)
-        yield pos, size
-        pos += size
-
-
-class MttyDevice(VfioDevice):
+class MttyDevice(SampleDevice):
     """
     ``struct mdev_state``: one card of one or two ports.
 
@@ -81,12 +66,10 @@ class MttyDevice(VfioDevice):
             raise err(ENOSPC, f"{parent.name} has {parent.avail_ports} ports left")
         self.kernel.faults.alloc("mtty vconfig")
         parent.avail_ports -= nr_ports
-        self.ops_lock = Mutex(self.kernel, f"ops_lock of {mdev.name}")
         self.config = MttyConfig(self.kernel, nr_ports)
         kinds: type[MttyIrqs] = NamedIrqs if self.kernel.profile.mtty_migration else LooseIrqs
         self.irqs = kinds(self.kernel, self.ops_lock)
         self.ports = [SerialPort(self.irqs.trigger), SerialPort(self.irqs.trigger)]
-        self.num_irqs = 0  # nothing is known of interrupts until somebody asks for VFIO_DEVICE_GET_INFO
         self.migration: MttyMigration | None = None
         if self.kernel.profile.mtty_migration:
             self.migration = MttyMigration(self)
@@ -103,30 +86,20 @@ class MttyDevice(VfioDevice):
 
     # ---- regions
 
-    def read(self, count: int, pos: int) -> bytes:
-        """mtty_read(). Raises EFAULT: no such region."""
-        return b"".join(self._read(at, size) for at, size in accesses(pos, count))
+    def access_read(self, pos: int, size: int) -> bytes:
+        """mdev_access(): a port gives one byte at a time. Raises EFAULT: no such region."""
+        index, offset = pos >> OFFSET_SHIFT, pos & OFFSET_MASK
+        if index == VFIO_PCI_CONFIG_REGION_INDEX:
+            return self.config.read(offset, size)
+        return self._port(index).read(offset & 0xFFFF).to_bytes(size, "little")
 
-    def _read(self, pos: int, size: int) -> bytes:
-        index, offset = pos >> OFFSET_SHIFT, pos & (1 << OFFSET_SHIFT) - 1
-        with self.ops_lock:
-            if index == VFIO_PCI_CONFIG_REGION_INDEX:
-                return self.config.read(offset, size)
-            return self._port(index).read(offset & 0xFFFF).to_bytes(size, "little")
-
-    def write(self, data: bytes, pos: int) -> int:
-        """mtty_write(). Raises EFAULT: no such region."""
-        for at, size in accesses(pos, len(data)):
-            self._write(at, data[at - pos : at - pos + size])
-        return len(data)
-
-    def _write(self, pos: int, data: bytes) -> None:
-        index, offset = pos >> OFFSET_SHIFT, pos & (1 << OFFSET_SHIFT) - 1
-        with self.ops_lock:
-            if index == VFIO_PCI_CONFIG_REGION_INDEX:
-                self.config.write(offset, data)
-            else:
-                self._port(index).write(offset & 0xFFFF, data[0])
+    def access_write(self, pos: int, data: bytes) -> None:
+        """mdev_access(): a port takes one byte at a time. Raises EFAULT: no such region."""
+        index, offset = pos >> OFFSET_SHIFT, pos & OFFSET_MASK
+        if index == VFIO_PCI_CONFIG_REGION_INDEX:
+            self.config.write(offset, data)
+        else:
+            self._port(index).write(offset & 0xFFFF, data[0])
 
     def _port(self, index: int) -> SerialPort:
         # there are two of them, whatever the type; Linux runs over their end with the other BARs
@@ -136,17 +109,6 @@ class MttyDevice(VfioDevice):
 
     # ---- ioctls
 
-    def _out(self, row: Ioctl[Any], info: Struct, arg: int) -> None:
-        copy_to_user(self.kernel, arg, bytes(info)[: row.minsz])
-
-    @ioctl(VFIO_DEVICE_GET_INFO)
-    def get_info(self, info: vfio_device_info, arg: int) -> None:
-        """Not more than 16 bytes, however much the caller has."""
-        info.flags = VFIO_DEVICE_FLAGS_PCI
-        info.num_regions, info.num_irqs = VFIO_PCI_NUM_REGIONS, VFIO_PCI_NUM_IRQS
-        self.num_irqs = info.num_irqs
-        self._out(VFIO_DEVICE_GET_INFO, info, arg)
-
     @ioctl(VFIO_DEVICE_GET_REGION_INFO)
     def get_region_info(self, info: vfio_region_info, arg: int) -> None:
         """mtty_get_region_info(). Raises EINVAL: no such region."""
@@ -155,7 +117,7 @@ class MttyDevice(VfioDevice):
         info.size = self._region_size(info.index)
         info.offset = info.index << OFFSET_SHIFT
         info.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE
-        self._out(VFIO_DEVICE_GET_REGION_INFO, info, arg)
+        self.put_info(VFIO_DEVICE_GET_REGION_INFO, info, arg)
 
     def _region_size(self, index: int) -> int:
         if index == VFIO_PCI_CONFIG_REGION_INDEX:
@@ -170,7 +132,7 @@ class MttyDevice(VfioDevice):
         intx = info.index == VFIO_PCI_INTX_IRQ_INDEX
         more = VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED if intx else VFIO_IRQ_INFO_NORESIZE
         info.flags, info.count = VFIO_IRQ_INFO_EVENTFD | more, 1
-        self._out(VFIO_DEVICE_GET_IRQ_INFO, info, arg)
+        self.put_info(VFIO_DEVICE_GET_IRQ_INFO, info, arg)
 
     @ioctl(VFIO_DEVICE_SET_IRQS)
     def set_irqs(self, hdr: vfio_irq_set, arg: int) -> None:

@@ -111,7 +111,8 @@ class MdevType(Kobject):
     def available_instances_show(self) -> str:
         """available_instances_show(): what the driver says, or what is left of its max_instances."""
         available = self.mdev_parent.mdev_driver.available(self)
-        return f"{self.mdev_parent.available_instances if available is None else available}\n"
+        left = self.mdev_parent.available_instances if available is None else available
+        return f"{left & 0xFFFFFFFF}\n"
 
     def description_show(self) -> str:
         """description_show()."""
