@@ -44,6 +44,8 @@ DRIVERS = {
     "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
     "idxd": "pykernel.drivers.idxd:IdxdModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
+    "vfio": "pykernel.vfio.modules:VfioModule",
+    "vfio_virqfd": "pykernel.vfio.modules:VfioVirqfdModule",
     "mdev": "pykernel.mdev.core:MdevModule",
     "mtty": "pykernel.drivers.mtty:MttyModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
@@ -70,11 +72,22 @@ class PciSpec:
 
 @dataclass(frozen=True)
 class IommuSpec:
-    """The IOMMU: is there one, and does it do scalable mode (SVA)."""
+    """
+    The IOMMU: is there one, and does it do scalable mode (SVA).
+
+    Bits of address (39, 48, 57), the largest page ("4K", "2M", "1G"), what its capability registers say, and the
+    regions that firmware wants mapped one to one: "0000:6a:01.0 7d000000-7dffffff".
+    """
 
     enabled: bool = True
     sva: bool = True
     pasid_bits: int = 20
+    address_width: int = 48
+    largest_page: str = "1G"
+    snoop_control: bool = True
+    dirty_tracking: bool = True
+    intr_remap: bool = True
+    rmrr: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,15 +214,40 @@ def parse(text: str, file: str = "<machine>") -> Machine:
     return Machine(
         name=data.get("name", name),
         cpu=Cpu(**_only(where, "cpu", 0, data.get("cpu", {}), {"count": int, "movdir64b": bool, "enqcmd": bool})),
-        iommu=IommuSpec(
-            **_only(where, "iommu", 0, data.get("iommu", {}), {"enabled": bool, "sva": bool, "pasid_bits": int})
-        ),
+        iommu=_iommu(where, data.get("iommu", {})),
         pci=pci,
         modules=_modules(where, data.get("modules", {})),
         cmdline=data.get("cmdline", ""),
         recorded=_recorded(where, data, pci),
         memory=_memory(where, data.get("memory", "4G")),
     )
+
+
+_IOMMU: dict[str, type] = {
+    "enabled": bool,
+    "sva": bool,
+    "pasid_bits": int,
+    "address_width": int,
+    "largest_page": str,
+    "snoop_control": bool,
+    "dirty_tracking": bool,
+    "intr_remap": bool,
+    "rmrr": list,
+}
+_RMRR = re.compile(rf"{ADDRESS.pattern} [0-9a-f]*000-[0-9a-f]*fff")
+
+
+def _iommu(where: _Where, data: dict[str, Any]) -> IommuSpec:
+    spec = _only(where, "iommu", 0, data, _IOMMU)
+    if spec.get("address_width", 48) not in (39, 48, 57):
+        raise where.error("iommu", 0, "address_width", "must be 39, 48 or 57")
+    if spec.get("largest_page", "1G") not in ("4K", "2M", "1G"):
+        raise where.error("iommu", 0, "largest_page", 'must be "4K", "2M" or "1G"')
+    rmrr = tuple(spec.get("rmrr", ()))
+    for text in rmrr:
+        if not isinstance(text, str) or not _RMRR.fullmatch(text):
+            raise where.error("iommu", 0, "rmrr", f'{text!r} is no region like "0000:6a:01.0 7d000000-7dffffff"')
+    return IommuSpec(**spec | {"rmrr": rmrr})
 
 
 def _memory(where: _Where, text: str) -> int:

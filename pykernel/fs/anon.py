@@ -74,7 +74,7 @@ class AnonFile(File):
 class EventFd(AnonFile):
     """``struct eventfd_ctx`` as a file."""
 
-    __slots__ = ("count", "queue", "semaphore")
+    __slots__ = ("count", "queue", "released", "semaphore")
     has_fasync = False
     write_iter = False
 
@@ -83,6 +83,7 @@ class EventFd(AnonFile):
         self.count = count
         self.semaphore = bool(flags & EFD_SEMAPHORE)
         self.queue = kernel.waitqueue()
+        self.released = False
 
     def read(self, count: int) -> bytes:
         """The counter, or 1 of a semaphore. Raises EINVAL (under 8 bytes), EAGAIN."""
@@ -92,10 +93,15 @@ class EventFd(AnonFile):
             if self.nonblock:
                 raise err(EAGAIN)
             self.queue.wait_event(lambda: self.count > 0)
-        n = 1 if self.semaphore else self.count
-        self.count -= n
+        n = self.do_read()
         self.queue.wake_up()
         return n.to_bytes(8, "little")
+
+    def do_read(self) -> int:
+        """Take the counter, or 1 of a semaphore. C: ``void eventfd_ctx_do_read(struct eventfd_ctx *, __u64 *)``."""
+        n = 1 if self.semaphore else self.count
+        self.count -= n
+        return n
 
     def write(self, data: bytes) -> int:
         """Add. Raises EINVAL (not 8 bytes, or all ones), EAGAIN (it would overflow)."""
@@ -127,6 +133,11 @@ class EventFd(AnonFile):
         events = EPOLLIN if self.count else 0
         events |= EPOLLERR if self.count == ULLONG_MAX else 0
         return events | (EPOLLOUT if self.count < ULLONG_MAX - 1 else 0)
+
+    def release(self) -> None:
+        """Who acts on it is told (EPOLLHUP). C: ``int eventfd_release(struct inode *, struct file *)``."""
+        self.released = True
+        self.queue.wake_up()
 
 
 def eventfd_ctx_fdget(kernel: Kernel, fd: int) -> EventFd:
