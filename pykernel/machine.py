@@ -46,6 +46,7 @@ DRIVERS = {
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
     "vfio": "pykernel.vfio.modules:VfioModule",
     "vfio_virqfd": "pykernel.vfio.modules:VfioVirqfdModule",
+    "vfio_iommu_type1": "pykernel.vfio.type1:VfioIommuType1Module",
     "mdev": "pykernel.mdev.core:MdevModule",
     "mtty": "pykernel.drivers.mtty:MttyModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
