@@ -167,12 +167,12 @@ class Ioctl(Generic[S]):
 
 
 @overload
-def _IO(magic: int, nr: int) -> Ioctl[Any]: ...
+def _IO(magic: int, nr: int, arg: str = "") -> Ioctl[Any]: ...
 @overload
 def _IO(magic: int, nr: int, arg: type[S], *, minsz: str = "") -> Ioctl[S]: ...
 def _IO(magic: int, nr: int, arg: Any = None, *, minsz: str = "") -> Ioctl[Any]:
-    """C: ``_IO(type, nr)``; *arg* is what the driver's convention passes."""
-    return Ioctl(_IOC_NONE, magic, nr, arg, minsz)
+    """C: ``_IO(type, nr)``; *arg* is what the driver's convention passes a pointer to."""
+    return Ioctl(_IOC_NONE, magic, nr, arg or None, minsz)
 
 
 @overload

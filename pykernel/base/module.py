@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EBUSY, EEXIST, EIO, ENOENT, EPERM, EWOULDBLOCK
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,6 +45,8 @@ class Module(Kobject):
     name_: ClassVar[str]
     params: ClassVar[tuple[Param, ...]] = ()
     depends: ClassVar[tuple[str, ...]] = ()
+    softdep_post: ClassVar[tuple[str, ...]] = ()
+    """``MODULE_SOFTDEP("post: ...")``: what modprobe loads after it; what goes wrong there is no error."""
     aliases: ClassVar[tuple[str, ...]] = ()
     size: ClassVar[int] = 16384
 
@@ -62,6 +65,11 @@ class Module(Kobject):
         self.holders = Kset(kernel, "holders", self)
         self.drivers_dir = Kset(kernel, "drivers", self)
         self.param |= parse_args(kernel, self.name, args, self.params)
+
+    @classmethod
+    def needs(cls, kernel: Kernel) -> tuple[str, ...]:
+        """The modules that it needs in this kernel: *depends*, unless what it is built from differs."""
+        return cls.depends
 
     # ---- what a module does
 
@@ -221,7 +229,12 @@ class Modules:
         name = self.find(name)
         if name in self.loaded:
             return self.loaded[name]
-        return self.init_module(name, f"{self.options.get(name, '')} {args}")
+        module = self.init_module(name, f"{self.options.get(name, '')} {args}")
+        for after in module.softdep_post:
+            if after in self.known and after not in self.coming:
+                with suppress(OSError):
+                    self.modprobe(after)
+        return module
 
     def find(self, name: str) -> str:
         """
@@ -278,7 +291,7 @@ class Modules:
             raise ValueError(f"module {name} needs itself: {' -> '.join([*self.coming, name])}")
         self.coming.append(name)
         try:
-            return [self._need(d) for d in cls.depends]
+            return [self._need(d) for d in cls.needs(self.kernel)]
         finally:
             self.coming.pop()
 

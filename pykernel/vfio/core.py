@@ -121,7 +121,7 @@ class VfioCore:
         self.device_ida = Ida()
         self.device_sets: dict[int, DeviceSet] = {}
         self.iommufd: IommufdHooks | None = None
-        self.cdevs = "VFIO_DEVICE_CDEV" in kernel.profile.config
+        self.cdevs = {"IOMMUFD", "VFIO_DEVICE_CDEV"} <= kernel.profile.config
 
     def noiommu(self) -> bool:
         """C: ``vfio_noiommu``, of CONFIG_VFIO_NOIOMMU."""

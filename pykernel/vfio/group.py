@@ -25,8 +25,8 @@ from pykernel.iommu.iommu import (
     iommu_group_set_name,
 )
 from pykernel.lib.locking import Mutex
+from pykernel.log import WARNING
 from pykernel.mm.strings import strndup_user
-from pykernel.mm.uaccess import copy_from_user
 from pykernel.task import CAP_SYS_RAWIO
 from pykernel.uapi.linux.vfio import (
     VFIO_GROUP_FLAGS_CONTAINER_SET,
@@ -233,9 +233,8 @@ class VfioGroupFile(IoctlFile):
         return status
 
     @ioctl(VFIO_GROUP_SET_CONTAINER)
-    def set_container(self, arg: int) -> None:
-        """Put the group into the container whose descriptor *arg* points to."""
-        fd = int.from_bytes(copy_from_user(self.inode.kernel, arg, 4), "little", signed=True)
+    def set_container(self, fd: int) -> None:
+        """Put the group into the container whose descriptor is *fd*."""
         self.group.set_container(fd)
 
     @ioctl(VFIO_GROUP_UNSET_CONTAINER)
@@ -321,7 +320,8 @@ def _find_or_alloc(core: VfioCore, dev: Device) -> VfioGroup:
         for group in core.group_list:
             if group.iommu_group is iommu_group:
                 if group.has_device(dev):
-                    raise Oops(f"Device already exists on group {iommu_group.id}")
+                    core.kernel.log.printk(WARNING, f"WARNING: {dev.name} is in VFIO group {group.name} already")
+                    raise err(EINVAL, f"{dev.name} is registered")
                 group.drivers += 1
                 return group
         try:

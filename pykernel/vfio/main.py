@@ -4,7 +4,7 @@ Registering devices of VFIO, and what their drivers call (drivers/vfio/vfio_main
 
 from __future__ import annotations
 
-from errno import EINVAL
+from errno import EINTR, EINVAL
 
 from pykernel.errors import Oops, err
 from pykernel.iommu.iommu import IOMMU_CAP_CACHE_COHERENCY, device_iommu_capable
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 REQUEST_NS = 10 * 10**9
+HUNG_ROUNDS = 12  # CONFIG_DEFAULT_HUNG_TASK_TIMEOUT / 10
 MINORMASK = (1 << 20) - 1
 
 
@@ -105,19 +106,39 @@ def vfio_unregister_group_dev(vdev: VfioDevice) -> None:
 
     C: ``void vfio_unregister_group_dev(struct vfio_device *)``.
     """
-    group, late = vdev.the_group, not vdev.kernel.profile.vfio_unregister_first
-    if not late:
+    group, first = vdev.the_group, vdev.kernel.profile.vfio_unregister_first
+    if first:
         _remove(vdev, group)
     vdev.put_registration()
-    count = 0
-    while not vdev.comp.done:
-        vdev.request(count)
-        count += 1
-        vdev.comp.queue.wait_event(lambda: vdev.comp.done > 0, REQUEST_NS)
-    if late:
+    _wait_until_closed(vdev)
+    if not first:
         _remove(vdev, group)
     vfio_device_remove_group(vdev)
     vfio_put_device(vdev)
+
+
+def _wait_until_closed(vdev: VfioDevice) -> None:
+    """
+    request() and wait, without a limit. A signal is told in the log, and ends nothing.
+
+    The virtual clock would pass for ever: after 120 seconds, when Linux tells of a hung task, it stands still, so that
+    a wait that nothing can end is found.
+    """
+    count, interrupted = 0, False
+    while not vdev.comp.done:
+        vdev.request(count)
+        count += 1
+        forever = vdev.kernel.sched.virtual and count > HUNG_ROUNDS
+        try:
+            vdev.comp.queue.wait_event(lambda: vdev.comp.done > 0, None if forever else REQUEST_NS)
+        except OSError as e:
+            if e.errno != EINTR:
+                raise
+            if not interrupted:
+                interrupted, task = True, vdev.kernel.current
+                vdev.dev.warn(
+                    f'Device is currently in use, task "{task.comm}" ({task.pid}) blocked until device is released'
+                )
 
 
 def _remove(vdev: VfioDevice, group: VfioGroup) -> None:

@@ -31,6 +31,7 @@ class VfioModule(Module):
     name_ = "vfio"
     version = "0.3"
     aliases = ("devname:vfio/vfio", "char-major-10-196")
+    softdep_post = ("vfio_iommu_type1",)
     params: tuple[Param, ...] = (NOIOMMU,)  # type: ignore[misc]  # a kernel may have been built without it
 
     def __init__(self, kernel: Kernel, args: str = "") -> None:

@@ -40,7 +40,7 @@ class vfio_info_cap_header(Struct):
     next: u32 = 0
 
 
-# ioctls of the container; those without a struct here take a number, or a pointer to one
+# ioctls of the container; those without a struct here take a number; VFIO_GROUP_GET_DEVICE_FD takes a string
 VFIO_GET_API_VERSION: Final = _IO(VFIO_TYPE, VFIO_BASE + 0)
 VFIO_CHECK_EXTENSION: Final = _IO(VFIO_TYPE, VFIO_BASE + 1)
 VFIO_SET_IOMMU: Final = _IO(VFIO_TYPE, VFIO_BASE + 2)
@@ -59,7 +59,7 @@ class vfio_group_status(Struct):
 
 
 VFIO_GROUP_GET_STATUS: Final = _IO(VFIO_TYPE, VFIO_BASE + 3, vfio_group_status, minsz="flags")
-VFIO_GROUP_SET_CONTAINER: Final = _IO(VFIO_TYPE, VFIO_BASE + 4)
+VFIO_GROUP_SET_CONTAINER: Final = _IO(VFIO_TYPE, VFIO_BASE + 4, "__s32")
 VFIO_GROUP_UNSET_CONTAINER: Final = _IO(VFIO_TYPE, VFIO_BASE + 5)
 VFIO_GROUP_GET_DEVICE_FD: Final = _IO(VFIO_TYPE, VFIO_BASE + 6)
 
@@ -423,7 +423,7 @@ class vfio_device_gfx_plane_info(Struct):
 
 
 VFIO_DEVICE_QUERY_GFX_PLANE: Final = _IO(VFIO_TYPE, VFIO_BASE + 14, vfio_device_gfx_plane_info, minsz="region_index")
-VFIO_DEVICE_GET_GFX_DMABUF: Final = _IO(VFIO_TYPE, VFIO_BASE + 15)
+VFIO_DEVICE_GET_GFX_DMABUF: Final = _IO(VFIO_TYPE, VFIO_BASE + 15, "__u32")
 
 VFIO_DEVICE_IOEVENTFD_8: Final = 1 << 0
 VFIO_DEVICE_IOEVENTFD_16: Final = 1 << 1
