@@ -94,6 +94,22 @@ class Profile:
     pci_msi_chip_per_device: bool = False
     """Each device's vectors have a chip of their own, `PCI-MSIX-0000:6a:01.0`; before 6.2 all have `PCI-MSI`."""
 
+    # vfio-pci
+    vfio_pci_exp_v2_size: int = 0x32
+    """Bytes of the PCI Express capability of an endpoint with a link, version 2; behind them nothing is virtual."""
+    vfio_pci_tells_hidden: bool = True
+    """`hiding cap` is told at level info; later it is a debug message."""
+    vfio_pci_dvsec: bool = False
+    """Designated vendor-specific extended capabilities are not hidden."""
+    vfio_pci_io64: bool = False
+    """BARs are accessed 8 bytes at a time."""
+    vfio_pci_info_any_size: bool = False
+    """VFIO_DEVICE_GET_INFO fills up to 24 bytes and tells AtomicOps; before, 16, or 20 with cap_offset."""
+    vfio_pci_trigger_only_minus_one: bool = False
+    """An eventfd below -1 for ERR or REQ is EINVAL; before, nothing happened."""
+    vfio_pci_hot_reset_cdev: bool = False
+    """A hot reset without groups is for devices that were opened by their own node, and refused before all else."""
+
     # vfio, type 1
     vfio_type1_info_any_size: bool = False
     """VFIO_IOMMU_GET_INFO fills as many bytes as argsz has; before, 16, or 20 where there is room for cap_offset."""
@@ -198,6 +214,13 @@ LINUX_6_12 = replace(
     iommu_removal_message=False,
     mtty_migration=True,
     vfio_type1_info_any_size=True,
+    vfio_pci_exp_v2_size=0x34,
+    vfio_pci_tells_hidden=False,
+    vfio_pci_dvsec=True,
+    vfio_pci_io64=True,
+    vfio_pci_info_any_size=True,
+    vfio_pci_trigger_only_minus_one=True,
+    vfio_pci_hot_reset_cdev=True,
     iommu_blocked_domain=True,
     iommu_default_domain_per_group=True,
     iommu_require_direct=True,
