@@ -18,6 +18,8 @@ __all__ = ["PciStubDriver", "PciStubModule"]
 class PciStubDriver(PciDriver):
     """``static struct pci_driver stub_driver``."""
 
+    driver_managed_dma = True
+
     def probe(self, dev: Any, /) -> None:
         """pci_stub_probe()."""
         dev.info("claimed by stub")

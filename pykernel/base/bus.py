@@ -51,6 +51,12 @@ class Bus(Kset):
     def uevent(self, dev: Device, env: dict[str, str]) -> None:
         """``bus_type.uevent``: add variables."""
 
+    def dma_configure(self, dev: Device) -> None:
+        """``bus_type.dma_configure``: before the probe of dev.driver. Raises an errno: it may not do DMA."""
+
+    def dma_cleanup(self, dev: Device) -> None:
+        """``bus_type.dma_cleanup``: dev.driver leaves the device."""
+
     def probe(self, dev: Device) -> None:
         """``bus_type.probe``. Raises the driver's errno."""
         assert dev.driver is not None
@@ -144,13 +150,14 @@ class Driver(Kobject):
     ``struct device_driver``. Subclasses give probe() and remove().
 
     ``attrs`` are files of the driver; ``dev_attrs`` and ``dev_groups`` (by sub-directory) are files that a device has
-    while it is bound.
+    while it is bound. With ``driver_managed_dma`` it takes devices whose IOMMU group user space owns.
     """
 
     attrs = AttrGroup("uevent", "unbind", "bind")
     dev_attrs: ClassVar[tuple[Attribute, ...]] = ()
     dev_groups: ClassVar[dict[str, tuple[Attribute, ...]]] = {}
     suppress_bind_attrs = False
+    driver_managed_dma = False
 
     def __init__(self, kernel: Kernel, name: str, bus: Bus, module: Any = None) -> None:
         super().__init__(kernel, name, bus.drivers_dir)

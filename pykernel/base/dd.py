@@ -74,7 +74,7 @@ def really_probe(dev: Device, drv: Driver) -> OSError | None:
         What the driver's probe raised, or None: it took the device. (C returns it as a positive number.)
 
     Raises:
-        ENODEV: the device is going. EBUSY: it is bound. EEXIST: a file of the driver's has the name of another.
+        ENODEV: the device is going. EBUSY: it is bound, or its DMA is user space's. EEXIST: a file of the driver's has the name of another.
     """
     if dev.dead or not dev.registered:
         raise err(ENODEV)
@@ -82,6 +82,11 @@ def really_probe(dev: Device, drv: Driver) -> OSError | None:
         raise err(EBUSY, f"{dev.name} is bound to {dev.driver.name}")
     dev.driver = drv
     dev.holder = Holder(f"driver {drv.name} on {dev.name}")
+    try:
+        drv.bus.dma_configure(dev)
+    except OSError:
+        _unbound(dev)
+        raise
     drv.bus.notify(BUS_NOTIFY_BIND_DRIVER, dev)
     try:
         with dev.kernel.ledger.held(dev.holder):
@@ -158,6 +163,7 @@ def _not_bound(dev: Device, drv: Driver) -> None:
     drv.remove_link(dev.name)
     dev.remove_link("driver")
     drv.bus.notify(BUS_NOTIFY_DRIVER_NOT_BOUND, dev)
+    drv.bus.dma_cleanup(dev)
     _unbound(dev)
 
 
@@ -272,6 +278,7 @@ def _release(dev: Device, drv: Driver) -> None:
         if not (isinstance(e, Exception) or is_bug(e)):
             raise
         dev.kernel.oops(e)  # remove() returns void: whatever comes out of it is a bug
+    drv.bus.dma_cleanup(dev)
     _unbound(dev)
     drv.devices.remove(dev)
     drv.bus.notify(BUS_NOTIFY_UNBOUND_DRIVER, dev)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pykernel.base.notify import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
 from pykernel.errors import err
-from pykernel.fs.sysfs import AttrGroup, Kset, SysFs
+from pykernel.iommu import dmar
+from pykernel.iommu.core import IommuCore
+from pykernel.iommu.intel import IntelIommu
+from pykernel.iommu.probe import iommu_probe_device, iommu_release_device
 from pykernel.lib.idr import Ida
 from pykernel.lib.notifier import NOTIFY_DONE, NotifierBlock
 from pykernel.mm.sim import SimMemory
-from pykernel.pci.coherent import PhysMem
 from pykernel.pci.core import Pci
 from pykernel.pci.dev import PciDev
 from pykernel.pci.function import DmaFault
@@ -24,10 +26,14 @@ from pykernel.syscalls import Pids
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
+    from pykernel.iommu.domain import IommuDomain
     from pykernel.kernel import Kernel
+    from pykernel.pci.slot import DmaSpace
     from pykernel.task import Mm
 
 __all__ = [
+    "FIRST_PASID",
+    "DomainHandle",
     "Iommu",
     "SvaHandle",
     "iommu_dev_disable_feature",
@@ -54,26 +60,15 @@ class SvaHandle:
             dev.kernel.took(self)
 
 
-class IommuGroup(Kset):
-    """/sys/kernel/iommu_groups/N."""
+class DomainHandle:
+    """A domain that *dev* uses through ``pasid``, without a process. C: ``iommu_attach_device_pasid()``."""
 
-    attrs = AttrGroup("name", "reserved_regions", "type")
+    __slots__ = ("domain", "pasid", "space")
 
-    def name_show(self) -> str:
-        """No name."""
-        return "\n"
-
-    def reserved_regions_show(self) -> str:
-        """The local APIC's range, as VT-d has it."""
-        return "0x00000000fee00000 0x00000000feefffff msi\n"
-
-    def type_show(self) -> str:
-        """The default domain."""
-        return "DMA-FQ\n"
-
-    def attr_is_visible(self, name: str) -> bool:
-        """A group without a name has no such file."""
-        return name != "name"
+    def __init__(self, domain: IommuDomain, pasid: int, space: DmaSpace) -> None:
+        self.domain = domain
+        self.pasid = pasid
+        self.space = space
 
 
 class Iommu:
@@ -81,18 +76,13 @@ class Iommu:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        spec = kernel.machine.iommu
-        self.enabled: bool = spec.enabled
-        self.scalable: bool = spec.enabled and spec.sva
-        self.pasid_bits: int = spec.pasid_bits
+        self.unit = kernel.sub(IntelIommu)
+        self.pasid_bits: int = kernel.machine.iommu.pasid_bits
         self.pasids = Ida()
-        self.system_pasids: set[int] = set()
         self.by_mm: dict[int, tuple[int, Mm, int]] = {}
-        self.tables: dict[str, dict[int, SvaHandle]] = {}
+        self.tables: dict[str, dict[int, SvaHandle | DomainHandle]] = {}
         self.features: dict[str, set[str]] = {}
-        self.group_ids = Ida()
-        self.groups: dict[str, tuple[int, IommuGroup]] = {}
-        self._groups_dir: Kset | None = None
+        kernel.sub(IommuCore)
         pci = kernel.sub(Pci)
         pci.translator = lambda: self
         pci.bus.notifier.register(NotifierBlock(self._bus_event))
@@ -104,35 +94,28 @@ class Iommu:
             f"PASID {p} of {self.kernel.sub(Pids).of_mm(h.mm)} bound to {dev}{self.kernel.origin(h)}"
             for dev, t in self.tables.items()
             for p, h in t.items()
-            if p not in self.system_pasids
+            if isinstance(h, SvaHandle)
         ]
 
     # ---- devices come and go
 
     def _bus_event(self, nb: NotifierBlock, event: int, dev: Any) -> int:
-        if self.enabled and event == BUS_NOTIFY_ADD_DEVICE:
-            self._probe(dev)
+        if event == BUS_NOTIFY_ADD_DEVICE:
+            iommu_probe_device(dev)
+            if dev.iommu is not None:
+                self.tables[dev.name] = {}
+                if self.scalable:
+                    self._enable_pci_caps(dev)
         elif event == BUS_NOTIFY_REMOVED_DEVICE:
-            self._release(dev)
+            self.tables.pop(dev.name, None)
+            self.features.pop(dev.name, None)
+            iommu_release_device(dev)
         return NOTIFY_DONE
 
-    def _probe(self, dev: PciDev) -> None:
-        """drivers/iommu/iommu.c:iommu_probe_device(); intel/iommu.c:iommu_enable_pci_caps()."""
-        if self._groups_dir is None:
-            self._groups_dir = Kset(self.kernel, "iommu_groups", self.kernel.sub(SysFs).top["kernel"])
-            self._groups_dir.add()
-        n = self.group_ids.alloc()
-        group = IommuGroup(self.kernel, str(n), self._groups_dir)
-        group.add()
-        devices = Kset(self.kernel, "devices", group)
-        devices.add()
-        devices.create_link(dev, dev.name)
-        dev.create_link(group, "iommu_group")
-        dev.info(f"Adding to iommu group {n}")
-        self.groups[dev.name] = (n, group)
-        self.tables[dev.name] = {}
-        if self.scalable:
-            self._enable_pci_caps(dev)
+    @property
+    def scalable(self) -> bool:
+        """The IOMMU is in scalable mode."""
+        return self.unit.scalable
 
     def _enable_pci_caps(self, dev: PciDev) -> None:
         ats = dev.find_ext_capability(r.PCI_EXT_CAP_ID_ATS)
@@ -151,16 +134,6 @@ class Iommu:
         exp = dev.find_capability(r.PCI_CAP_ID_EXP)
         prefix = exp and dev.read_config_dword(exp + r.PCI_EXP_DEVCAP2) & r.PCI_EXP_DEVCAP2_EE_PREFIX
         return dev.find_ext_capability(r.PCI_EXT_CAP_ID_PASID) if prefix else 0
-
-    def _release(self, dev: PciDev) -> None:
-        self.tables.pop(dev.name, None)
-        self.features.pop(dev.name, None)
-        n, group = self.groups.pop(dev.name, (None, None))
-        if group is not None and n is not None:
-            if self.kernel.profile.iommu_removal_message:
-                dev.info(f"Removing from iommu group {n}")
-            group.delete()
-            self.group_ids.free(n)
 
     def pasid_enabled(self, dev: PciDev) -> bool:
         """PASID control register of the device."""
@@ -195,17 +168,21 @@ class Iommu:
 
     # ---- DMA (the bus's DmaTranslator)
 
-    def _mem(self, pdev: PciDev, addr: int, pasid: int | None, *, write: bool) -> Any:
-        if pasid is None:
-            return self.kernel.sub(PhysMem).mem
+    def _handle(self, pdev: PciDev, addr: int, pasid: int, *, write: bool) -> SvaHandle | DomainHandle:
         handle = self.tables.get(pdev.name, {}).get(pasid)
         if handle is None:
+            if pdev.iommu is not None and self.scalable:
+                source = pdev.bus_number << 8 | pdev.devfn
+                pdev.iommu.fault(source, addr, dmar.SM_PASID_NOT_PRESENT, write, pasid)
             raise DmaFault(addr, write, f"PASID {pasid} is not in the table of {pdev.name}")
-        return handle.mm.mem
+        return handle
 
-    def dma_read(self, pdev: PciDev, addr: int, n: int, pasid: int | None, priv: bool) -> bytes:
+    def dma_read(self, pdev: PciDev, addr: int, n: int, pasid: int, priv: bool) -> bytes:
         """Read. Raises DmaFault at the first page that is not there."""
-        mem = self._mem(pdev, addr, pasid, write=False)
+        handle = self._handle(pdev, addr, pasid, write=False)
+        if isinstance(handle, DomainHandle):
+            return handle.space.read(addr, n)
+        mem = handle.mm.mem
         self._check(mem, addr, n, write=False)
         try:
             data: bytes = mem.read(addr, n)
@@ -213,20 +190,47 @@ class Iommu:
             raise DmaFault(self._first_bad(mem, addr, n), write=False, reason="not readable") from e
         return data
 
-    def dma_write(self, pdev: PciDev, addr: int, data: bytes, pasid: int | None, priv: bool) -> None:
+    def dma_write(self, pdev: PciDev, addr: int, data: bytes | memoryview, pasid: int, priv: bool) -> None:
         """Write. Raises DmaFault; then nothing was written of simulated memory."""
-        mem = self._mem(pdev, addr, pasid, write=True)
+        handle = self._handle(pdev, addr, pasid, write=True)
+        if isinstance(handle, DomainHandle):
+            handle.space.write(addr, data)
+            return
+        mem = handle.mm.mem
         self._check(mem, addr, len(data), write=True)
         try:
             mem.write(addr, data)
         except OSError as e:
             raise DmaFault(self._first_bad(mem, addr, len(data)), write=True, reason="not writable") from e
 
+    def dma_view(self, pdev: PciDev, addr: int, n: int, pasid: int, *, write: bool) -> list[memoryview] | None:
+        """The bytes themselves: of a domain, or of simulated memory, page by page. Raises DmaFault."""
+        handle = self._handle(pdev, addr, pasid, write=write)
+        if isinstance(handle, DomainHandle):
+            return handle.space.view(addr, n, write=write)
+        mem = handle.mm.mem
+        if not isinstance(mem, SimMemory):
+            return None
+        spans: list[tuple[int, int]] = []
+        at, end = addr, addr + n
+        while at < end:
+            pa = mem.translate(at, write=write)
+            if pa is None:
+                raise DmaFault(at, write, "page not present")
+            step = min(end - at, PAGE - (at & PAGE - 1))
+            if spans and sum(spans[-1]) == pa:
+                spans[-1] = (spans[-1][0], spans[-1][1] + step)
+            else:
+                spans.append((pa, step))
+            at += step
+        ram = mem.phys.ram
+        return [ram[pa : pa + size] for pa, size in spans]
+
     @staticmethod
     def _check(mem: Any, addr: int, n: int, *, write: bool) -> None:
         if isinstance(mem, SimMemory):
             for page in range(addr & -PAGE, addr + n, PAGE):
-                if mem.walk(page, write=write) is None:
+                if mem.translate(page, write=write) is None:
                     raise DmaFault(max(page, addr), write, "page not present")
 
     @staticmethod
@@ -242,15 +246,18 @@ class Iommu:
         """drivers/iommu/io-pgfault.c:iopf_handle_single(): handle_mm_fault() in the bound address space."""
         if pasid is None:
             return False
+        handle = self.tables.get(pdev.name, {}).get(pasid)
+        if not isinstance(handle, SvaHandle):
+            return False
+        mem = handle.mm.mem
         try:
-            mem = self._mem(pdev, addr, pasid, write=write)
             if isinstance(mem, SimMemory):
                 mem.fault(addr, write=write)
             else:
                 data = mem.read(addr, 1)
                 if write:
                     mem.write(addr, data)
-        except (OSError, DmaFault):
+        except OSError:
             return False
         return True
 
@@ -308,15 +315,15 @@ def iommu_sva_bind_device(dev: PciDev, mm: Mm) -> SvaHandle:
         raise err(ENODEV)
     table = iommu.tables[dev.name]
     for handle in table.values():
-        if handle.mm is mm:
+        if isinstance(handle, SvaHandle) and handle.mm is mm:
             handle.users += 1
             return handle
     dev.kernel.faults.alloc("iommu_sva_bind_device")
-    handle = SvaHandle(dev, mm, iommu.mm_pasid(mm))
-    table[handle.pasid] = handle
+    bond = SvaHandle(dev, mm, iommu.mm_pasid(mm))
+    table[bond.pasid] = bond
     if dev.kernel.trace:
-        dev.kernel.trace("sva_bind", device=dev.name, pasid=handle.pasid)
-    return handle
+        dev.kernel.trace("sva_bind", device=dev.name, pasid=bond.pasid)
+    return bond
 
 
 def iommu_sva_unbind_device(handle: SvaHandle) -> None:

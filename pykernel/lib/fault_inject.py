@@ -19,7 +19,7 @@ from pykernel.errors import err
 
 __all__ = ["FaultInjector", "FaultRule"]
 
-KINDS = ("alloc", "copy", "reg")
+KINDS = ("alloc", "copy", "reg", "iotlb")
 
 
 class FaultRule:
@@ -82,7 +82,7 @@ def _number(name: str, value: int, least: int) -> int:
 
 
 class FaultInjector:
-    """One kernel's rules. Kinds in use: "alloc" (ENOMEM), "copy" (EFAULT), "reg" (what it means is the device's)."""
+    """One kernel's rules. Kinds: "alloc" (ENOMEM), "copy" (EFAULT), "reg" (what it means is the device's), "iotlb" (lost)."""
 
     __slots__ = ("_rules", "active")
 
@@ -97,7 +97,7 @@ class FaultInjector:
         Let calls of *kind* fail.
 
         Args:
-            kind: "alloc", "copy", "reg".
+            kind: "alloc", "copy", "reg", "iotlb" (an invalidation that gets lost).
             where: name of the place, with * and ? as in a shell, or a function of the name.
             nth: the first matching call to fail; 1 is the next one.
             every: 0, only that one; n, every n-th from it on.

@@ -30,9 +30,11 @@ from pykernel.uapi.linux import pci_regs as r
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["Pci", "PciBusClass"]
+__all__ = ["HOST_WINDOWS", "Pci", "PciBusClass"]
 
 MMIO_32, MMIO_64 = 0xC0000000, 0x200000000000
+# what the host bridge passes down, first and last byte: no device reaches memory there
+HOST_WINDOWS = ((MMIO_32, 0xFEBFFFFF), (MMIO_64, 0x3FFFFFFFFFFF))
 IO_PORTS = 0xC000
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pykernel.base import dd
 from pykernel.errors import err
-from pykernel.pci.coherent import DmaBuffer, PhysMem
 from pykernel.pci.driver import PciDriver
 from pykernel.pci.intx import intx_mask_broken
 from pykernel.pci.iomem import Iomem, MappedIo
@@ -292,14 +291,6 @@ class PciDev(PciReset):
     def set_dma_mask(self, bits: int) -> None:
         """C: ``int dma_set_mask_and_coherent(struct device *, u64)``."""
         self.dma_bits = self.coherent_dma_bits = bits
-
-    def dma_alloc_coherent(self, size: int) -> DmaBuffer:
-        """C: ``void *dma_alloc_coherent(struct device *, size_t, dma_addr_t *, gfp_t)``. Raises ENOMEM by injection."""
-        self.kernel.faults.alloc(f"dma_alloc_coherent {self.name}")
-        buffer = DmaBuffer(self.kernel.sub(PhysMem), size)
-        what = f"{buffer.size} bytes of DMA memory at {buffer.addr:#x} for {self.name}"
-        self.kernel.ledger.take("dma", buffer, lambda: what, self)
-        return buffer
 
     # ---- interrupts
 

@@ -101,6 +101,18 @@ class PciBus(Bus):
             dev.power.put_sync()
             raise
 
+    def dma_configure(self, dev: Device) -> None:
+        """drivers/pci/pci-driver.c:pci_dma_configure(). Raises EBUSY: user space owns the device's IOMMU group."""
+        assert dev.driver is not None
+        if dev.iommu_group is not None and not dev.driver.driver_managed_dma:
+            dev.iommu_group.use_default_domain()
+
+    def dma_cleanup(self, dev: Device) -> None:
+        """drivers/pci/pci-driver.c:pci_dma_cleanup()."""
+        assert dev.driver is not None
+        if dev.iommu_group is not None and not dev.driver.driver_managed_dma:
+            dev.iommu_group.unuse_default_domain()
+
     def remove(self, dev: Any) -> None:
         """drivers/pci/pci-driver.c:pci_device_remove()."""
         dev.power.get_sync()

@@ -23,7 +23,6 @@ from pykernel.iommu.sva import (
     iommu_sva_unbind_device,
 )
 from pykernel.machine import parse
-from pykernel.pci.coherent import PhysMem
 from pykernel.pci.core import Pci
 from pykernel.pci.function import DmaFault
 
@@ -42,10 +41,10 @@ class World:
         self.mm: Any = self.p.task.mm
 
     def read(self, addr, n, pasid):
-        return self.iommu.dma_read(self.dsa, addr, n, pasid, priv=False)
+        return self.dsa.slot.dma_read(addr, n, pasid)
 
     def write(self, addr, data, pasid):
-        self.iommu.dma_write(self.dsa, addr, data, pasid, priv=False)
+        self.dsa.slot.dma_write(addr, data, pasid)
 
     def ask(self, addr, pasid, *, write):
         return self.iommu.page_request(self.dsa, addr, write, pasid)
@@ -220,10 +219,9 @@ def test_dma_without_pasid_is_the_machines_memory(w):
 
 def test_the_system_pasid_is_the_kernels_memory_and_no_leak(w):
     pasid = iommu_alloc_system_pasid(w.dsa)
-    mem = w.kernel.sub(PhysMem).mem
     buf = dma_alloc_coherent(w.dsa, 10)
     w.write(buf.addr, b"k", pasid)
-    assert mem.read(buf.addr, 1) == b"k"
+    assert buf.read(0, 1) == b"k"
     dma_free_coherent(buf)
     assert w.iommu._leaks() == []
     iommu_free_system_pasid(w.dsa, pasid)

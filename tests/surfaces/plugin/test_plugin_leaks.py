@@ -263,11 +263,6 @@ regions: BARs of 0000:6a:01.0, requested as 'mine'
 release:
     pdev.release_regions()
 
-dma: 8192 bytes of DMA memory at 0x* for 0000:6a:01.0
-    buffer = pdev.dma_alloc_coherent(5000)  # HERE
-release:
-    buffer.free()
-
 dma_of_the_iommu: 5000 bytes of DMA memory at 0x* for 0000:6a:01.0
     buffer = dma_alloc_coherent(pdev, 5000)  # HERE
 release:
