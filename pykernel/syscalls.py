@@ -249,14 +249,15 @@ def _describe(kernel: Kernel, inode: Inode) -> str:
     return inode.describe() or namei.d_path(kernel, inode)
 
 
+def _what(file: File) -> str:
+    return file.describe() or _describe(file.inode.kernel, file.inode)
+
+
 def _open_files(p: Process) -> list[str]:
     kernel = p.kernel
-    lines = [
-        f"descriptor {fd} of {_who(p)}: {_describe(kernel, f.inode)}{kernel.origin(f)}" for fd, f in p.fds.files.items()
-    ]
+    lines = [f"descriptor {fd} of {_who(p)}: {_what(f)}{kernel.origin(f)}" for fd, f in p.fds.files.items()]
     return lines + [
-        f"file in a message to {_describe(kernel, sock.inode)} of {_who(p)}: "
-        f"{_describe(kernel, f.inode)}{kernel.origin(f)}"
+        f"file in a message to {_describe(kernel, sock.inode)} of {_who(p)}: {_what(f)}{kernel.origin(f)}"
         for f, sock in _in_flight(p)
     ]
 
@@ -281,7 +282,7 @@ def _mappings(p: Process) -> list[str]:
     areas = getattr(p.mem, "vmas", ()) if p.task.mm is not None else ()
     return [
         f"mapping {v.vm_start:#x}-{v.vm_end:#x} of {_who(p)}: "
-        f"{'anonymous' if v.vm_file is None else _describe(p.kernel, v.vm_file.inode)}{v.origin}"
+        f"{'anonymous' if v.vm_file is None else _what(v.vm_file)}{v.origin}"
         for v in areas
         if v.vm_file is not None or v.origin
     ]
