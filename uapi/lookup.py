@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from pykernel.uapi import catalog, history
 from pykernel.uapi.ioctl import _IOC, Ioctl, decode
 
-__all__ = ["Match", "all_ioctls", "candidates", "matches", "until"]
+__all__ = ["Match", "all_ioctls", "candidates", "matches", "name_of", "until"]
 
 
 class Match(NamedTuple):
@@ -35,6 +36,16 @@ def all_ioctls() -> Iterator[catalog.Entry]:
     """The ioctls of every header."""
     for module in catalog.header_modules():
         yield from (entry for entry in catalog.entries(module) if isinstance(entry.value, Ioctl))
+
+
+@cache
+def _names() -> dict[int, str]:
+    return {id(entry.value): entry.name for entry in all_ioctls()}
+
+
+def name_of(row: Ioctl[Any]) -> str:
+    """What the header calls *row*; a row of no header is shown as it is made."""
+    return _names().get(id(row), row.key)
 
 
 def until(row: Ioctl[Any]) -> Iterator[tuple[int, str]]:

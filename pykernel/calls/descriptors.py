@@ -23,7 +23,7 @@ from pykernel.calls.arguments import buffer_of
 from pykernel.calls.entry import Caller, NameArg, PathFile, do_open, do_poll, segments, syscall
 from pykernel.errors import err
 from pykernel.fs import anon, change
-from pykernel.fs.ioctl import VFS_IOCTLS, do_vfs_ioctl
+from pykernel.fs.ioctl import VFS_IOCTLS, do_vfs_ioctl, vfs_ioctl
 from pykernel.fs.vfs import (
     File,
     Inode,
@@ -280,7 +280,7 @@ class Descriptors(Caller):
             room[:] = self.mem.read(addr, len(room))
 
     def _ioctl(self, fd: int, file: File, cmd: int, arg: int) -> int:
-        return do_vfs_ioctl(self.fds, fd, file, cmd, arg) if cmd in VFS_IOCTLS else file.ioctl(cmd, arg)
+        return do_vfs_ioctl(self.fds, fd, file, cmd, arg) if cmd in VFS_IOCTLS else vfs_ioctl(file, cmd, arg)
 
     @syscall
     def poll(self, fds: Sequence[tuple[int, int]], timeout_ms: float | None = 0) -> list[tuple[int, int]]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pykernel.fs.fdtable import FdTable
     from pykernel.kernel import Kernel
 
-__all__ = ["VFS_IOCTLS", "IoctlFile", "IoctlMethods", "do_vfs_ioctl", "ioctl"]
+__all__ = ["VFS_IOCTLS", "IoctlFile", "IoctlMethods", "do_vfs_ioctl", "ioctl", "vfs_ioctl"]
 
 # include/uapi/asm-generic/ioctls.h
 FIONREAD = 0x541B
@@ -79,6 +79,21 @@ def do_vfs_ioctl(fds: FdTable, fd: int, file: File, cmd: int, arg: int) -> int:
     else:
         copy_to_user(inode.kernel, arg, (inode.size - file.pos & 0xFFFFFFFF).to_bytes(4, "little"))
     return 0
+
+
+def vfs_ioctl(file: File, cmd: int, arg: int) -> int:
+    """
+    The file's own ioctl. C: ``long vfs_ioctl(struct file *, unsigned int, unsigned long)``. Raises what the file does.
+
+    Numbers mean one thing to one file and another to the next: the trace has the name that the file gives it.
+    """
+    kernel = file.inode.kernel
+    if kernel.trace:
+        from pykernel.uapi.lookup import name_of
+
+        row = file.ioctl_row(cmd)
+        kernel.trace("ioctl", name="?" if row is None else name_of(row), number=cmd, of=type(file).__name__)
+    return file.ioctl(cmd, arg)
 
 
 def ioctl(row: Ioctl[Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -153,6 +168,12 @@ class IoctlMethods:
             cls._calls = {call.row.nr: call for call in own}
         return cls._calls
 
+    @classmethod
+    def method_row(cls, cmd: int) -> Ioctl[Any] | None:
+        """The row of the method that answers *cmd*; None: there is none."""
+        call = cls.ioctls().get(cmd)
+        return None if call is None else call.row
+
     def call_ioctl(self, kernel: Kernel, cmd: int, arg: int) -> int:
         """
         Call the method of *cmd* for the running task.
@@ -192,6 +213,10 @@ class IoctlFile(IoctlMethods, File):
     def ioctl(self, cmd: int, arg: int) -> int:
         """Call the method of *cmd*. Raises what :meth:`IoctlMethods.call_ioctl` does."""
         return self.call_ioctl(self.inode.kernel, cmd, arg)
+
+    def ioctl_row(self, cmd: int) -> Ioctl[Any] | None:
+        """The row of its method."""
+        return self.method_row(cmd)
 
 
 def _argument(kernel: Kernel, row: Ioctl[Any], arg: int) -> Any:

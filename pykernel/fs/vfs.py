@@ -36,6 +36,7 @@ from pykernel.uapi.linux.eventpoll import EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLW
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.sched import WaitQueue
+    from pykernel.uapi.ioctl import Ioctl
 
 __all__ = [
     "DEFAULT_POLLMASK",
@@ -340,6 +341,14 @@ class File:
     def ioctl(self, cmd: int, arg: int) -> int:
         """Raises ENOTTY."""
         raise err(ENOTTY)
+
+    def ioctl_row(self, cmd: int) -> Ioctl[Any] | None:
+        """Which ioctl *cmd* is for this file, for traces; None: it does not say."""
+        return None
+
+    def describe(self) -> str:
+        """What a leak report calls it; empty: its path, or what /proc/PID/fd shows."""
+        return ""
 
     def mmap(self, vma: Any) -> None:
         """Raises ENODEV."""

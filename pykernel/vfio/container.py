@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.base.misc import MiscDevice
 from pykernel.errors import Oops, err
-from pykernel.fs.ioctl import IoctlFile, IoctlMethods, ioctl
+from pykernel.fs.ioctl import IoctlFile, ioctl
 from pykernel.fs.vfs import Inode, no_llseek
 from pykernel.iommu.iommu import iommu_group_claim_dma_owner, iommu_group_release_dma_owner
 from pykernel.lib.locking import Mutex
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pykernel.fs.vfs import Owner
     from pykernel.iommu.iommu import IommuDomain, IommuGroup
     from pykernel.kernel import Kernel
+    from pykernel.uapi.ioctl import Ioctl
     from pykernel.vfio.device import VfioDevice
     from pykernel.vfio.group import VfioGroup
 
@@ -55,7 +56,7 @@ class VfioGroupType(IntEnum):
     NO_IOMMU = 2
 
 
-class VfioIommuDriver(IoctlMethods):
+class VfioIommuDriver:
     """
     ``struct vfio_iommu_driver_ops``: what a container's mappings are made of.
 
@@ -64,6 +65,8 @@ class VfioIommuDriver(IoctlMethods):
     """
 
     name: ClassVar[str] = ""
+    rows: ClassVar[tuple[Ioctl[Any], ...]] = ()
+    """The ioctls that it answers."""
     owner: Owner | None = None
 
     def __init__(self, kernel: Kernel) -> None:
@@ -78,6 +81,10 @@ class VfioIommuDriver(IoctlMethods):
     def ioctl(self, data: Any, cmd: int, arg: int) -> int:
         """C: ``long ioctl(void *, unsigned int, unsigned long)``. Raises ENOTTY and what else it likes."""
         raise err(ENOTTY)
+
+    def ioctl_row(self, cmd: int) -> Ioctl[Any] | None:
+        """Which ioctl *cmd* is for this driver, for traces."""
+        return next((row for row in self.rows if row.nr == cmd), None)
 
     def attach_group(self, data: Any, group: IommuGroup, type: VfioGroupType) -> None:
         """C: ``int attach_group(void *, struct iommu_group *, enum vfio_group_type)``. Raises an errno."""
@@ -373,6 +380,12 @@ class VfioContainerFile(IoctlFile):
         if driver is None:
             raise err(EINVAL, "the container has no IOMMU")
         return driver.ioctl(self.container.iommu_data, cmd, arg)
+
+    def ioctl_row(self, cmd: int) -> Ioctl[Any] | None:
+        """The container's own, else the IOMMU driver's."""
+        driver = self.container.iommu_driver
+        own = self.method_row(cmd)
+        return own if own is not None or driver is None else driver.ioctl_row(cmd)
 
     def release(self) -> None:
         """Groups keep the container. C: ``int vfio_fops_release(struct inode *, struct file *)``."""

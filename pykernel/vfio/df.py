@@ -19,6 +19,7 @@ from pykernel.vfio.container import VfioGroupType
 from pykernel.vfio.feature import vfio_ioctl_device_feature
 
 if TYPE_CHECKING:
+    from pykernel.uapi.ioctl import Ioctl
     from pykernel.vfio.device import VfioDevice
     from pykernel.vfio.group import VfioGroup, VfioGroupFile
 
@@ -84,6 +85,10 @@ class VfioDeviceFile(IoctlFile):
             return super().ioctl(cmd, arg) if cmd in self.ioctls() else vdev.ioctl(cmd, arg)
         finally:
             vdev.pm_runtime_put()
+
+    def ioctl_row(self, cmd: int) -> Ioctl[Any] | None:
+        """The core's own, else the device's."""
+        return self.method_row(cmd) or self.vdev.method_row(cmd)
 
     def pread(self, pos: int, count: int) -> bytes:
         """C: ``ssize_t vfio_device_fops_read(...)``. Raises EINVAL: not bound, no read; and what the device says."""

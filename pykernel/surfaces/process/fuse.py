@@ -18,6 +18,7 @@ from errno import EAGAIN, ECONNABORTED, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOS
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import ENOIOCTLCMD, ERESTARTSYS, err, is_errno
+from pykernel.fs.ioctl import vfs_ioctl
 from pykernel.fs.vfs import File, FsNotify, Inode, PollTable
 from pykernel.surfaces.process import fuse_abi as abi
 from pykernel.surfaces.process.flush import Flusher, host_path
@@ -356,7 +357,7 @@ class FuseServer:
         """FUSE_IOCTL: no data travels, the driver reaches into the client's memory (``kernel.current.mm``) itself."""
         fh, _, cmd, arg, _, _ = abi.IOCTL_IN.unpack_from(self.buf, HEADER)
         file = self.files[fh]
-        return self.sleepers.call(unique, lambda: abi.IOCTL_OUT.pack(file.ioctl(cmd, arg), 0, 0, 0))
+        return self.sleepers.call(unique, lambda: abi.IOCTL_OUT.pack(vfs_ioctl(file, cmd, arg), 0, 0, 0))
 
     def poll(self, nodeid: int, n: int, unique: int) -> bytes:
         """FUSE_POLL. Wake-ups of the file's wait queues are passed on until it is released."""
