@@ -106,6 +106,7 @@ class VfioIommuType1(VfioIommuDriver):
     """``vfio_iommu_driver_ops_type1``."""
 
     name = "vfio-iommu-type1"
+    rows = (VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA, VFIO_IOMMU_GET_INFO, VFIO_IOMMU_DIRTY_PAGES)
 
     def __init__(self, kernel: Kernel, param: dict[str, Any]) -> None:
         super().__init__(kernel)
