@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EINVAL, EPERM
+from errno import EINVAL, EPERM, ESRCH
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from pykernel.calls.anonymous import Anonymous
 from pykernel.calls.descriptors import Descriptors
 from pykernel.calls.entry import At, NameArg, PathArg, PathFile, do_open, do_poll, stat_of, syscall
+from pykernel.calls.limits import Limits, do_prlimit
 from pykernel.calls.memory import Memory
 from pykernel.calls.names import Names
 from pykernel.errors import err
@@ -25,7 +26,7 @@ from pykernel.fs.fdtable import FdTable
 from pykernel.fs.vfs import File, Inode
 from pykernel.mm.phys import PhysMem
 from pykernel.mm.sim import SimMemory
-from pykernel.task import CAP_SETGID, CAP_SETUID, Cred, Mm, Task
+from pykernel.task import CAP_SETGID, CAP_SETUID, CAP_SYS_RESOURCE, RLIMIT_NOFILE, Cred, Mm, Task
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -102,16 +103,26 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("epoll_ctl", "epoll_ctl"),
     Syscall("epoll_wait", "epoll_wait"),
     Syscall("sendfile", "sendfile"),
+    Syscall("getrlimit", "getrlimit"),
+    Syscall("setrlimit", "setrlimit", "of the limits only RLIMIT_MEMLOCK and RLIMIT_NOFILE matter to other calls"),
+    Syscall("prlimit64", "prlimit"),
+    Syscall("mlock", "mlock", "simulated memory; a real process's own is the host's to lock"),
+    Syscall("mlock2", "mlock2"),
+    Syscall("munlock", "munlock"),
+    Syscall("mlockall", "mlockall"),
+    Syscall("munlockall", "munlockall"),
 )
 
 
-class Process(Descriptors, Memory, Names, Anonymous):
+class Process(Descriptors, Memory, Limits, Names, Anonymous):
     """A client on the direct surface. Descriptors, addresses and errnos are as a C program sees them."""
 
     @classmethod
     def create(cls, kernel: Kernel, cred: Cred, comm: str, mem: Any = None) -> Process:
         """A process with an address space of its own (*mem*, else simulated pages) and no descriptors."""
         pids = kernel.sub(Pids)
+        if mem is not None and not hasattr(mem, "phys"):
+            mem.phys = kernel.sub(PhysMem)
         task = Task(kernel, pids.alloc(), comm, cred, Mm(_memory(kernel) if mem is None else mem))
         return pids.add(cls(kernel, task, FdTable(), kernel.root))
 
@@ -123,6 +134,7 @@ class Process(Descriptors, Memory, Names, Anonymous):
         pids = self.kernel.sub(Pids)
         mem = self.mem.fork() if hasattr(self.mem, "fork") else self.mem
         task = Task(self.kernel, pids.alloc(), self.task.comm, self.task.cred, Mm(mem))
+        task.rlimits = dict(self.task.rlimits)
         child = Process(self.kernel, task, self.fds.fork(), self.cwd)
         child.umask = self.umask
         return pids.add(child)
@@ -164,6 +176,19 @@ class Process(Descriptors, Memory, Names, Anonymous):
         if gid != cred.gid and not cred.capable(CAP_SETGID):
             raise err(EPERM)
         self.task.cred = Cred(cred.uid, gid, cred.groups, cred.caps)
+
+    @syscall
+    def prlimit(self, pid: int, resource: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
+        """C: ``int prlimit(pid_t, int, const struct rlimit *, struct rlimit *)``. Raises ESRCH, EPERM, EINVAL."""
+        target = self.kernel.sub(Pids).processes.get(pid) if pid else self
+        if target is None:
+            raise err(ESRCH, f"no process {pid}")
+        mine, its = self.task.cred, target.task.cred
+        if target is not self and (mine.uid, mine.gid) != (its.uid, its.gid) and not mine.capable(CAP_SYS_RESOURCE):
+            raise err(EPERM, f"process {pid} is another user's")
+        old = do_prlimit(target.task, self.task, resource, limits)
+        target.fds.limit = target.task.rlimit(RLIMIT_NOFILE)
+        return old
 
     # ---- convenience
 

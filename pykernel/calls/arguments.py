@@ -114,6 +114,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "PathArg": (lambda value: _is_int(value) or _is_name(value), "str, bytes, os.PathLike, At or a descriptor"),
     "int | None": (_or_none(_is_int), "an integer or None"),
     "float | None": (_or_none(_is_float), "a number or None"),
+    "tuple[int, int]": (_TWO, "two integers"),
     "tuple[int, int] | None": (_or_none(_TWO), "two integers or None"),
     "Sequence[int]": (_all(_is_int), "a sequence of integers"),
     "Sequence[bytes]": (_all(_is_buffer), "a sequence of bytes-like objects"),

@@ -11,8 +11,9 @@ from errno import (
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_WRITE
 
 from pykernel.calls.entry import Caller, syscall
+from pykernel.calls.limits import can_do_mlock, check_locked
 from pykernel.errors import err
-from pykernel.mm.vma import VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
+from pykernel.mm.vma import MAP_LOCKED, VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma, page_align
 
 __all__ = ["Memory"]
 
@@ -27,6 +28,10 @@ class Memory(Caller):
         """C: ``void *mmap(void *, size_t, int, int, int, off_t)``."""
         if offset & 4095:
             raise err(EINVAL)
+        if flags & MAP_LOCKED or getattr(self.mem, "lock_future", 0):
+            if flags & MAP_LOCKED:
+                can_do_mlock(self.task)
+            check_locked(self.task, page_align(length) >> 12)
         if flags & MAP_ANONYMOUS:
             return self._mapped(int(self.mem.mmap(addr, length, prot, flags)))
         file = self._fd(fd)

@@ -22,11 +22,14 @@ from pykernel.mm.uaccess import TASK_SIZE_MAX
 from pykernel.mm.vma import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
+    MAP_LOCKED,
     MAP_POPULATE,
     MAP_SHARED_VALIDATE,
     MAP_TYPE,
     VM_ACCESS_FLAGS,
     VM_DONTCOPY,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
@@ -41,6 +44,7 @@ from pykernel.mm.vma import (
 
 __all__ = ["SimMemory"]
 
+_LOCKED: Final = VM_LOCKED | VM_LOCKONFAULT
 _PAGE_MASK: Final = PAGE_SIZE - 1
 # Where x86-64 puts things in a program that is not randomized.
 _MMAP_BASE: Final = 0x7FFFF7FFF000
@@ -55,12 +59,18 @@ class SimMemory(PageTable):
 
     Args:
         phys: the machine whose frames it has; none: one of its own.
+
+    Attributes:
+        mlocked: pages of areas that are locked (VM_LOCKED).
+        lock_future: flags of areas to come, after mlockall(). C: ``mm->def_flags``.
     """
 
     def __init__(self, phys: PhysMem | None = None) -> None:
         super().__init__(PhysMem() if phys is None else phys)
         self._brk = _HEAP_BASE
         self._heap: Vma | None = None
+        self.mlocked = 0
+        self.lock_future = 0
 
     # ---- mapping
 
@@ -111,7 +121,10 @@ class SimMemory(PageTable):
         elif flags & libc.MAP_SHARED:
             vma.vm_pgoff, vma.fault = 0, Shmem(self.phys, length).fault
         self.vmas.insert(vma)
-        if flags & MAP_POPULATE:
+        lock = self.lock_future | (VM_LOCKED if flags & MAP_LOCKED else 0)
+        if lock:
+            self._lock_part(vma, lock)
+        if flags & MAP_POPULATE or lock & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED:
             with suppress(OSError):
                 self.populate(start, length)
         return start
@@ -155,6 +168,7 @@ class SimMemory(PageTable):
         self._invalidate(addr, end)
         self._drop(addr, end)
         for vma in gone:
+            self._lock_part(vma, 0)
             self.vmas.remove(vma)
         for vma in gone:
             vma.closed()
@@ -212,8 +226,9 @@ class SimMemory(PageTable):
 
     def _grow_heap(self, start: int, end: int) -> None:
         heap = self.vmas.find(start - 1)
-        if heap is not None and heap is self._heap and heap.vm_flags == _HEAP_FLAGS:
+        if heap is not None and heap is self._heap and heap.vm_flags & ~_LOCKED == _HEAP_FLAGS:
             heap.vm_end = end
+            self.mlocked += end - start >> 12 if heap.vm_flags & VM_LOCKED else 0
             return
         self._heap = Vma(start, end, _HEAP_FLAGS)
         self.vmas.insert(self._heap)
@@ -226,6 +241,7 @@ class SimMemory(PageTable):
             if vma.vm_flags & VM_DONTCOPY:
                 continue
             copy = vma.part(vma.vm_start, vma.vm_end)
+            copy.vm_flags &= ~_LOCKED
             child.vmas.insert(copy)
             if vma is self._heap:
                 child._heap = copy
@@ -250,6 +266,57 @@ class SimMemory(PageTable):
             else:
                 phys.get_pages(pa)
                 ptes[vpn] = theirs[vpn] = pte & ~WRITE | COW
+
+    # ---- locked memory
+
+    def lock(self, start: int, end: int, flags: int) -> None:
+        """
+        Lock areas with *flags* (VM_LOCKED, VM_LOCKONFAULT) or unlock them (0), as far as there is no hole.
+
+        C: ``int apply_vma_lock_flags(start, len, flags)``
+
+        Raises:
+            OSError: ENOMEM, a hole; what lies below it has changed.
+        """
+        at = start
+        while at < end:
+            vma = self.vmas.find(at)
+            if vma is None:
+                raise err(ENOMEM, f"nothing is mapped at {at:#x}")
+            at = min(vma.vm_end, end)
+            if vma.vm_flags & _LOCKED != flags:
+                for part in self.vmas.isolate(max(vma.vm_start, start), at):
+                    self._lock_part(part, flags)
+
+    def lock_all(self, flags: int) -> None:
+        """The same for all there is. C: ``apply_mlockall_flags()``."""
+        for vma in self.vmas:
+            self._lock_part(vma, flags)
+
+    def _lock_part(self, vma: Vma, flags: int) -> None:
+        # mm/mlock.c:mlock_fixup(): registers are not locked and do not count
+        if vma.io is not None:
+            return
+        npages = vma.vm_end - vma.vm_start >> 12
+        self.mlocked += npages * (bool(flags & VM_LOCKED) - bool(vma.vm_flags & VM_LOCKED))
+        vma.vm_flags = vma.vm_flags & ~_LOCKED | flags
+
+    def locked_between(self, start: int, end: int) -> int:
+        """How many pages from *start* to *end* are locked. C: ``count_mm_mlocked_page_nr(mm, start, len)``."""
+        areas = [v for v in self.vmas.overlapping(start, end) if v.vm_flags & VM_LOCKED]
+        return sum(min(v.vm_end, end) - max(v.vm_start, start) for v in areas) >> 12
+
+    def populate_locked(self, start: int, end: int, *, ignore_errors: bool = False) -> None:
+        """Bring in what is locked. C: ``int __mm_populate(start, len, ignore_errors)``. Raises EFAULT, ENOMEM."""
+        for vma in self.vmas.overlapping(start, end):
+            if vma.vm_flags & _LOCKED != VM_LOCKED:
+                continue
+            low, high = max(vma.vm_start, start), min(vma.vm_end, end)
+            try:
+                self.populate(low, high - low)
+            except OSError:
+                if not ignore_errors:
+                    raise
 
     def exit(self) -> None:
         """Unmap everything. C: ``void exit_mmap(struct mm_struct *)``."""

@@ -20,6 +20,7 @@ from pykernel.mm.uaccess import PAGE_SIZE
 __all__ = [
     "MAP_FIXED",
     "MAP_FIXED_NOREPLACE",
+    "MAP_LOCKED",
     "MAP_POPULATE",
     "MAP_SHARED_VALIDATE",
     "MAP_TYPE",
@@ -48,6 +49,7 @@ __all__ = [
 MAP_SHARED_VALIDATE: Final = 0x03
 MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
+MAP_LOCKED: Final = 0x2000
 MAP_POPULATE: Final = 0x8000
 MAP_FIXED_NOREPLACE: Final = 0x100000
 
