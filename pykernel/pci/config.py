@@ -28,6 +28,7 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
     PCI_CAP_ID_PM,
+    PCI_CAP_ID_VPD,
     PCI_CAPABILITY_LIST,
     PCI_CLASS_REVISION,
     PCI_COMMAND,
@@ -100,6 +101,8 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_SUBSYSTEM_ID,
     PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
+    PCI_VPD_ADDR,
+    PCI_VPD_DATA,
 )
 
 __all__ = ["ConfigSpace"]
@@ -258,6 +261,13 @@ class ConfigSpace:
         self.define(at + PCI_PM_PMC, 2, pmc)
         reset = PCI_PM_CTRL_NO_SOFT_RESET if no_soft_reset else 0
         self.define(at + PCI_PM_CTRL, 2, reset, rw=PCI_PM_CTRL_STATE_MASK)
+        return at
+
+    def add_vpd(self, at: int) -> int:
+        """Vital product data: an address and a data register."""
+        self.add_cap(PCI_CAP_ID_VPD, at, 8)
+        self.define(at + PCI_VPD_ADDR, 2, 0, rw=0xFFFF)
+        self.define(at + PCI_VPD_DATA, 4, 0, rw=0xFFFFFFFF)
         return at
 
     def add_af(self, at: int) -> int:

@@ -23,6 +23,7 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
     PCI_CAP_ID_PM,
+    PCI_CAP_ID_VPD,
     PCI_COMMAND,
     PCI_COMMAND_INTX_DISABLE,
     PCI_COMMAND_IO,
@@ -53,6 +54,10 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_SRIOV_TOTAL_VF,
     PCI_STATUS,
     PCI_STATUS_INTERRUPT,
+    PCI_VPD_ADDR,
+    PCI_VPD_ADDR_F,
+    PCI_VPD_ADDR_MASK,
+    PCI_VPD_DATA,
 )
 
 __all__ = ["DmaFault", "MsixTable", "PciFunction", "Port"]
@@ -138,11 +143,12 @@ class PciFunction:
 
     Memory decoding off in COMMAND (``memory_enabled``): reads give all ones, writes are dropped. Bus master off
     (``bus_master``): no DMA, no messages. In a power state below D0 all three are off. ``rom`` is what the expansion
-    ROM holds, if the configuration space has one.
+    ROM holds and ``vpd`` the vital product data, if the configuration space has them.
     """
 
     port: Port
     rom: bytes = b""
+    vpd: bytearray | None = None
 
     def __init__(self, config: ConfigSpace) -> None:
         self.config = config
@@ -173,6 +179,8 @@ class PciFunction:
         """Configuration write of 1, 2 or 4 bytes, with its side effects (FLR, unmasked messages)."""
         before, power = self.command, self._power()
         self.config.write(off, size, value)
+        if self.vpd is not None:
+            self._access_vpd(off, size)
         self._decode_command()
         if self._wants_flr(off, size, value) or self._wakes_reset(power):
             self.flr()
@@ -188,6 +196,19 @@ class PciFunction:
         self.memory_enabled = bool(command & PCI_COMMAND_MEMORY)
         self.io_enabled = bool(command & PCI_COMMAND_IO)
         self.bus_master = bool(command & PCI_COMMAND_MASTER)
+
+    def _access_vpd(self, off: int, size: int) -> None:
+        """A write to the flag of the VPD address register: transfer four bytes, turn the flag over."""
+        at = self.config.caps.get(PCI_CAP_ID_VPD)
+        if at is None or self.vpd is None or not off <= at + PCI_VPD_ADDR + 1 < off + size:
+            return
+        address = self.config.get(at + PCI_VPD_ADDR, 2)
+        where = slice(address & PCI_VPD_ADDR_MASK, (address & PCI_VPD_ADDR_MASK) + 4)
+        if address & PCI_VPD_ADDR_F:
+            self.vpd[where] = self.config.get(at + PCI_VPD_DATA, 4).to_bytes(4, "little")
+        else:
+            self.config.put(at + PCI_VPD_DATA, 4, int.from_bytes(self.vpd[where].ljust(4, b"\0"), "little"))
+        self.config.put(at + PCI_VPD_ADDR, 2, address ^ PCI_VPD_ADDR_F)
 
     def _power(self) -> int:
         """Power state: 0 is D0, 3 is D3hot."""

@@ -1,0 +1,1 @@
+"""PCI devices for user space (drivers/vfio/pci/)."""
