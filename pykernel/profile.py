@@ -110,6 +110,10 @@ class Profile:
     vfio_pci_hot_reset_cdev: bool = False
     """A hot reset without groups is for devices that were opened by their own node, and refused before all else."""
 
+    # mm
+    mm_pin_unshares_zero_page: bool = False
+    """Memory that was never written and is pinned for reading becomes the client's own page; before 6.2 it does not."""
+
     # vfio, type 1
     vfio_type1_info_any_size: bool = False
     """VFIO_IOMMU_GET_INFO fills as many bytes as argsz has; before, 16, or 20 where there is room for cap_offset."""
@@ -212,6 +216,7 @@ LINUX_6_12 = replace(
     vfio_virqfd_module=False,
     kernfs_llseek_active=True,
     iommu_removal_message=False,
+    mm_pin_unshares_zero_page=True,
     mtty_migration=True,
     vfio_type1_info_any_size=True,
     vfio_pci_exp_v2_size=0x34,

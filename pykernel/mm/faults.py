@@ -224,17 +224,22 @@ class PageTable(UserMemory):
                 pass
             at = stop
 
-    def _present(self, vma: Vma, start: int, end: int, *, write: bool, own: bool) -> Iterable[Run]:
-        """Bring in the pages *start* to *end* of *vma*, as gup does: runs of frames. Raises EFAULT, ENOMEM."""
+    def _present(self, vma: Vma, start: int, end: int, *, write: bool, own: bool, zero: bool = False) -> Iterable[Run]:
+        """
+        Bring in the pages *start* to *end* of *vma*, as gup does: runs of frames. Raises EFAULT, ENOMEM.
+
+        *own* pages are copied when they are shared; the page of zeros stays as it is if *zero*.
+        """
         if vma.fault is None:
-            self._fresh(vma, start, end, own=write or own)
+            self._fresh(vma, start, end, own=write or (own and not zero))
         need = PRESENT | WRITE if write else PRESENT
         get = self._ptes.get
         at = start
         while at < end:
             pte = get(at, 0)
-            if pte & need != need or (own and pte & COW):
-                pte = self._handle(vma, at, write=write, own=own)
+            mine = own and not (zero and pte & FRAME == ZERO_PA)
+            if pte & need != need or (mine and pte & COW):
+                pte = self._handle(vma, at, write=write, own=mine)
                 if not pte:
                     raise err(EFAULT, f"bus error at {at << _SHIFT:#x}")
             n = self._run(at, pte, end)
@@ -247,7 +252,8 @@ class PageTable(UserMemory):
         """
         As :meth:`UserMemory.pin_user_pages`.
 
-        A page that is pinned to be read is made the client's own, too: what it writes later is seen.
+        A page that is pinned to be read is made the client's own, too: what it writes later is seen. Before Linux 6.2
+        not so the page of zeros.
         """
         addr &= FRAME
         end = addr + npages * PAGE_SIZE
@@ -259,7 +265,11 @@ class PageTable(UserMemory):
             vma = self._gup_vma(at, write=write)
             areas.append((vma, at >> _SHIFT, min(end, vma.vm_end) >> _SHIFT))
             at = vma.vm_end
-        runs = merged(run for vma, low, high in areas for run in self._present(vma, low, high, write=write, own=True))
+        kernel = self.phys.kernel  # mm/gup.c:gup_must_unshare()
+        zero = not write and kernel is not None and not kernel.profile.mm_pin_unshares_zero_page
+        runs = merged(
+            run for vma, low, high in areas for run in self._present(vma, low, high, write=write, own=True, zero=zero)
+        )
         self.phys.pin(addr, runs)
         return runs
 
