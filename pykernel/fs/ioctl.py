@@ -88,11 +88,10 @@ def vfs_ioctl(file: File, cmd: int, arg: int) -> int:
     Numbers mean one thing to one file and another to the next: the trace has the name that the file gives it.
     """
     kernel = file.inode.kernel
-    if kernel.trace:
+    if kernel.trace and (row := file.ioctl_row(cmd)) is not None:
         from pykernel.uapi.lookup import name_of
 
-        row = file.ioctl_row(cmd)
-        kernel.trace("ioctl", name="?" if row is None else name_of(row), number=cmd, of=type(file).__name__)
+        kernel.trace("ioctl", name=name_of(row), number=cmd, of=type(file).__name__)
     return file.ioctl(cmd, arg)
 
 
