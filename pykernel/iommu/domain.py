@@ -6,10 +6,10 @@ Domains: the address spaces that devices are attached to (include/linux/iommu.h)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from errno import EINVAL, EOPNOTSUPP
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.errors import err
 
@@ -82,6 +82,7 @@ class IommuDomain:
         self.pgsize_bitmap = 0
         self.geometry = Geometry()
         self.devices: list[Device] = []
+        self.iopf_handler: Callable[[Any], None] | None = None  # takes groups of page faults of its devices
 
     @property
     def paging(self) -> bool:
@@ -152,3 +153,6 @@ class IommuDomain:
             EOPNOTSUPP: no dirty tracking in this domain. EINVAL: it is off.
         """
         raise err(EOPNOTSUPP)
+
+    def clear_dirty(self, iova: int, size: int) -> None:
+        """What iommufd does before tracking begins: bits of an earlier round go, whether it is on or not."""
