@@ -142,11 +142,10 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
     @syscall
     def exec(self, comm: str | None = None) -> None:
         """C: ``int execve(...)`` as the kernel sees it: a new address space, close-on-exec."""
-        self.fds.exec()
         old, self.task.mm = self.task.mm, Mm(_memory(self.kernel))
         self.task.comm = comm or self.task.comm
-        if old is not None and hasattr(old.mem, "exit"):
-            old.mem.exit()
+        _mmput(old)
+        self.fds.exec()
 
     def exit(self, code: int = 0) -> None:
         """C: ``void exit_group(int)``: mappings, then descriptors are given back. A second time does nothing."""
@@ -156,8 +155,7 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
     @syscall
     def _exit(self, code: int) -> None:
         self.exited = index(code)
-        if self.task.mm is not None and hasattr(self.task.mm.mem, "exit"):
-            self.task.mm.mem.exit()
+        _mmput(self.task.mm)
         self.fds.exit()
         self.kernel.sub(Pids).remove(self)
 
@@ -213,6 +211,15 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
 
     def __repr__(self) -> str:
         return f"<Process {self.task.comm} pid={self.pid} uid={self.task.cred.uid} fds={sorted(self.fds.files)}>"
+
+
+def _mmput(mm: Mm | None) -> None:
+    """C: ``void mmput(struct mm_struct *)``: with the last user its areas go."""
+    if mm is None:
+        return
+    mm.users -= 1
+    if not mm.users and hasattr(mm.mem, "exit"):
+        mm.mem.exit()
 
 
 def _memory(kernel: Kernel) -> SimMemory:
