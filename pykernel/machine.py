@@ -44,6 +44,7 @@ DRIVERS = {
     "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
     "idxd": "pykernel.drivers.idxd:IdxdModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
+    "iommufd": "pykernel.iommufd.main:IommufdModule",
     "vfio": "pykernel.vfio.modules:VfioModule",
     "vfio_virqfd": "pykernel.vfio.modules:VfioVirqfdModule",
     "vfio_iommu_type1": "pykernel.vfio.type1:VfioIommuType1Module",

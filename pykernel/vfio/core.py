@@ -26,7 +26,7 @@ MINORS = 1 << 20
 
 class IommufdHooks(Protocol):
     """
-    What VFIO asks of IOMMUFD (drivers/vfio/iommufd.c), which registers it as ``VfioCore.iommufd``.
+    What VFIO asks of IOMMUFD (drivers/vfio/iommufd.c), ``VfioCore.iommufd`` in kernels with CONFIG_IOMMUFD.
 
     *ctx* is a ``struct iommufd_ctx``, a reference of it taken until ctx_put(). bind() to detach() are called with the
     device set's lock held; whether the device is physical or emulated its group tells.
@@ -127,10 +127,10 @@ class VfioCore:
         """C: ``vfio_noiommu``, of CONFIG_VFIO_NOIOMMU."""
         return self.kernel.sub(IommuDrivers).noiommu()
 
-    def init(self, module: Owner) -> None:
-        """The classes and the numbers. C: ``int vfio_init(void)``. Raises ENOMEM, EBUSY."""
+    def init(self, module: Owner, iommufd: IommufdHooks | None) -> None:
+        """The classes and the numbers; *iommufd*: built with IOMMUFD. C: ``int vfio_init(void)``. Raises ENOMEM, EBUSY."""
         kernel = self.kernel
-        self.module = module
+        self.module, self.iommufd = module, iommufd
         self.class_ = Class(kernel, "vfio")
         self.class_.register()
         self.group_devt = alloc_chrdev_region(kernel, 0, MINORS, "vfio")
@@ -147,7 +147,7 @@ class VfioCore:
         self.device_class.unregister()
         unregister_chrdev_region(kernel, self.group_devt, MINORS)
         self.class_.unregister()
-        self.module = None
+        self.module = self.iommufd = None
 
     def assign_device_set(self, vdev: VfioDevice, set_id: object) -> None:
         """C: ``int vfio_assign_device_set(struct vfio_device *, void *)``: *set_id* is any object."""

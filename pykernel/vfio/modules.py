@@ -19,6 +19,7 @@ from pykernel.vfio.core import VfioCore
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
+    from pykernel.vfio.core import IommufdHooks
 
 __all__ = ["VfioModule", "VfioVirqfdModule"]
 
@@ -39,24 +40,41 @@ class VfioModule(Module):
             self.params = ()
         super().__init__(kernel, args)
 
+    @classmethod
+    def needs(cls, kernel: Kernel) -> tuple[str, ...]:
+        """Built with IOMMUFD it needs that."""
+        return ("iommufd",) if "IOMMUFD" in kernel.profile.config else ()
+
     def init(self) -> None:
         """drivers/vfio/vfio_main.c:vfio_init(). Raises ENOMEM, EBUSY; what was made is taken back."""
-        kernel = self.kernel
         with ExitStack() as undo:
-            misc = VfioMisc(kernel, self)
-            misc_register(misc)
-            undo.callback(misc_deregister, misc)
-            drivers = kernel.sub(IommuDrivers)
-            drivers.param = self.param
-            if drivers.config_noiommu:
-                noiommu = NoIommuDriver(kernel)
-                vfio_register_iommu_driver(kernel, noiommu)
-                undo.callback(vfio_unregister_iommu_driver, kernel, noiommu)
-            core = kernel.sub(VfioCore)
-            core.init(self)
+            if "IOMMUFD_VFIO_CONTAINER" not in self.kernel.profile.config:
+                self._container_init(undo)
+            core = self.kernel.sub(VfioCore)
+            core.init(self, self._iommufd())
             undo.callback(core.exit)
-            kernel.log.printk(INFO, "VFIO - User Level meta-driver version: 0.3")
+            self.kernel.log.printk(INFO, "VFIO - User Level meta-driver version: 0.3")
             self.undo = undo.pop_all()
+
+    def _container_init(self, undo: ExitStack) -> None:
+        # drivers/vfio/container.c:vfio_container_init(); not built where IOMMUFD has /dev/vfio/vfio
+        kernel = self.kernel
+        misc = VfioMisc(kernel, self)
+        misc_register(misc)
+        undo.callback(misc_deregister, misc)
+        drivers = kernel.sub(IommuDrivers)
+        if drivers.config_noiommu:
+            noiommu = NoIommuDriver(kernel)
+            vfio_register_iommu_driver(kernel, noiommu)
+            undo.callback(vfio_unregister_iommu_driver, kernel, noiommu)
+
+    def _iommufd(self) -> IommufdHooks | None:
+        self.kernel.sub(IommuDrivers).param = self.param
+        if "IOMMUFD" not in self.kernel.profile.config:
+            return None
+        from pykernel.vfio.iommufd import VfioIommufd  # most kernels have none
+
+        return VfioIommufd()
 
     def exit(self) -> None:
         """drivers/vfio/vfio_main.c:vfio_cleanup()."""
