@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "DRIVERS",
+    "OPTIONS",
     "Cpu",
     "IommuSpec",
     "Machine",
@@ -45,6 +46,7 @@ DRIVERS = {
     "idxd": "pykernel.drivers.idxd:IdxdModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
     "iommufd": "pykernel.iommufd.main:IommufdModule",
+    "iommufd": "pykernel.iommufd.main:IommufdModule",
     "vfio": "pykernel.vfio.modules:VfioModule",
     "vfio_virqfd": "pykernel.vfio.modules:VfioVirqfdModule",
     "vfio_iommu_type1": "pykernel.vfio.type1:VfioIommuType1Module",
@@ -52,6 +54,9 @@ DRIVERS = {
     "mtty": "pykernel.drivers.mtty:MttyModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
 }
+
+# module name -> the CONFIG_ option without which it is not built
+OPTIONS = {"iommufd": "IOMMUFD"}
 
 SMALLEST_MEMORY, LARGEST_MEMORY = 16 << 20, 1 << 40
 

@@ -42,14 +42,8 @@ DEBIAN_CONFIG = frozenset(
 )
 
 # every option that can be set or unset; those beyond Debian's are read by a driver
-CONFIG = DEBIAN_CONFIG | {
-    "INTEL_IDXD_COMPAT",
-    "IOMMUFD",
-    "IOMMUFD_TEST",
-    "IOMMUFD_VFIO_CONTAINER",
-    "VFIO_DEVICE_CDEV",
-    "VFIO_NOIOMMU",
-}
+IOMMUFD_CONFIG = frozenset({"IOMMUFD", "IOMMUFD_TEST", "IOMMUFD_VFIO_CONTAINER", "VFIO_DEVICE_CDEV"})
+CONFIG = DEBIAN_CONFIG | IOMMUFD_CONFIG | {"INTEL_IDXD_COMPAT", "VFIO_NOIOMMU"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +83,9 @@ class Profile:
     """The first DMA address above 4 GiB is told in the log; from then on those below are not looked for."""
     iommu_snoop_needs_empty: bool = False
     """Cache coherency can be enforced only before something is mapped."""
+
+    iommufd: bool = False
+    """There is IOMMUFD: its CONFIG_ options are known."""
 
     # pci
     pci_msi_chip_per_device: bool = False
@@ -203,6 +200,7 @@ LINUX_6_12 = replace(
     probe_failure_dev_err=True,
     misc_minors_above_255=True,
     config=DEBIAN_CONFIG | {"IOMMUFD", "VFIO_DEVICE_CDEV"},
+    iommufd=True,
     eventfd_write_exact=True,
     vfio_container_close=False,
     vfio_set_container_badfd=True,
@@ -290,9 +288,10 @@ def configure(profile: Profile, options: str | Iterable[str]) -> Profile:
         ValueError: an option that no part of the kernel knows; the message names the known ones.
     """
     names = set(profile.config)
+    known = CONFIG if profile.iommufd else CONFIG - IOMMUFD_CONFIG
     for option in [options] if isinstance(options, str) else options:
         name = option.removeprefix("-").removeprefix("CONFIG_")
-        if name not in CONFIG:
-            raise ValueError(f"no configuration option CONFIG_{name}; known: {', '.join(sorted(CONFIG))}")
+        if name not in known:
+            raise ValueError(f"no configuration option CONFIG_{name}; known: {', '.join(sorted(known))}")
         (names.discard if option.startswith("-") else names.add)(name)
     return replace(profile, config=frozenset(names))

@@ -84,7 +84,8 @@ def _recorded_init(kernel: Kernel) -> None:
 def _modules_init(kernel: Kernel) -> None:
     modules = kernel.sub(Modules)
     for name in machines.DRIVERS:
-        modules.add(name, partial(machines.module_class, name))
+        if machines.OPTIONS.get(name) in {None, *kernel.profile.config}:
+            modules.add(name, partial(machines.module_class, name))
     for name, args in (dict.fromkeys(BUILT_IN, "") | kernel.machine.modules).items():
         try:
             modules.modprobe(name, args)
