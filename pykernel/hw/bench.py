@@ -53,11 +53,15 @@ class Bench:
         self.accesses.append(("read", addr, n, pasid, priv))
         return bytes(self.memory[addr : addr + n])
 
-    def dma_write(self, addr: int, data: bytes, pasid: int | None = None, priv: bool = False) -> None:
+    def dma_write(self, addr: int, data: bytes | memoryview, pasid: int | None = None, priv: bool = False) -> None:
         """Write memory, all of it or nothing."""
         self._check(addr, len(data), write=True)
         self.accesses.append(("write", addr, len(data), pasid, priv))
         self.memory[addr : addr + len(data)] = data
+
+    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+        """None: every access is to be seen."""
+        return None
 
     def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
         """Bring the page in, or refuse."""

@@ -1,4 +1,4 @@
-"""What the IOMMU layer of one kernel knows (drivers/iommu/iommu.c): groups, the kind of default domains, its switches."""
+"""What the IOMMU layer of one kernel knows (drivers/iommu/iommu.c): its groups, and which default domains they get."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class IommuCore:
             return dev.iommu.domain_alloc(self.default_type if wanted is None else wanted)
 
     def alloc_blocking_domain(self, group: IommuGroup) -> IommuDomain:
-        """C: ``__iommu_group_alloc_blocking_domain()``: an empty one where the driver has no real one. Raises ENOMEM."""
+        """An empty one where the driver has none that blocks. C: ``__iommu_group_alloc_blocking_domain()``. ENOMEM."""
         unit = group.devices[0].iommu
         assert unit is not None
         own = self.kernel.profile.iommu_blocked_domain

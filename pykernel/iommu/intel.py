@@ -30,7 +30,7 @@ from pykernel.iommu.domain import (
 )
 from pykernel.iommu.paging import PagingDomain
 from pykernel.iommu.resv import IOMMU_RESV_DIRECT, IOMMU_RESV_DIRECT_RELAXABLE, IOMMU_RESV_MSI, ResvRegion
-from pykernel.iommu.space import Blocked, Physical, Translated
+from pykernel.iommu.space import Blocked, Fault, Physical, Translated
 from pykernel.lib.idr import Ida
 from pykernel.mm.phys import PhysMem
 from pykernel.pci.function import DmaFault
@@ -174,10 +174,10 @@ class IntelIommu:
 
     # ---- faults
 
-    def _fault_of(self, dev: Any) -> Any:
+    def _fault_of(self, dev: Any) -> Fault:
         return partial(self.fault, dev.bus_number << 8 | dev.devfn)
 
-    def fault(self, source: int, addr: int, reason: int, write: bool, pasid: int | None = None) -> NoReturn:
+    def fault(self, source: int, addr: int, reason: int, *, write: bool, pasid: int | None = None) -> NoReturn:
         """Tell a fault of requester *source* and end its access. Raises DmaFault."""
         self.faults.report(source, addr, reason, write=write, pasid=pasid)
         raise DmaFault(addr, write, dmar.REASONS[reason])

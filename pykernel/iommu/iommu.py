@@ -109,7 +109,7 @@ __all__ = [
 
 
 def iommu_group_alloc(kernel: Kernel) -> IommuGroup:
-    """A group without devices, with one reference for the caller. C: ``struct iommu_group *iommu_group_alloc(void)``."""
+    """A group without devices; the caller has its reference. C: ``struct iommu_group *iommu_group_alloc(void)``."""
     return IommuGroup(kernel)
 
 
@@ -197,7 +197,12 @@ def iommu_domain_free(domain: IommuDomain) -> None:
 
 
 def iommu_attach_group(domain: IommuDomain, group: IommuGroup) -> None:
-    """C: ``int iommu_attach_group(...)``. Raises EBUSY: another domain is attached; EINVAL: no IOMMU; what attaching raises."""
+    """
+    C: ``int iommu_attach_group(struct iommu_domain *, struct iommu_group *)``.
+
+    Raises:
+        EBUSY: another domain is attached. EINVAL: no IOMMU. What attaching a device raises.
+    """
     group.attach(domain)
 
 

@@ -47,9 +47,7 @@ class PagingDomain(IommuDomain):
         dirty_tracking: allocated with IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
     """
 
-    def __init__(
-        self, unit: IntelIommu, type: int, *, first_level: bool = False, dirty_tracking: bool = False
-    ) -> None:
+    def __init__(self, unit: IntelIommu, type: int, *, first_level: bool = False, dirty_tracking: bool = False) -> None:
         super().__init__(unit, type)
         kernel = unit.kernel
         kernel.faults.alloc("iommu_domain_alloc")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from pykernel.iommu import dmar
 from pykernel.iommu.pgtable import NotMapped
 from pykernel.mm.phys import PhysFault, PhysMem
 from pykernel.pci.function import DmaFault
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Blocked", "Physical", "Translated"]
 
 PAGE = 4096
-Fault = Callable[[int, int, bool], NoReturn]  # (address, reason, write): tell it and raise DmaFault
+Fault = Callable[..., NoReturn]  # (address, reason, *, write): tell it and raise DmaFault
 
 
 def _is_message(addr: int) -> bool:
@@ -73,15 +72,15 @@ class Blocked:
 
     def read(self, addr: int, n: int) -> bytes:
         """Raises DmaFault."""
-        self._fault(addr, self._reason, False)
+        self._fault(addr, self._reason, write=False)
 
     def write(self, addr: int, data: bytes | memoryview) -> None:
         """Raises DmaFault."""
-        self._fault(addr, self._reason, True)
+        self._fault(addr, self._reason, write=True)
 
     def view(self, addr: int, n: int, *, write: bool) -> list[memoryview] | None:
         """Raises DmaFault."""
-        self._fault(addr, self._reason, write)
+        self._fault(addr, self._reason, write=write)
 
 
 class Translated:
@@ -154,11 +153,11 @@ class Translated:
         """The tables' answer, which the IOTLB remembers."""
         domain = self.domain
         if addr + n > domain.geometry.aperture_end + 1:
-            self._fault(max(addr, domain.geometry.aperture_end + 1), domain.beyond, write)
+            self._fault(max(addr, domain.geometry.aperture_end + 1), domain.beyond, write=write)
         try:
             spans = domain.table.extents(addr, n, write=write, mark=domain.marks[write])
         except NotMapped as e:
-            self._fault(max(e.addr, addr), domain.reason(e.pte, write=write), write)
+            self._fault(max(e.addr, addr), domain.reason(e.pte, write=write), write=write)
         if (addr & 4095) + n <= PAGE and n:
             page = spans[0][0] & -PAGE
             if self.phys.is_ram(page):

@@ -173,7 +173,7 @@ class Iommu:
         if handle is None:
             if pdev.iommu is not None and self.scalable:
                 source = pdev.bus_number << 8 | pdev.devfn
-                pdev.iommu.fault(source, addr, dmar.SM_PASID_NOT_PRESENT, write, pasid)
+                pdev.iommu.fault(source, addr, dmar.SM_PASID_NOT_PRESENT, write=write, pasid=pasid)
             raise DmaFault(addr, write, f"PASID {pasid} is not in the table of {pdev.name}")
         return handle
 

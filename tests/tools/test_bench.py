@@ -9,7 +9,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import devices, headers, inside, process, startup
+from pykernel.tools.bench import devices, dma, headers, inside, process, startup
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -21,6 +21,10 @@ TARGETS = {
     "pykernel run -- true": 0.300,
     "struct pack+unpack, vfio_device_info": 2e-6,
     "pykernel uapi check, all headers": 15.0,
+    "1 MiB copied by a device, dma_read+dma_write": 1e-6 / 0.6,
+    "1 MiB copied by a device, dma_view": 1e-6 / 0.6,
+    "64 bytes, dma_read": 2e-6,
+    "64 bytes, dma_write": 2e-6,
     "12 devices registered, looked up": 1.0,
     "12 devices registered, looked up, memory": 60.0,
     "12 recorded devices, load": 2.0,
@@ -42,6 +46,7 @@ def quick(monkeypatch):
         return 1e-6
 
     monkeypatch.setattr(inside, "per_call", once)
+    monkeypatch.setattr(dma, "per_call", once)
     monkeypatch.setattr(headers, "per_call", once)
     monkeypatch.setattr(headers, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(startup, "python", lambda code, **_how: 1e-3 if compile(code, "bench", "exec") else 0)
@@ -55,7 +60,7 @@ def quick(monkeypatch):
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    rows: list[Row] = [*startup.rows(), *inside.rows(), *headers.rows(), *devices.rows(), *process.rows()]
+    rows: list[Row] = [*startup.rows(), *inside.rows(), *headers.rows(), *dma.rows(), *devices.rows(), *process.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS
     assert len({row.name for row in rows}) == len(rows)

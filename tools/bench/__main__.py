@@ -9,12 +9,12 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import devices, headers, inside, process, startup
+from pykernel.tools.bench import devices, dma, headers, inside, process, startup
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
 
-GROUPS = ("startup", "inside", "headers", "devices", "process")
+GROUPS = ("startup", "inside", "headers", "dma", "devices", "process")
 
 
 def measured(only: str) -> Iterator[Row]:
@@ -26,6 +26,8 @@ def measured(only: str) -> Iterator[Row]:
         yield from inside.rows()
     if only in ("", "headers"):
         yield from headers.rows()
+    if only in ("", "dma"):
+        yield from dma.rows()
     if only in ("", "devices"):
         yield from devices.rows()
     if only in ("", "process") and programs:

@@ -91,6 +91,30 @@ class OpError(Exception):
         return cls(DSA_COMP_INVALID_FLAGS, invalid_flags=invalid)
 
 
+def fill(target: memoryview, source: list[memoryview]) -> None:
+    """Put the pieces of *source* into *target*, which has their size; the same memory may be in both."""
+    if len(source) == 1:
+        target[:] = source[0]
+        return
+    done = 0
+    for piece in source:
+        target[done : done + len(piece)] = piece
+        done += len(piece)
+
+
+def fill_all(target: list[memoryview], source: list[memoryview]) -> None:
+    """The same for a target in pieces."""
+    pieces = iter(source)
+    piece = next(pieces)
+    for part in target:
+        done = 0
+        while done < len(part):
+            piece = piece if len(piece) else next(pieces)
+            step = min(len(piece), len(part) - done)
+            part[done : done + step] = piece[:step]
+            done, piece = done + step, piece[step:]
+
+
 @dataclass(slots=True, eq=False)
 class Work:
     """One descriptor on its way: from which WQ, in whose address space, and where in a batch it is."""
@@ -134,6 +158,18 @@ class Context:
     def write(self, addr: int, data: bytes) -> None:
         """Write *data*; raises OpError."""
         self._access(lambda: self.device.dma_write(addr, data, self.work.pasid, self.work.priv))
+
+    def copy(self, dst: int, src: int, n: int) -> None:
+        """Copy *n* bytes, at once where both sides can be seen as pieces of RAM; raises OpError."""
+        view, pasid = self.device.dma_view, self.work.pasid
+        source = self._access(lambda: view(src, n, write=False, pasid=pasid))
+        target = source and self._access(lambda: view(dst, n, write=True, pasid=pasid))
+        if not source or not target:
+            self.write(dst, self.read(src, n))
+        elif len(target) == 1:
+            fill(target[0], source)
+        else:
+            fill_all(target, source)
 
     def _access(self, access: Callable[[], T]) -> T:
         last, tries = -1, 0

@@ -164,7 +164,10 @@ class MemMove(Operation):
         backward = src < dst < src + size
 
         def copy(off: int, n: int) -> bool:
-            ctx.write(dst + off, ctx.read(src + off, n))
+            if overlap:
+                ctx.write(dst + off, ctx.read(src + off, n))
+            else:
+                ctx.copy(dst + off, src + off, n)
             return False
 
         ctx.result = int(backward)
