@@ -147,9 +147,7 @@ class Limits(Caller):
 
 
 def _pages(addr: int, length: int) -> tuple[int, int]:
-    """The page of *addr*, and the size of all pages in bytes. Raises EINVAL: it wraps around."""
+    """The page of *addr*, and the size of all pages in bytes."""
     start = addr & -PAGE_SIZE
     size = page_align(length + addr - start) & _ULONG
-    if start + size > _ULONG + 1:
-        raise err(EINVAL, f"{length} bytes at {addr:#x} wrap around")
     return start, size

@@ -276,8 +276,10 @@ class SimMemory(PageTable):
         C: ``int apply_vma_lock_flags(start, len, flags)``
 
         Raises:
-            OSError: ENOMEM, a hole; what lies below it has changed.
+            OSError: EINVAL, it wraps around; ENOMEM, a hole: what lies below it has changed.
         """
+        if start < end >= 1 << 64:
+            raise err(EINVAL, f"{end - start} bytes at {start:#x} wrap around")
         at = start
         while at < end:
             vma = self.vmas.find(at)

@@ -191,7 +191,8 @@ def test_inside_the_patched_surface() -> None:
         assert area[:3] == b"dma"
         assert kernel.leaks() == [f"pinned memory at {addr:#x}, 4096 bytes"]
         mem.unpin_user_pages([run])
-        name, pdev = next(iter((kernel.up(), kernel.sub(Pci).devices)[1].items()))
+        kernel.up()
+        name, pdev = next(iter(kernel.sub(Pci).devices.items()))
         with open(f"/sys/bus/pci/devices/{name}/resource0", "r+b", buffering=0) as f:
             bar = mem.mmap(0, PAGE, RW, mmap.MAP_SHARED, file=f, setup=lambda v: setattr(v, "io", pdev.map_bar(0)))
         assert mem.follow_pfnmap(bar) == pdev.resource_start(0)

@@ -232,7 +232,8 @@ def test_a_mapped_bar_has_its_physical_address() -> None:
     """follow_pfn(): the BAR's address and the offset; EFAULT for memory, holes, and without the right."""
     kernel = pykernel.boot("dsa")
     p = kernel.process()
-    name, pdev = next(iter((kernel.up(), kernel.sub(Pci).devices)[1].items()))
+    kernel.up()
+    name, pdev = next(iter(kernel.sub(Pci).devices.items()))
     fd = p.open(f"/sys/bus/pci/devices/{name}/resource0", 2)
     bar = p.mmap(0, 2 * PAGE_SIZE, RW, mmap.MAP_SHARED, fd)
     assert p.mem.follow_pfnmap(bar + PAGE_SIZE + 16, write=True) == pdev.resource_start(0) + PAGE_SIZE + 16
