@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 Say = Callable[[str, str], None]
 """Receives a question's key and the ``repr`` of its answer, normalised."""
@@ -99,13 +100,17 @@ def libc_mmap(fd: int, length: int, prot: int, flags: int, offset: int) -> str:
 class Probe:
     """Asks, and says each answer under a key that is unique within its part.
 
-    ``raw_mmap(fd, length, prot, flags, offset)`` is mmap(2) itself; the emulated kernel's runner gives its own.
+    ``raw_mmap(fd, length, prot, flags, offset)`` is mmap(2) itself; the emulated kernel's runner gives its own, as of
+    ``host``, which has what else Python's modules cannot do (vfio_host.py).
     """
 
-    def __init__(self, say: Say, raw_mmap: Callable[[int, int, int, int, int], object] = libc_mmap) -> None:
+    def __init__(
+        self, say: Say, raw_mmap: Callable[[int, int, int, int, int], object] = libc_mmap, host: Any = None
+    ) -> None:
         self._say = say
         self._asked: dict[str, int] = {}
         self.raw_mmap = raw_mmap
+        self.host = host
         self.words: list[tuple[str, str]] = []
 
     def say(self, what: str, answer: object) -> None:
@@ -149,9 +154,10 @@ def run(
     begin: Callable[[str], None],
     say: Say,
     raw_mmap: Callable[[int, int, int, int, int], object] = libc_mmap,
+    host: Any = None,
 ) -> None:
     """Run the named parts (all, when none is named) in the table's order; ``begin(name)`` goes before each."""
-    probe = Probe(say, raw_mmap)
+    probe = Probe(say, raw_mmap, host)
     wanted = set(names) or set(parts)
     for name, part in parts.items():
         if name in wanted:
@@ -160,7 +166,7 @@ def run(
             part(probe)
 
 
-def main(parts: Mapping[str, Part]) -> None:
+def main(parts: Mapping[str, Part], host: Any = None) -> None:
     """Print every answer as ``NNN what: answer``, below a ``# part`` line; the parts' names are arguments."""
     count = 0
 
@@ -169,7 +175,7 @@ def main(parts: Mapping[str, Part]) -> None:
         count += 1
         print(f"{count:03d} {what}: {answer}", flush=True)
 
-    run(parts, sys.argv[1:], lambda name: print(f"# {name}", flush=True), say)
+    run(parts, sys.argv[1:], lambda name: print(f"# {name}", flush=True), say, host=host)
     print(f"# {count} answers", flush=True)
 
 
