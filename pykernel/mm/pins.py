@@ -42,7 +42,7 @@ class Pins:
     def __init__(self, ledger: Ledger | None) -> None:
         self.ledger = ledger
         self.count = 0
-        self._pieces: SortedDict[int, list[tuple[int, Pin]]] = SortedDict()  # pa -> (pages, whose)
+        self._pieces: SortedDict = SortedDict()  # pa -> [(pages, whose)]
 
     def take(self, addr: int, runs: Iterable[Run]) -> None:
         """The pages of *runs* are pinned for the user's range at *addr*."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from pykernel.mm.process import ProcessMemory
 from pykernel.mm.self import SelfMemory
 from pykernel.mm.vma import Shmem, Vma
 from pykernel.pci.core import Pci
+from pykernel.surfaces.host_limits import HostTask
 from pykernel.surfaces.inprocess.memory import HostMemory
+from pykernel.task import RLIM_INFINITY, RLIMIT_MEMLOCK
 
 PAGE = mmap.PAGESIZE
 RW = mmap.PROT_READ | mmap.PROT_WRITE
@@ -177,6 +180,20 @@ def test_the_patched_program_pins_real_memory_and_areas_of_emulated_files() -> N
     mem.munmap(area, 2 * PAGE)
     with pytest.raises(OSError, match=EFAULTS):
         mem.follow_pfnmap(area)
+
+
+def test_limits_of_real_programs_are_the_hosts() -> None:
+    """What a program sets with its own setrlimit() counts, on the patched surface and for clients of /dev."""
+    kernel = pykernel.boot("dsa")
+    soft, hard = (n & RLIM_INFINITY for n in resource.getrlimit(resource.RLIMIT_MEMLOCK))
+    with kernel.patched() as surface:
+        assert surface.process.task.rlim(RLIMIT_MEMLOCK) == (soft, hard)
+    with child() as (process, _):
+        resource.prlimit(process.pid, resource.RLIMIT_MEMLOCK, (12345, 1 << 20))
+        task = HostTask(kernel, process.pid)
+        assert (task.rlimit(RLIMIT_MEMLOCK), task.rlim(RLIMIT_MEMLOCK)) == (12345, (12345, 1 << 20))
+    assert task.rlim(RLIMIT_MEMLOCK) == (8 << 20, 8 << 20)
+    kernel.shutdown()
 
 
 def test_inside_the_patched_surface() -> None:

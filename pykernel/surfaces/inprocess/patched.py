@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pykernel.mm.phys import PhysMem
+from pykernel.surfaces.host_limits import ProgramTask
 from pykernel.surfaces.inprocess.children import Children
 from pykernel.surfaces.inprocess.descriptors import HostFdTable, sendmsg_of
 from pykernel.surfaces.inprocess.fdcalls import FcntlCalls, FdCalls
@@ -32,7 +33,7 @@ from pykernel.surfaces.inprocess.places import TOPS, Places
 from pykernel.surfaces.inprocess.waiting import Waiter, adopting_register, epoll_class, poll_class, select_function
 from pykernel.surfaces.unfaked import unfaked
 from pykernel.syscalls import Pids, Process
-from pykernel.task import Mm, Task
+from pykernel.task import Mm
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -130,7 +131,7 @@ class Patched:
         if pid in pids.processes:
             pid = pids.alloc()
         comm = os.path.basename(sys.argv[0] or "python")[:15]
-        task = Task(self.kernel, pid, comm, mm=Mm(HostMemory(self.kernel.sub(PhysMem))))
+        task = ProgramTask(self.kernel, pid, comm, mm=Mm(HostMemory(self.kernel.sub(PhysMem))))
         return pids.add(Process(self.kernel, task, HostFdTable(), self.kernel.root))
 
     @property
@@ -313,7 +314,7 @@ class Patched:
         parent = Process(kernel, process.task, process.fds.fork(), process.cwd)
         pids.processes[parent.pid] = parent
         old = process.task
-        process.task = Task(kernel, os.getpid(), old.comm, old.cred, Mm(process.mem.fork()), files=process.fds)
+        process.task = ProgramTask(kernel, os.getpid(), old.comm, old.cred, Mm(process.mem.fork()), files=process.fds)
         pids.processes[process.pid] = process
 
     # ---- pyfakefs

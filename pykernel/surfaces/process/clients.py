@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.mm.phys import PhysMem
 from pykernel.mm.process import ProcessMemory
+from pykernel.surfaces.host_limits import HostTask
 from pykernel.surfaces.process.host import status_fields
 from pykernel.task import CAP_FULL_SET, Cred, Mm, Task
 
@@ -30,7 +31,7 @@ STAT_CALLS = {"x86_64": frozenset({4, 6, 262, 332}), "aarch64": frozenset({79, 2
 _TRIES, _YIELDS = 250, 50  # 0.2 s, on a host that has much to do
 
 
-class ClientTask(Task):
+class ClientTask(HostTask):
     """A thread of a client. ``comm`` is read when asked for: exec and prctl change it."""
 
     __slots__ = ()
