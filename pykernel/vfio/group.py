@@ -221,6 +221,7 @@ class VfioGroupFile(IoctlFile):
     def __init__(self, inode: Inode, flags: int, group: VfioGroup) -> None:
         super().__init__(inode, flags)
         self.group = group
+        group.get()
 
     def llseek(self, offset: int, whence: int) -> int:
         """Raises ESPIPE."""
@@ -272,6 +273,7 @@ class VfioGroupFile(IoctlFile):
         with self.group.group_lock:
             self.group.drop_iommu()
             self.group.opened_file = None
+        self.group.put()
 
 
 # ---- the groups of devices
