@@ -1,13 +1,15 @@
 """
 QEMU's educational device, 1234:11e8: an inverter, a factorial unit, interrupts on request and a DMA engine.
 
-Behaviour as documented in QEMU's docs/specs/edu.rst and seen in hw/misc/edu.c: registers below 0x80 take 4-byte
-accesses only, the rest 4 or 8; anything else reads as all ones. A 4-byte write to a DMA register sets all of it.
+Behaviour as documented in QEMU's docs/specs/edu.rst and recorded of QEMU 7.2: registers below 0x80 take aligned 4-byte
+accesses only, the rest 4 or 8. What is too narrow or not aligned never reaches the device and reads as zeros; other
+reads of nothing are all ones. A 4-byte write to a DMA register sets all of it. A reset does not reach the registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pykernel.hw.options import Integer, check_options
@@ -33,6 +35,8 @@ READABLE: tuple[int, ...] = (LIVENESS, FACTORIAL, STATUS, IRQ_STATUS, DMA_SRC, D
 FACT_IRQ, DMA_IRQ = 0x001, 0x100
 DMA_RUN, DMA_TO_PCI, DMA_RAISE = 0x1, 0x2, 0x4
 BUFFER_START, BUFFER_SIZE = 0x40000, 4096
+PAGE = 4096
+MSI_CAP, BEHIND_MSI = 0x40, 0x4E
 M32 = 0xFFFFFFFF
 
 
@@ -60,28 +64,27 @@ class EduFunction(PciFunction):
             command_rw=command,
             size=256,
         )
-        config.define(0x40, 192, 0, rw=(1 << 8 * 192) - 1)  # QEMU leaves what is no capability writable
+        config.define(MSI_CAP, 192, 0, rw=(1 << 8 * 192) - 1)  # QEMU leaves what is no capability writable
         config.add_bar(0, 1 << 20, wide=False, prefetch=False)
-        config.add_msi(0x40)
+        config.add_msi(MSI_CAP)
         config.settle()
         super().__init__(config)
         self.dma_mask = dma_mask
-        self._reset()
-
-    def _reset(self) -> None:
         self.registers = dict[int, int].fromkeys(READABLE, 0)
         self.buffer = bytearray(BUFFER_SIZE)
 
     def bar_read(self, bar: int, off: int, size: int) -> int:
         """BAR0 registers."""
-        if size not in ((4,) if off < DMA_SRC else (4, 8)):
-            return (1 << 8 * size) - 1
+        if size < 4 or off % size:
+            return 0
+        if size == 8 and off < DMA_SRC:
+            return (1 << 64) - 1
         value = IDENTIFICATION if off == 0 else self.registers.get(off, -1)
         return value & (1 << 8 * size) - 1
 
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
         """BAR0 registers and what they set off."""
-        if size not in ((4,) if off < DMA_SRC else (4, 8)):
+        if size not in ((4,) if off < DMA_SRC else (4, 8)) or off % size:
             return
         actions: dict[int, Callable[[int], None]] = {
             LIVENESS: self._invert,
@@ -150,23 +153,33 @@ class EduFunction(PciFunction):
             self._raise(DMA_IRQ)
 
     def _transfer(self, *, to_pci: bool) -> None:
-        """Copy between buffer and memory; a range outside the buffer, or memory that is not there, moves nothing."""
+        """Copy between buffer and memory, a page at a time; a range outside the buffer moves nothing."""
         src, dst, count = (self.registers[r] for r in (DMA_SRC, DMA_DST, DMA_COUNT))
-        at = (src if to_pci else dst) - BUFFER_START
+        at, addr = (src if to_pci else dst) - BUFFER_START, (dst if to_pci else src) & self.dma_mask
         if at < 0 or at + count > BUFFER_SIZE:
             return
+        move = self._out if to_pci else self._in
+        while count > 0:
+            n = min(count, PAGE - addr % PAGE)
+            move(at, addr, n)
+            at, addr, count = at + n, addr + n, count - n
+
+    def _out(self, at: int, addr: int, n: int) -> None:
+        with suppress(DmaFault):
+            self.dma_write(addr, bytes(self.buffer[at : at + n]))
+
+    def _in(self, at: int, addr: int, n: int) -> None:
+        """Memory that is not there reads as zeros."""
         try:
-            if to_pci:
-                self.dma_write(dst & self.dma_mask, bytes(self.buffer[at : at + count]))
-            else:
-                self.buffer[at : at + count] = self.dma_read(src & self.dma_mask, count)
+            self.buffer[at : at + n] = self.dma_read(addr, n)
         except DmaFault:
-            return
+            self.buffer[at : at + n] = bytes(n)
 
     def flr(self) -> None:
-        """Reset by the bus."""
+        """Reset by the bus: of configuration space the header and MSI; bytes that nobody defined stay as well."""
+        behind = self.config.get(BEHIND_MSI, 256 - BEHIND_MSI)
         super().flr()
-        self._reset()
+        self.config.put(BEHIND_MSI, 256 - BEHIND_MSI, behind)
 
 
 def make_edu(options: Mapping[str, Any]) -> EduFunction:
