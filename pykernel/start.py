@@ -86,10 +86,15 @@ def _modules_init(kernel: Kernel) -> None:
     for name in machines.DRIVERS:
         if machines.OPTIONS.get(name) in {None, *kernel.profile.config}:
             modules.add(name, partial(machines.module_class, name))
-    for name, args in (dict.fromkeys(BUILT_IN, "") | kernel.machine.modules).items():
+    wanted: dict[str, str] = dict.fromkeys(BUILT_IN, "") | kernel.machine.modules
+    # as modprobe.d's, so that a module has its arguments whoever loads it first
+    options, known = modules.options, [n for n in wanted if n in modules.known]
+    modules.options = options | {n: f"{options.get(n, '')} {wanted[n]}" for n in known}
+    for name, args in wanted.items():
         try:
-            modules.modprobe(name, args)
+            modules.modprobe(name, "" if name in known else args)
         except OSError as e:
             kernel.log.printk(ERR, f"modprobe: {name}: {reason(e)}")
         except ValueError as e:  # what it needs is no module
             kernel.log.printk(ERR, f"modprobe: {e}")
+    modules.options = options
