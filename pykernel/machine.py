@@ -44,6 +44,8 @@ BUILT_IN = "pykernel.machines"
 DRIVERS = {
     "idxd_bus": "pykernel.drivers.idxd:IdxdBusModule",
     "idxd": "pykernel.drivers.idxd:IdxdModule",
+    "vfio_pci": "pykernel.drivers.vfio_pci:VfioPciModule",
+    "vfio_pci_core": "pykernel.drivers.vfio_pci:VfioPciCoreModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
     "iommufd": "pykernel.iommufd.main:IommufdModule",
     "iommufd": "pykernel.iommufd.main:IommufdModule",

@@ -104,6 +104,8 @@ class Profile:
     """VFIO_DEVICE_GET_INFO fills up to 24 bytes and tells AtomicOps; before, 16, or 20 with cap_offset."""
     vfio_pci_trigger_only_minus_one: bool = False
     """An eventfd below -1 for ERR or REQ is EINVAL; before, nothing happened."""
+    vfio_pci_dynamic_msix: bool = False
+    """Vectors of MSI-X can be added to those that are on, and a range is looked at one by one; before, as a whole."""
     vfio_pci_hot_reset_cdev: bool = False
     """A hot reset without groups is for devices that were opened by their own node, and refused before all else."""
 
@@ -223,6 +225,7 @@ LINUX_6_12 = replace(
     vfio_pci_io64=True,
     vfio_pci_info_any_size=True,
     vfio_pci_trigger_only_minus_one=True,
+    vfio_pci_dynamic_msix=True,
     vfio_pci_hot_reset_cdev=True,
     iommu_blocked_domain=True,
     iommu_default_domain_per_group=True,

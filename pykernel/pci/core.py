@@ -136,6 +136,20 @@ class Pci:
         self._full[wide, size] = at + size
         return at
 
+    def reserve_mmio(self, start: int, size: int) -> bool:
+        """Let nobody have a range; False: somebody has. C: ``int request_resource(...)``."""
+        end = start + size
+        for dev in self.devices.values():
+            if any(start < x.start + x.size and x.start < end for n, x in dev.resources.items() if n < 13):
+                return False
+        insort(self._used, (start, size))
+        return True
+
+    def release_mmio(self, start: int, size: int) -> None:
+        """C: ``int release_resource(struct resource *)``."""
+        self._used.remove((start, size))
+        self._full.clear()
+
     def alloc_io(self, size: int) -> int:
         """An aligned range of the host bridge's I/O ports."""
         self._next_io = -(-self._next_io // size) * size + size

@@ -307,6 +307,13 @@ class PciFunction:
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
         """A write that decodes; what nothing claims is dropped."""
 
+    def vga_read(self, addr: int, size: int) -> int:
+        """A read of VGA's legacy memory (from 0xA0000 on) or ports; a display adapter decodes them."""
+        return (1 << 8 * size) - 1
+
+    def vga_write(self, addr: int, size: int, value: int) -> None:
+        """A write to VGA's legacy memory or ports."""
+
     def posted_write(self, bar: int, off: int, data: bytes) -> None:
         """A posted write longer than a register (MOVDIR64B): 8-byte register writes unless the silicon knows better."""
         for i in range(0, len(data), 8):

@@ -14,7 +14,7 @@ def intx_mask_broken(dev: Any) -> bool:
     before = dev.function.config_read(r.PCI_COMMAND, 2)
     toggled = before ^ r.PCI_COMMAND_INTX_DISABLE
     dev.function.config_write(r.PCI_COMMAND, 2, toggled)
-    broken = dev.function.config_read(r.PCI_COMMAND, 2) != toggled
+    broken: bool = dev.function.config_read(r.PCI_COMMAND, 2) != toggled
     dev.function.config_write(r.PCI_COMMAND, 2, before)
     return broken
 

@@ -99,7 +99,7 @@ class VirtConfig:
         write[count](pos, value)
 
     def _fill(self, off: int, size: int) -> None:
-        # vfio_pci_config.c:vfio_fill_vconfig_bytes(): in the largest pieces
+        # drivers/vfio/pci/vfio_pci_config.c:vfio_fill_vconfig_bytes(): in the largest pieces
         end = off + size
         while off < end:
             step = 4 if end - off >= 4 and off % 4 == 0 else 2 if end - off >= 2 and off % 2 == 0 else 1
@@ -177,7 +177,7 @@ class VirtConfig:
             self.put(r.PCI_STATUS, 2, self.get(r.PCI_STATUS, 2) & ~r.PCI_STATUS_CAP_LIST)
 
     def _no_pme(self, pos: int) -> None:
-        # vfio_pci_config.c:vfio_update_pm_vconfig_bytes()
+        # drivers/vfio/pci/vfio_pci_config.c:vfio_update_pm_vconfig_bytes()
         pme = r.PCI_PM_CTRL_PME_ENABLE | r.PCI_PM_CTRL_PME_STATUS
         for off, bits in ((r.PCI_PM_PMC, r.PCI_PM_CAP_PME_MASK), (r.PCI_PM_CTRL, pme)):
             self.put(pos + off, 2, self.get(pos + off, 2) & ~bits)
@@ -239,7 +239,7 @@ class VirtConfig:
 
     @staticmethod
     def _bar_flags(flags: int) -> int:
-        # vfio_pci_config.c:vfio_generate_bar_flags()
+        # drivers/vfio/pci/vfio_pci_config.c:vfio_generate_bar_flags()
         if flags & IORESOURCE_IO:
             return r.PCI_BASE_ADDRESS_SPACE_IO
         wide = r.PCI_BASE_ADDRESS_MEM_TYPE_64 if flags & IORESOURCE_MEM_64 else 0
@@ -271,7 +271,7 @@ class VirtConfig:
         return pos
 
     def _piece(self, pos: int, count: int) -> int:
-        # vfio_pci_config.c:vfio_pci_cap_remaining_dword() and what follows: a part of one word and one capability
+        # drivers/vfio/pci/vfio_pci_config.c:vfio_pci_cap_remaining_dword(): a part of one word and of one capability
         cap, n = self.map[pos], 1
         while (pos + n) % 4 and self.map[pos + n] == cap:
             n += 1
@@ -317,7 +317,7 @@ class VirtConfig:
 
 
 def _basic_read(v: VirtConfig, pos: int, count: int, perm: Perm, offset: int) -> int:
-    # vfio_pci_config.c:vfio_basic_config_read()
+    # drivers/vfio/pci/vfio_pci_config.c:vfio_basic_config_read()
     if is_bar(offset):
         v.bar_fixup()
     value = default_read(v, pos, count, perm, offset)
@@ -327,7 +327,7 @@ def _basic_read(v: VirtConfig, pos: int, count: int, perm: Perm, offset: int) ->
 
 
 def _basic_write(v: VirtConfig, pos: int, count: int, perm: Perm, offset: int, value: int) -> None:
-    # vfio_pci_config.c:vfio_basic_config_write()
+    # drivers/vfio/pci/vfio_pci_config.c:vfio_basic_config_write()
     if offset == r.PCI_COMMAND:
         real, ours = v.hw_read(r.PCI_COMMAND, 2), v.command
         lost = value & ours & ~real & (r.PCI_COMMAND_IO if v.pdev.is_virtfn else DECODES)

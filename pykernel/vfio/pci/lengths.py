@@ -51,7 +51,7 @@ def cap_length(dev: PciDev, cap: int, pos: int) -> int:
 
 
 def _vc(dev: PciDev, pos: int) -> int:
-    # vfio_pci_config.c:vfio_vc_cap_len()
+    # drivers/vfio/pci/vfio_pci_config.c:vfio_vc_cap_len()
     more = dev.read_config_dword(pos + r.PCI_VC_PORT_CAP1) & r.PCI_VC_CAP1_EVCC
     arbitration = dev.read_config_dword(pos + r.PCI_VC_PORT_CAP2)
     length = r.PCI_CAP_VC_BASE_SIZEOF + (1 + more) * r.PCI_CAP_VC_PER_VC_SIZEOF

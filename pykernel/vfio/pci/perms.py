@@ -21,7 +21,7 @@ VARIABLE = 0xFF
 ALL = 0xFFFFFFFF
 EXP_SIZE = 0x34  # of an endpoint with a link
 
-# vfio_pci_config.c:pci_cap_length[]; what is not here is hidden
+# drivers/vfio/pci/vfio_pci_config.c:pci_cap_length[]; what is not here is hidden
 CAP_LENGTHS = {
     r.PCI_CAP_ID_PM: r.PCI_PM_SIZEOF,
     r.PCI_CAP_ID_AGP: r.PCI_AGP_SIZEOF,
@@ -36,7 +36,7 @@ CAP_LENGTHS = {
     r.PCI_CAP_ID_AF: r.PCI_CAP_AF_SIZEOF,
 }
 
-# vfio_pci_config.c:pci_ext_cap_length[]; the same; DVSEC is there from Linux 6.4 on
+# drivers/vfio/pci/vfio_pci_config.c:pci_ext_cap_length[]; the same; DVSEC is there from Linux 6.4 on
 EXT_CAP_LENGTHS = {
     r.PCI_EXT_CAP_ID_ERR: r.PCI_ERR_ROOT_COMMAND,
     r.PCI_EXT_CAP_ID_VC: VARIABLE,
