@@ -16,6 +16,7 @@ from pykernel.errors import err
 if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.iommu.intel import IntelIommu
+    from pykernel.iommu.user import UserDataArray
 
 __all__ = [
     "IOMMU_CACHE",
@@ -156,3 +157,9 @@ class IommuDomain:
 
     def clear_dirty(self, iova: int, size: int) -> None:
         """What iommufd does before tracking begins: bits of an earlier round go, whether it is on or not."""
+
+    # ---- nested tables
+
+    def cache_invalidate_user(self, array: UserDataArray) -> None:
+        """``domain->ops->cache_invalidate_user``. Raises EOPNOTSUPP: the domain is not nested."""
+        raise err(EOPNOTSUPP)

@@ -7,33 +7,32 @@ parent's. Nothing of it is remembered, so an invalidation has nothing to forget.
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV
+from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.errors import err
 from pykernel.iommu import dmar
-from pykernel.iommu.core import dev_iommu
 from pykernel.iommu.domain import PAGING, IommuDomain
 from pykernel.iommu.paging import PagingDomain
 from pykernel.iommu.space import Translated
 from pykernel.log import ERR
-from pykernel.uapi.linux.iommufd import IOMMU_VTD_S1_SRE
+from pykernel.uapi.linux.iommufd import (
+    IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
+    IOMMU_VTD_INV_FLAGS_LEAF,
+    IOMMU_VTD_S1_SRE,
+    iommu_hwpt_vtd_s1_invalidate,
+)
 
 if TYPE_CHECKING:
-    from pykernel.base.core import Device
+    from pykernel.iommu.user import UserDataArray
 
-__all__ = ["IOMMU_DOMAIN_NESTED", "NestedDomain", "nested_supported"]
+__all__ = ["IOMMU_DOMAIN_NESTED", "NestedDomain"]
 
 IOMMU_DOMAIN_NESTED: Final = 1 << 6
 LEVELS: Final = {48: 4, 57: 5}
 PRESENT, WRITE, ACCESSED, DIRTY, LARGE = 1, 2, 1 << 5, 1 << 6, 1 << 7
+U64_MAX: Final = (1 << 64) - 1
 FRAME: Final = (1 << 52) - 1 & -4096
-
-
-def nested_supported(dev: Device) -> bool:
-    """drivers/iommu/intel/iommu.h:nested_supported(): scalable mode, and two stages in it."""
-    unit = dev_iommu(dev)
-    return unit is not None and unit.scalable
 
 
 class NestedDomain(IommuDomain):
@@ -71,10 +70,25 @@ class NestedDomain(IommuDomain):
         unit.attach(self, dev)
         dev.slot.space = NestedSpace(self, dev)
 
-    def flush_range(self, addr: int, npages: int) -> None:
-        """C: ``void cache_tag_flush_range(struct dmar_domain *, ...)``."""
-        if self.unit.kernel.trace:
-            self.unit.kernel.trace("iotlb_invalidate_nested", addr=addr, npages=npages)
+    def cache_invalidate_user(self, array: UserDataArray) -> None:
+        """
+        drivers/iommu/intel/nested.c:intel_nested_cache_invalidate_user().
+
+        Raises:
+            EINVAL: entries of another type or length, an address within a page. EOPNOTSUPP: a flag. EFAULT.
+        """
+        num, array.entry_num = array.entry_num, 0
+        if array.data_type != IOMMU_HWPT_INVALIDATE_DATA_VTD_S1:
+            raise err(EINVAL, f"entries of type {array.data_type}")
+        for n in range(num):
+            entry = array.entry(n).copy(iommu_hwpt_vtd_s1_invalidate, IOMMU_HWPT_INVALIDATE_DATA_VTD_S1)
+            if entry.flags & ~IOMMU_VTD_INV_FLAGS_LEAF or entry.reserved:
+                raise err(EOPNOTSUPP, f"flags {entry.flags:#x}")
+            if entry.addr % 4096 or (entry.npages == U64_MAX and entry.addr):
+                raise err(EINVAL, f"{entry.npages:#x} pages at {entry.addr:#x}")
+            if self.unit.kernel.trace:
+                self.unit.kernel.trace("iotlb_invalidate_nested", addr=entry.addr, npages=entry.npages)
+            array.entry_num += 1
 
 
 class NestedSpace:

@@ -25,12 +25,13 @@ from pykernel.iommu.iommu import (
     iommu_group_put,
     iommu_group_replace_domain,
 )
-from pykernel.iommu.sva import iommu_dev_disable_feature, iommu_dev_enable_feature
-from pykernel.iommufd.fault import AttachHandle, fault_auto_response
+from pykernel.iommu.user import iopf_disable, iopf_enable
+from pykernel.iommufd.fault import AttachHandle, Fault, IopfGroup, fault_auto_response
 from pykernel.iommufd.hw_pagetable import HwPagetable, HwptNested, HwptPaging
 from pykernel.iommufd.ioas import IommufdIoas
 from pykernel.iommufd.objects import IommufdCtx, IommufdObject
 from pykernel.lib.locking import Mutex
+from pykernel.uapi.linux.iommufd import IOMMUFD_PAGE_RESP_INVALID
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
@@ -76,9 +77,9 @@ def _get_group(ictx: IommufdCtx, dev: Device) -> IommufdGroup:
 class IommufdDevice(IommufdObject):
     """``struct iommufd_device``: a device that a driver, as vfio-pci, has bound."""
 
-    def __init__(self, ictx: IommufdCtx, dev: Device, igroup: IommufdGroup) -> None:
+    def __init__(self, ictx: IommufdCtx, dev: Device, igroup: IommufdGroup, *, holds_ctx: bool) -> None:
         super().__init__(ictx)
-        self.dev, self.igroup = dev, igroup
+        self.dev, self.igroup, self.holds_ctx = dev, igroup, holds_ctx
         self.enforce_cache_coherency = device_iommu_capable(dev, IOMMU_CAP_ENFORCE_CACHE_COHERENCY)
         self.iopf_enabled = 0
 
@@ -86,23 +87,36 @@ class IommufdDevice(IommufdObject):
         """drivers/iommu/iommufd/device.c:iommufd_device_destroy()."""
         iommu_device_release_dma_owner(self.dev)
         self.igroup.put()
-        self.ictx.put_ref()
+        if self.holds_ctx:
+            self.ictx.put_ref()
 
     # ---- page faults
+
+    def report_fault(self, faults: list[Fault], respond: Callable[[int], None]) -> None:
+        """
+        The device asks for pages: *respond* is called with the answer, IOMMUFD_PAGE_RESP_*, now or later.
+
+        C: ``void iommu_report_device_fault(struct device *, struct iopf_fault *)``, the last of a group
+        """
+        hwpt = self.igroup.hwpt
+        if hwpt is None or hwpt.domain.iopf_handler is None:
+            respond(IOMMUFD_PAGE_RESP_INVALID)
+        else:
+            hwpt.domain.iopf_handler(IopfGroup(faults, respond, self.igroup.handle))
 
     def iopf_enable(self) -> None:
         """C: ``int iommufd_fault_iopf_enable(...)``. Raises EINVAL: a virtual function; what enabling PRI raises."""
         if getattr(self.dev, "is_virtfn", False):
             raise err(EINVAL, "a virtual function shares its page requests")
         if not self.iopf_enabled:
-            iommu_dev_enable_feature(self.dev, "iopf")  # type: ignore[arg-type]
+            iopf_enable(self.dev)
         self.iopf_enabled += 1
 
     def iopf_disable(self) -> None:
         """C: ``void iommufd_fault_iopf_disable(struct iommufd_device *)``."""
         self.iopf_enabled -= 1
         if not self.iopf_enabled:
-            iommu_dev_disable_feature(self.dev, "iopf")  # type: ignore[arg-type]
+            iopf_disable(self.dev)
 
     # ---- the group's domain
 
@@ -298,9 +312,15 @@ def enforce_resv_regions(iopt: IoPagetable, dev: Device) -> None:
             raise
 
 
-def iommufd_device_bind(ictx: IommufdCtx, dev: Device, *, allow_unsafe_interrupts: bool = False) -> IommufdDevice:
+def iommufd_device_bind(
+    ictx: IommufdCtx, dev: Device, *, allow_unsafe_interrupts: bool = False, holds_ctx: bool = True
+) -> IommufdDevice:
     """
     Take over the DMA of *dev*. C: ``struct iommufd_device *iommufd_device_bind(...)``.
+
+    Args:
+        allow_unsafe_interrupts: the module's parameter.
+        holds_ctx: while it is bound the context stays; not so what the context itself has made.
 
     Raises:
         EINVAL: no coherent DMA, so no IOMMU. ENODEV: no IOMMU group. EPERM: its interrupts are not isolated, or
@@ -319,14 +339,15 @@ def iommufd_device_bind(ictx: IommufdCtx, dev: Device, *, allow_unsafe_interrupt
             )
         iommu_device_claim_dma_owner(dev, ictx)
         try:
-            idev = IommufdDevice(ictx, dev, igroup)
+            idev = IommufdDevice(ictx, dev, igroup, holds_ctx=holds_ctx)
         except OSError:
             iommu_device_release_dma_owner(dev)
             raise
     except OSError:
         igroup.put()
         raise
-    ictx.get_ref()
+    if holds_ctx:
+        ictx.get_ref()
     idev.users += 1  # the driver's, until it unbinds
     ictx.finalize(idev)
     return idev

@@ -6,19 +6,17 @@ from errno import EOPNOTSUPP
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
-from pykernel.iommu.capregs import cap_reg, ecap_reg
 from pykernel.iommu.iommu import IOMMU_CAP_DIRTY_TRACKING, device_iommu_capable
 from pykernel.iommu.sva import Iommu
+from pykernel.iommu.user import hw_info
 from pykernel.iommufd.device import IommufdDevice
 from pykernel.mm.uaccess import copy_to_user
+from pykernel.pci.dev import PciDev
 from pykernel.uapi.linux.iommufd import (
     IOMMU_HW_CAP_DIRTY_TRACKING,
     IOMMU_HW_CAP_PCI_PASID_EXEC,
     IOMMU_HW_CAP_PCI_PASID_PRIV,
-    IOMMU_HW_INFO_TYPE_INTEL_VTD,
-    IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
     iommu_hw_info,
-    iommu_hw_info_vtd,
 )
 from pykernel.uapi.linux.pci_regs import (
     PCI_EXT_CAP_ID_PASID,
@@ -45,9 +43,9 @@ def get_hw_info(ucmd: Ucmd, cmd: iommu_hw_info) -> None:
     if cmd.flags or any(cmd.reserved):
         raise err(EOPNOTSUPP, f"flags {cmd.flags:#x}")
     with ucmd.ictx.get(cmd.dev_id, IommufdDevice) as idev:
-        data = _vtd(idev.dev.iommu)
+        cmd.out_data_type, data = hw_info(idev.dev)
         copy_to_user(ucmd.kernel, cmd.data_uptr, data[: cmd.data_len].ljust(cmd.data_len, b"\0"))
-        cmd.data_len, cmd.out_data_type = len(data), IOMMU_HW_INFO_TYPE_INTEL_VTD
+        cmd.data_len = len(data)
         dirty = device_iommu_capable(idev.dev, IOMMU_CAP_DIRTY_TRACKING)
         cmd.out_capabilities = IOMMU_HW_CAP_DIRTY_TRACKING if dirty else 0
         cmd.out_max_pasid_log2, pasid = _pasid(idev.dev)
@@ -55,15 +53,9 @@ def get_hw_info(ucmd: Ucmd, cmd: iommu_hw_info) -> None:
         ucmd.respond(cmd)
 
 
-def _vtd(unit: Any) -> bytes:
-    # drivers/iommu/intel/iommu.c:intel_iommu_hw_info(); the erratum is told of every IOMMU
-    flags = int(IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17)
-    return bytes(iommu_hw_info_vtd(flags=flags, cap_reg=cap_reg(unit), ecap_reg=ecap_reg(unit)))
-
-
 def _pasid(dev: Any) -> tuple[int, int]:
     """Bits of a PASID, and what of PASIDs is on; nothing where they are off."""
-    if not dev.kernel.sub(Iommu).pasid_enabled(dev):
+    if not isinstance(dev, PciDev) or not dev.kernel.sub(Iommu).pasid_enabled(dev):
         return 0, 0
     at = dev.find_ext_capability(PCI_EXT_CAP_ID_PASID)
     width = (dev.read_config_word(at + PCI_PASID_CAP) & PCI_PASID_CAP_WIDTH) >> 8

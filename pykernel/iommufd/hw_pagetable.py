@@ -11,28 +11,22 @@ from pykernel.errors import err
 from pykernel.iommu.iommu import (
     IOMMU_CAP_DIRTY_TRACKING,
     device_iommu_capable,
-    iommu_domain_alloc_user,
     iommu_domain_free,
 )
-from pykernel.iommu.nested import NestedDomain, nested_supported
+from pykernel.iommu.user import UserData, domain_alloc_user
 from pykernel.iommufd.fault import IommufdFault
 from pykernel.iommufd.ioas import IommufdIoas
 from pykernel.iommufd.objects import IommufdCtx, IommufdObject
-from pykernel.iommufd.ucmd import copy_struct_from_user
 from pykernel.uapi.linux.iommufd import (
     IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
     IOMMU_HWPT_ALLOC_NEST_PARENT,
-    IOMMU_HWPT_DATA_VTD_S1,
     IOMMU_HWPT_FAULT_ID_VALID,
-    iommu_hwpt_alloc,
-    iommu_hwpt_vtd_s1,
 )
 
 if TYPE_CHECKING:
     from pykernel.iommu.iommu import IommuDomain
     from pykernel.iommufd.device import IommufdDevice
     from pykernel.iommufd.io_pagetable import IoPagetable
-    from pykernel.iommufd.ucmd import Ucmd
 
 __all__ = ["HwPagetable", "HwptNested", "HwptPaging"]
 
@@ -91,7 +85,14 @@ class HwptPaging(HwPagetable):
 
     @classmethod
     def alloc(
-        cls, ictx: IommufdCtx, ioas: IommufdIoas, idev: IommufdDevice, flags: int, *, immediate: bool
+        cls,
+        ictx: IommufdCtx,
+        ioas: IommufdIoas,
+        idev: IommufdDevice,
+        flags: int,
+        data: UserData | None = None,
+        *,
+        immediate: bool,
     ) -> HwptPaging:
         """
         A new one for *idev*, filled; *immediate* attaches it first. C: ``iommufd_hwpt_paging_alloc()``.
@@ -99,16 +100,14 @@ class HwptPaging(HwPagetable):
         Raises:
             EOPNOTSUPP: a flag that the IOMMU cannot do. As attaching, and as IoPagetable.add_domain().
         """
-        nest, dirty = flags & IOMMU_HWPT_ALLOC_NEST_PARENT, flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         if flags & ~(IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_DIRTY_TRACKING):
             raise err(EOPNOTSUPP, f"flags {flags:#x}")
+        dirty = flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         if dirty and not device_iommu_capable(idev.dev, IOMMU_CAP_DIRTY_TRACKING):
             raise err(EOPNOTSUPP, "the IOMMU cannot track dirty pages")
-        if nest and not nested_supported(idev.dev):
-            raise err(EOPNOTSUPP, "the IOMMU cannot nest page tables")
-        domain = iommu_domain_alloc_user(idev.dev, dirty_tracking=bool(dirty))
+        domain = domain_alloc_user(idev.dev, flags, None, data)
         try:
-            hwpt = cls(ictx, ioas, domain, nest_parent=bool(nest))
+            hwpt = cls(ictx, ioas, domain, nest_parent=bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT))
         except OSError:
             iommu_domain_free(domain)
             raise
@@ -145,9 +144,7 @@ class HwptPaging(HwPagetable):
 class HwptNested(HwPagetable):
     """``struct iommufd_hwpt_nested``: a guest's table; what it names is looked up in the parent."""
 
-    domain: NestedDomain
-
-    def __init__(self, ictx: IommufdCtx, parent: HwptPaging, domain: NestedDomain) -> None:
+    def __init__(self, ictx: IommufdCtx, parent: HwptPaging, domain: IommuDomain) -> None:
         super().__init__(ictx)
         parent.users += 1
         self.parent, self.domain = parent, domain
@@ -158,26 +155,21 @@ class HwptNested(HwPagetable):
         return self.parent.iopt
 
     @classmethod
-    def alloc(cls, ucmd: Ucmd, parent: HwptPaging, idev: IommufdDevice, cmd: iommu_hwpt_alloc) -> HwptNested:
+    def alloc(cls, ictx: IommufdCtx, parent: HwptPaging, idev: IommufdDevice, flags: int, data: UserData) -> HwptNested:
         """
-        C: ``iommufd_hwpt_nested_alloc()``, drivers/iommu/intel/nested.c:intel_nested_domain_alloc().
+        C: ``iommufd_hwpt_nested_alloc()``.
 
         Raises:
-            EOPNOTSUPP: another flag, no or other data. EINVAL: the parent cannot be one; data of a wrong length.
-            EFAULT, E2BIG: the data.
+            EOPNOTSUPP: another flag, no data, or of a type that the IOMMU does not know. EINVAL: the parent cannot be
+            one; data of a wrong length. EFAULT.
         """
-        if cmd.flags & ~IOMMU_HWPT_FAULT_ID_VALID or not cmd.data_len:
-            raise err(EOPNOTSUPP, f"flags {cmd.flags:#x}, {cmd.data_len} bytes of data")
+        if flags & ~IOMMU_HWPT_FAULT_ID_VALID or not data.len:
+            raise err(EOPNOTSUPP, f"flags {flags:#x}, {data.len} bytes of data")
         if parent.auto_domain or not parent.nest_parent:
             raise err(EINVAL, f"page table {parent.id} was not made to be a parent")
-        if not nested_supported(idev.dev) or cmd.data_type != IOMMU_HWPT_DATA_VTD_S1:
-            raise err(EOPNOTSUPP, f"data of type {cmd.data_type}")
-        if cmd.data_len != iommu_hwpt_vtd_s1.sizeof():
-            raise err(EINVAL, f"{cmd.data_len} bytes of data")
-        data = copy_struct_from_user(ucmd.kernel, iommu_hwpt_vtd_s1, cmd.data_uptr, cmd.data_len)
-        domain = NestedDomain(parent.domain, data.flags, data.pgtbl_addr, data.addr_width)
+        domain = domain_alloc_user(idev.dev, 0, parent.domain, data)
         try:
-            return cls(ucmd.ictx, parent, domain)
+            return cls(ictx, parent, domain)
         except OSError:
             iommu_domain_free(domain)
             raise

@@ -25,9 +25,10 @@ from pykernel.iommufd.ioas import (
     option,
 )
 from pykernel.iommufd.objects import ACCOUNT_MM, IommufdCtx
-from pykernel.iommufd.ucmd import Ucmd, copy_struct_from_user
+from pykernel.iommufd.ucmd import Ucmd
 from pykernel.iommufd.vfio_compat import iommufd_vfio_ioctl, vfio_ioas
 from pykernel.log import INFO
+from pykernel.mm.structs import copy_struct_from_user
 from pykernel.mm.uaccess import copy_from_user
 from pykernel.uapi.ioctl import Ioctl
 from pykernel.uapi.linux.iommufd import (
