@@ -70,6 +70,7 @@ class VfioCdevFile(VfioDeviceFile):
     """An open /dev/vfio/devices/vfioN: nothing works before VFIO_DEVICE_BIND_IOMMUFD."""
 
     __slots__ = ()
+    own = VfioDeviceFile.own | {VFIO_DEVICE_ATTACH_IOMMUFD_PT.nr, VFIO_DEVICE_DETACH_IOMMUFD_PT.nr}
 
     @ioctl(VFIO_DEVICE_BIND_IOMMUFD)
     def bind_iommufd(self, bind: vfio_device_bind_iommufd, arg: int) -> None:
@@ -147,12 +148,6 @@ class VfioCdevFile(VfioDeviceFile):
             raise err(EINVAL)
         with self.vdev.the_set.lock:
             self.vdev.the_hooks.detach(self.vdev)
-
-    def ioctl(self, cmd: int, arg: int) -> int:
-        """VFIO_DEVICE_BIND_IOMMUFD, then what any device has. Raises EINVAL: not bound."""
-        if cmd == VFIO_DEVICE_BIND_IOMMUFD.nr:
-            return self.call_ioctl(self.inode.kernel, cmd, arg)
-        return super().ioctl(cmd, arg)
 
     def release(self) -> None:
         """C: ``void vfio_df_unbind_iommufd(struct vfio_device_file *)``."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from errno import EINVAL, EPERM
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.errors import err
 from pykernel.fs.anon import AnonInode
@@ -14,7 +14,12 @@ from pykernel.fs.ioctl import IoctlFile, ioctl
 from pykernel.fs.vfs import Inode, no_llseek
 from pykernel.mm.vma import Vma
 from pykernel.task import CAP_SYS_RAWIO
-from pykernel.uapi.linux.vfio import VFIO_DEVICE_FEATURE, vfio_device_feature
+from pykernel.uapi.linux.vfio import (
+    VFIO_DEVICE_BIND_IOMMUFD,
+    VFIO_DEVICE_FEATURE,
+    vfio_device_bind_iommufd,
+    vfio_device_feature,
+)
 from pykernel.vfio.container import VfioGroupType
 from pykernel.vfio.feature import vfio_ioctl_device_feature
 
@@ -39,6 +44,8 @@ class VfioDeviceFile(IoctlFile):
     __slots__ = ("access_granted", "devid", "group", "iommufd", "put_later", "vdev")
 
     seekable = False
+    own: ClassVar[frozenset[int]] = frozenset({VFIO_DEVICE_FEATURE.nr})
+    """The ioctls of a bound one that are the core's."""
 
     def __init__(self, inode: Inode, flags: int, vdev: VfioDevice, group: VfioGroup | None) -> None:
         super().__init__(inode, flags)
@@ -73,22 +80,30 @@ class VfioDeviceFile(IoctlFile):
         """VFIO_DEVICE_FEATURE."""
         return vfio_ioctl_device_feature(self.vdev, feature, arg + vfio_device_feature.sizeof())
 
+    @ioctl(VFIO_DEVICE_BIND_IOMMUFD)
+    def bind_iommufd(self, bind: vfio_device_bind_iommufd, arg: int) -> None:
+        """Raises EINVAL: it is open through its group."""
+        raise err(EINVAL, f"{self.vdev.name} is open through its group")
+
     def ioctl(self, cmd: int, arg: int) -> int:
         """
         What is not the core's own goes to the device. C: ``long vfio_device_fops_unl_ioctl(...)``.
 
         Raises EINVAL: not bound; EIO: it does not wake up; and what answers.
         """
+        if cmd == VFIO_DEVICE_BIND_IOMMUFD.nr and self.vdev.the_group.core.cdevs:
+            return super().ioctl(cmd, arg)
         vdev = self._granted()
         vdev.pm_runtime_get()
         try:
-            return super().ioctl(cmd, arg) if cmd in self.ioctls() else vdev.ioctl(cmd, arg)
+            return super().ioctl(cmd, arg) if cmd in self.own else vdev.ioctl(cmd, arg)
         finally:
             vdev.pm_runtime_put()
 
     def ioctl_row(self, cmd: int) -> Ioctl[Any] | None:
         """The core's own, else the device's."""
-        return self.method_row(cmd) or self.vdev.method_row(cmd)
+        core = cmd in self.own or cmd == VFIO_DEVICE_BIND_IOMMUFD.nr
+        return self.method_row(cmd) if core else self.vdev.method_row(cmd)
 
     def pread(self, pos: int, count: int) -> bytes:
         """C: ``ssize_t vfio_device_fops_read(...)``. Raises EINVAL: not bound, no read; and what the device says."""
