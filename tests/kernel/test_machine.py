@@ -16,6 +16,7 @@ def test_all_keys():
         """
 name = "lab"
 cmdline = "quiet"
+memory = "512M"
 [cpu]
 count = 4
 enqcmd = false
@@ -34,9 +35,10 @@ model = "edu"
     )
     assert (m.name, m.cmdline, m.cpus, m.cpu) == ("lab", "quiet", 4, Cpu(4, movdir64b=True, enqcmd=False))
     assert m.iommu == IommuSpec(enabled=True, sva=False, pasid_bits=8)
+    assert (m.memory, parse("").memory) == (512 << 20, 4 << 30)
     assert m.modules == {"idxd": "sva=0"}
     assert [(s.model, s.address) for s in m.pci] == [("dsa", "0000:6a:01.0"), ("edu", "0000:6b:01.0")]
-    assert m.pci[0] == PciSpec("dsa", "0000:6a:01.0", {}, 12)
+    assert m.pci[0] == PciSpec("dsa", "0000:6a:01.0", {}, 13)
 
 
 def test_nothing_is_a_machine_too():
