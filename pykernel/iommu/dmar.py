@@ -45,7 +45,7 @@ class DmarFaults:
     """
     The fault recording of one IOMMU: a register of one record, which the interrupt handler reads at once.
 
-    One limit counts all its messages; so that the look for a next record counts too, ten messages are four faults.
+    One limit counts all its messages, and the look for a next record too: of a burst three faults are told.
     """
 
     def __init__(self, kernel: Kernel) -> None:
