@@ -41,9 +41,17 @@ from pykernel.vfio.container import Container, VfioContainerFile, VfioGroupType
 from pykernel.vfio.core import VfioCore
 
 if TYPE_CHECKING:
+    from pykernel.fs.vfs import File
     from pykernel.vfio.device import VfioDevice
 
-__all__ = ["VfioGroup", "VfioGroupFile", "vfio_device_remove_group", "vfio_device_set_group"]
+__all__ = [
+    "VfioGroup",
+    "VfioGroupFile",
+    "vfio_device_remove_group",
+    "vfio_device_set_group",
+    "vfio_file_has_dev",
+    "vfio_file_is_group",
+]
 
 
 class VfioGroup(Device):
@@ -274,6 +282,16 @@ class VfioGroupFile(IoctlFile):
             self.group.drop_iommu()
             self.group.opened_file = None
         self.group.put()
+
+
+def vfio_file_is_group(file: File) -> bool:
+    """C: ``bool vfio_file_is_group(struct file *)``."""
+    return isinstance(file, VfioGroupFile)
+
+
+def vfio_file_has_dev(file: File, vdev: VfioDevice) -> bool:
+    """Whether *file* is the group of *vdev*. C: ``bool vfio_file_has_dev(struct file *, struct vfio_device *)``."""
+    return isinstance(file, VfioGroupFile) and file.group is vdev.group
 
 
 # ---- the groups of devices
