@@ -63,6 +63,16 @@ class mtty_data(Struct):
 HEADER_SIZE: Final = mtty_data.sizeof()
 
 
+class MigrationInode(AnonInode):
+    """Its name has no brackets around it, as those of the kernel's own files have."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        """As fs/anon_inodes.c:anon_inodefs_dname()."""
+        return f"anon_inode:{self.what}"
+
+
 class MigrationFile(AnonFile):
     """``struct mtty_migration_file``: a stream that dies with its session."""
 
@@ -73,7 +83,7 @@ class MigrationFile(AnonFile):
     def __init__(self, migration: MttyMigration, flags: int) -> None:
         kernel = migration.device.kernel
         kernel.faults.alloc("mtty_migration_file")
-        super().__init__(AnonInode(kernel, 0, "mtty_mig"), flags)
+        super().__init__(MigrationInode(kernel, 0, "mtty_mig"), flags)
         self.migration = migration
         self.lock = Mutex(kernel, "mtty_migration_file.lock")
         self.data = bytearray()

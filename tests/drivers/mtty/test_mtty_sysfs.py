@@ -41,9 +41,17 @@ def test_the_module_has_no_parameters_that_linux_has_not(proc):
 def test_the_files_of_a_card(client, proc):
     uuid = client.create()
 
-    assert {"driver", "iommu_group", "mdev_type", "power", "remove", "subsystem", "uevent", "vendor", "vfio-dev"} == set(
-        proc.listdir(f"{DEVICES}/{uuid}")
-    )
+    assert {
+        "driver",
+        "iommu_group",
+        "mdev_type",
+        "power",
+        "remove",
+        "subsystem",
+        "uevent",
+        "vendor",
+        "vfio-dev",
+    } == set(proc.listdir(f"{DEVICES}/{uuid}"))
     assert proc.read_text(f"{DEVICES}/{uuid}/vendor/sample_mdev_dev") == f"This is MDEV {uuid}\n"
     assert proc.readlink(f"{DEVICES}/{uuid}/driver").endswith("/bus/mdev/drivers/mtty")
     group = proc.readlink(f"{DEVICES}/{uuid}/iommu_group").rpartition("/")[2]

@@ -43,7 +43,7 @@ def test_no_more_than_the_old_fields_is_written(card):
         assert buf[:4] == (64).to_bytes(4, "little")
 
 
-REGIONS = {index: 0 for index in range(9)} | {0: 8, 1: 8, 7: 0xFF}
+REGIONS = dict.fromkeys(range(9), 0) | {0: 8, 1: 8, 7: 0xFF}
 
 
 @pytest.mark.parametrize(("index", "size"), REGIONS.items())
