@@ -49,16 +49,32 @@ class HostFdTable(FdTable):
     The memfd's inode number tells ours from a file that took the number after somebody closed it behind our back.
     """
 
-    __slots__ = ("alone", "close_real", "dup", "dup2_real", "fcntl", "fstat", "ino", "placeholder")
+    __slots__ = ("alone", "close_real", "dup", "dup2_real", "fcntl", "fstat", "host", "ino", "placeholder")
 
-    def __init__(self) -> None:
+    def __init__(self, host: File | None = None) -> None:
         super().__init__(limit=1 << 30)
+        self.host = host  # stands for every file of the host: it is open, and nothing that a driver would know
         # the real functions, whatever is patched later
         self.dup, self.dup2_real, self.close_real = os.dup, os.dup2, os.close
         self.fstat, self.fcntl = os.fstat, fcntl.fcntl
         self.placeholder = os.memfd_create("pykernel")
         self.alone = False  # all of the program's calls come by us: nobody else closes our numbers
         self.ino = os.fstat(self.placeholder).st_ino
+
+    def get(self, fd: int) -> File:
+        """As :meth:`FdTable.get`; a number of the host's is a file that no driver knows. Raises EBADF."""
+        try:
+            return super().get(fd)
+        except OSError:
+            if self.host is None or not self._is_the_hosts(fd):
+                raise
+            return self.host
+
+    def _is_the_hosts(self, fd: int) -> bool:
+        try:
+            return self.fstat(fd).st_ino != self.ino
+        except (OSError, OverflowError):
+            return False
 
     def install(self, file: File, *, cloexec: bool = False, start: int = 0) -> int:
         """Give *file* the number that the real kernel gives now. Raises EMFILE."""

@@ -1,4 +1,8 @@
-"""os and fcntl functions that take a descriptor. Each method is the function of its name for emulated descriptors."""
+"""
+os and fcntl functions that take a descriptor. Each method is the function of its name for emulated descriptors.
+
+eventfds are the emulated kernel's from the start: its drivers signal them, and act on what is written to them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class FdCalls:
     names = (
         "read", "write", "pread", "pwrite", "readv", "writev", "preadv", "pwritev", "lseek", "close", "dup", "fstat",
         "fchmod", "fchown", "ftruncate", "fstatvfs", "fsync", "fdatasync", "posix_fallocate", "posix_fadvise", "isatty",
-        "fpathconf", "get_blocking", "set_blocking", "lockf", "ttyname",
+        "fpathconf", "get_blocking", "set_blocking", "lockf", "ttyname", "eventfd_read", "eventfd_write",
     )  # fmt: skip
 
     def __init__(self, places: Places, module: Any) -> None:
@@ -49,7 +53,7 @@ class FdCalls:
         for name in ("dup2", "closerange", "sendfile", "copy_file_range", "splice"):
             if name in self.real:
                 made[name] = getattr(self, name)
-        return made
+        return made | {"eventfd": self.eventfd}
 
     def _dispatch(self, name: str) -> Callable[..., Any]:
         real, mine, files = self.real[name], getattr(self, name), self.files
@@ -59,6 +63,23 @@ class FdCalls:
             return (mine if fd in files else real)(fd, *args, **kw)
 
         return call
+
+    # ---- eventfd
+
+    def eventfd(self, initval: int, flags: int = os.EFD_CLOEXEC) -> int:
+        """eventfd(). The host's number is inherited as ours is."""
+        fd = self.process.eventfd(initval, flags)
+        if not flags & os.EFD_CLOEXEC:
+            os.set_inheritable(fd, True)  # noqa: FBT003 - it takes no names
+        return fd
+
+    def eventfd_read(self, fd: int, /) -> int:
+        """eventfd_read()."""
+        return int.from_bytes(self.process.read(fd, 8), "little")
+
+    def eventfd_write(self, fd: int, value: int, /) -> None:
+        """eventfd_write()."""
+        self.process.write(fd, value.to_bytes(8, "little"))
 
     # ---- data
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pykernel.fs.anon import AnonInode
+from pykernel.fs.vfs import File
 from pykernel.mm.phys import PhysMem
 from pykernel.surfaces.host_limits import ProgramTask
 from pykernel.surfaces.inprocess.children import Children
@@ -132,7 +134,8 @@ class Patched:
             pid = pids.alloc()
         comm = os.path.basename(sys.argv[0] or "python")[:15]
         task = ProgramTask(self.kernel, pid, comm, mm=Mm(HostMemory(self.kernel.sub(PhysMem))))
-        return pids.add(Process(self.kernel, task, HostFdTable(), self.kernel.root))
+        host = File(AnonInode(self.kernel, 0, "file of the host"), os.O_RDWR)
+        return pids.add(Process(self.kernel, task, HostFdTable(host), self.kernel.root))
 
     @property
     def _fds(self) -> HostFdTable:
