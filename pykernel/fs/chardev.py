@@ -22,6 +22,7 @@ __all__ = [
     "MAJOR",
     "MINOR",
     "MKDEV",
+    "CdevOwner",
     "Chrdevs",
     "NullFile",
     "alloc_chrdev_region",
@@ -150,6 +151,25 @@ def chrdev_open(inode: Inode, flags: int) -> File:
         raise
     file.owner = owner
     return file
+
+
+class CdevOwner:
+    """The module of drivers that set ``cdev.owner``, and not that of the file operations only: two references."""
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: Owner) -> None:
+        self.module = module
+
+    def get_ref(self) -> None:
+        """``cdev_get()``, ``fops_get()``."""
+        self.module.get_ref()
+        self.module.get_ref()
+
+    def put_ref(self) -> None:
+        """``cdev_put()``, ``fops_put()``."""
+        self.module.put_ref()
+        self.module.put_ref()
 
 
 class NullFile(File):

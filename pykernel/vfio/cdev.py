@@ -48,7 +48,7 @@ class VfioClassDevice(Device):
     def add_device(self) -> None:
         """C: ``int vfio_device_add(struct vfio_device *)``. Raises EBUSY, EEXIST, ENOMEM."""
         if self.has_cdev:
-            cdev_device_add(self, self.open, self.core.module)
+            cdev_device_add(self, self.open, self.core.owner)
         else:
             self.register()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pykernel.base.class_ import Class
-from pykernel.fs.chardev import alloc_chrdev_region, unregister_chrdev_region
+from pykernel.fs.chardev import CdevOwner, alloc_chrdev_region, unregister_chrdev_region
 from pykernel.lib.idr import Ida
 from pykernel.lib.locking import Mutex
 from pykernel.lib.wait import Completion
@@ -122,6 +122,11 @@ class VfioCore:
         self.device_sets: dict[int, DeviceSet] = {}
         self.iommufd: IommufdHooks | None = None
         self.cdevs = {"IOMMUFD", "VFIO_DEVICE_CDEV"} <= kernel.profile.config
+
+    @property
+    def owner(self) -> CdevOwner | None:
+        """Whom nodes of groups and devices hold."""
+        return None if self.module is None else CdevOwner(self.module)
 
     def noiommu(self) -> bool:
         """C: ``vfio_noiommu``, of CONFIG_VFIO_NOIOMMU."""

@@ -301,7 +301,7 @@ def _create_group(core: VfioCore, iommu_group: IommuGroup, type: VfioGroupType) 
     # drivers/vfio/group.c:vfio_create_group()
     group = VfioGroup(core, iommu_group, type)
     try:
-        cdev_device_add(group, group.open, core.module)
+        cdev_device_add(group, group.open, core.owner)
     except OSError:
         group.release()
         raise
