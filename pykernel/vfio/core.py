@@ -133,7 +133,7 @@ class VfioCore:
         return self.kernel.sub(IommuDrivers).noiommu()
 
     def init(self, module: Owner, iommufd: IommufdHooks | None) -> None:
-        """The classes and the numbers; *iommufd*: built with IOMMUFD. C: ``int vfio_init(void)``. Raises ENOMEM, EBUSY."""
+        """C: ``int vfio_init(void)``; *iommufd*: it is built with IOMMUFD. Raises ENOMEM, EBUSY."""
         kernel = self.kernel
         self.module, self.iommufd = module, iommufd
         self.class_ = Class(kernel, "vfio")
