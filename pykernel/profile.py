@@ -180,6 +180,8 @@ class Profile:
     """Migration states PRE_COPY and PRE_COPY_P2P."""
     vfio_mig_data_size: bool = False
     """VFIO_DEVICE_FEATURE_MIG_DATA_SIZE."""
+    vfio_fs: bool = False
+    """Devices have inodes in a file system of their own, whose mount holds the module vfio while there is a device."""
     vfio_iova_bitmap_late: bool = False
     """A bitmap of written pages is touched where bits are set, and what fails is not told; before, EFAULT at once."""
     vfio_pin_needs_dma_unmap: bool = False
@@ -211,6 +213,7 @@ LINUX_6_12 = replace(
     vfio_info_cap_aligned=True,
     vfio_pre_copy=True,
     vfio_mig_data_size=True,
+    vfio_fs=True,
     vfio_iova_bitmap_late=True,
     vfio_pin_needs_dma_unmap=True,
     vfio_virqfd_module=False,

@@ -154,6 +154,24 @@ class VfioCore:
         self.class_.unregister()
         self.module = self.iommufd = None
 
+    def alloc_index(self) -> int:
+        """
+        The N of a new vfioN. Raises ENOSPC, ENOMEM.
+
+        drivers/vfio/vfio_main.c:vfio_fs_inode_new(): the first device mounts the file system of their inodes.
+        """
+        first = self.device_ida.is_empty()
+        index = self.device_ida.alloc_max(MINORS - 1)
+        if first and self.module is not None and self.kernel.profile.vfio_fs:
+            self.module.get_ref()
+        return index
+
+    def free_index(self, index: int) -> None:
+        """The device is gone."""
+        self.device_ida.free(index)
+        if self.device_ida.is_empty() and self.module is not None and self.kernel.profile.vfio_fs:
+            self.module.put_ref()
+
     def assign_device_set(self, vdev: VfioDevice, set_id: object) -> None:
         """C: ``int vfio_assign_device_set(struct vfio_device *, void *)``: *set_id* is any object."""
         dev_set = self.device_sets.setdefault(id(set_id), DeviceSet(self.kernel, set_id))

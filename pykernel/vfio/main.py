@@ -37,7 +37,6 @@ __all__ = [
 
 REQUEST_NS = 10 * 10**9
 HUNG_ROUNDS = 12  # CONFIG_DEFAULT_HUNG_TASK_TIMEOUT / 10
-MINORMASK = (1 << 20) - 1
 
 
 def vfio_assign_device_set(vdev: VfioDevice, set_id: object) -> None:
@@ -49,8 +48,9 @@ def vfio_put_device(vdev: VfioDevice) -> None:
     """C: ``void vfio_put_device(struct vfio_device *)``, for one that was given a set and then not registered."""
     core = vdev.kernel.sub(VfioCore)
     core.release_device_set(vdev)
-    core.device_ida.free(vdev.index)
-    vdev.index = -1
+    if vdev.index >= 0:
+        core.free_index(vdev.index)
+        vdev.index = -1
 
 
 def _register(vdev: VfioDevice, type: VfioGroupType) -> None:
@@ -58,7 +58,7 @@ def _register(vdev: VfioDevice, type: VfioGroupType) -> None:
     core = vdev.kernel.sub(VfioCore)
     if core.module is None:
         raise Oops('a module that registers devices of VFIO needs depends = ("vfio",)')
-    vdev.index = core.device_ida.alloc_max(MINORMASK)
+    vdev.index = core.alloc_index()
     try:
         if vdev.dev_set is None:
             core.assign_device_set(vdev, vdev)

@@ -12,6 +12,7 @@ from vfiotoy import EXTENSION, add_mappings, add_toy, get_device_fd, open_group,
 
 from pykernel.errors import err
 from pykernel.uapi.linux import vfio as v
+from pykernel.vfio.main import vfio_unregister_group_dev
 
 SET_IOMMU, CHECK = v.VFIO_SET_IOMMU, v.VFIO_CHECK_EXTENSION
 
@@ -183,6 +184,19 @@ def test_descriptors_count_as_references_of_the_module(w):
     for fd, left in ((d, 3), (g, 1), (c, 0)):
         w.proc.close(fd)
         assert module.refcnt == before + left
+
+
+def test_a_device_holds_the_module_since_it_has_an_inode(boot_vfio):
+    """One reference of a mount, however many devices there are: Linux 6.12.95 has one more than Linux 6.1.0-56."""
+    for profile, held in (("linux-6.1", 0), ("linux-6.12", 1)):
+        kernel = boot_vfio(profile)
+        module = kernel.modules.loaded["vfio"]
+        before = module.refcnt
+        toys = [add_toy(kernel), add_toy(kernel, "toy1")]
+        assert module.refcnt == before + held
+        for toy in toys:
+            vfio_unregister_group_dev(toy)
+        assert module.refcnt == before
 
 
 def test_the_trace_names_an_ioctl_as_its_file_does(w):
