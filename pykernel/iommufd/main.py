@@ -52,6 +52,7 @@ from pykernel.uapi.linux.iommufd import (
 )
 
 if TYPE_CHECKING:
+    from pykernel.base.bus import Bus
     from pykernel.kernel import Kernel
 
 __all__ = ["IommufdFile", "IommufdModule", "iommufd_ctx_from_fd", "iommufd_ctx_from_file"]
@@ -152,6 +153,7 @@ class IommufdModule(Module):
     def init(self) -> None:
         """C: ``int iommufd_init(void)``. Raises EBUSY: the minor of /dev/vfio/vfio is taken."""
         self.ops = {op.row.index: op for op in OPS}
+        self.mock_bus: Bus | None = None
         self.misc = MiscDevice(self.kernel, "iommu", MISC_DYNAMIC_MINOR, self.open, mode=0o660, owner=self)
         self.vfio_misc: MiscDevice | None = None
         self.told = False
@@ -166,9 +168,22 @@ class IommufdModule(Module):
                 misc_deregister(self.misc)
                 raise
             self.vfio_misc = vfio
+        if "IOMMUFD_TEST" in self.kernel.profile.config:
+            self._test_init()
+
+    def _test_init(self) -> None:
+        # drivers/iommu/iommufd/selftest.c:iommufd_test_init()
+        from pykernel.iommufd.mock import MockBus  # kernels for use have none of this
+        from pykernel.iommufd.selftest import IOMMU_TEST_CMD, iommufd_test
+
+        self.ops[IOMMU_TEST_CMD.index] = Op(IOMMU_TEST_CMD, iommufd_test)
+        self.mock_bus = self.kernel.sub(MockBus).bus
+        self.mock_bus.register()
 
     def exit(self) -> None:
         """C: ``void iommufd_exit(void)``."""
+        if self.mock_bus is not None:
+            self.mock_bus.unregister()
         if self.vfio_misc is not None:
             misc_deregister(self.vfio_misc)
         misc_deregister(self.misc)

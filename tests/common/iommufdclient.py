@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_READ, PROT_WRITE
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import Any
 
 from pykernel.syscalls import Process
@@ -93,3 +93,8 @@ class Iommufd:
 def shared(proc: Process, size: int, at: int = 0x600000000000) -> int:
     """*size* bytes of shared anonymous memory, at a huge page."""
     return proc.mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED)
+
+
+def private(proc: Process, size: int, at: int) -> int:
+    """The same of private memory, which huge pages of the machine stand for."""
+    return proc.mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
