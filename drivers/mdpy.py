@@ -265,7 +265,7 @@ class MdpyDriver(MdevDriver):
         mdev.info("mdpy_remove")
         vfio_unregister_group_dev(mdev.drvdata)
 
-    def show_description(self, mtype: MdpyType) -> str:
+    def show_description(self, mtype: MdpyType, /) -> str:
         """mdpy_show_description()."""
         return f"virtual display, {mtype.width}x{mtype.height} framebuffer\n"
 

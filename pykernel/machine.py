@@ -53,6 +53,7 @@ DRIVERS = {
     "vfio_virqfd": "pykernel.vfio.modules:VfioVirqfdModule",
     "vfio_iommu_type1": "pykernel.vfio.type1:VfioIommuType1Module",
     "mdev": "pykernel.mdev.core:MdevModule",
+    "vfio_mdev": "pykernel.drivers.vfio_mdev:VfioMdevModule",
     "mtty": "pykernel.drivers.mtty:MttyModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
 }

@@ -94,7 +94,7 @@ class MttyDriver(MdevDriver):
         vfio_unregister_group_dev(device)
         device.release()
 
-    def get_available(self, mtype: MttyType) -> int:
+    def get_available(self, mtype: MttyType, /) -> int:
         """mtty_get_available()."""
         parent: Any = mtype.mdev_parent.dev
         available: int = parent.avail_ports // mtype.nr_ports

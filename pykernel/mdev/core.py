@@ -87,7 +87,7 @@ class MdevDevice(Device):
         core = self.kernel.sub(MdevCore)
         with core.list_lock:
             del core.devices[self.uuid]
-            if parent.mdev_driver.get_available is None:
+            if not parent.mdev_driver.has("get_available"):
                 parent.available_instances += 1
         self.mdev_type.put()  # pairs with the get in mdev_device_create()
 
@@ -205,7 +205,7 @@ def _new_device(mtype: MdevType, uuid: str) -> MdevDevice:
     with core.list_lock:
         if uuid in core.devices:
             raise err(EEXIST, f"{uuid} is a device of {core.devices[uuid].mdev_type.mdev_parent.dev.name}")
-        if parent.mdev_driver.get_available is None:
+        if not parent.mdev_driver.has("get_available"):
             if not parent.available_instances:
                 raise err(EUSERS, f"{parent.dev.name} has made its {parent.mdev_driver.max_instances} devices")
             parent.available_instances -= 1

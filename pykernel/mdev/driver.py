@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.kernel import Kernel
     from pykernel.mdev.core import MdevDevice
-    from pykernel.mdev.sysfs import MdevType
 
 __all__ = ["MdevBus", "MdevDriver", "mdev_register_driver", "mdev_unregister_driver"]
 
@@ -35,16 +34,10 @@ class MdevDriver(Driver):
     Attributes:
         device_api: what the type's file of this name says, "vfio-pci".
         max_instances: how many a parent makes; nobody asks when there is a get_available().
-        get_available: how many of a type can be made yet; None: the core counts.
-        show_description: the text of the type's file ``description``; None: there is no such file.
     """
 
     device_api: ClassVar[str] = ""
     max_instances = 0
-    get_available: ClassVar[Any] = None
-    """C: ``unsigned int get_available(struct mdev_type *)``: a method, called with the type."""
-    show_description: ClassVar[Any] = None
-    """C: ``ssize_t show_description(struct mdev_type *, char *)``: a method, called with the type."""
 
     def __init__(self, kernel: Kernel, name: str, module: Any = None) -> None:
         super().__init__(kernel, name, kernel.sub(MdevBus), module)
@@ -55,9 +48,17 @@ class MdevDriver(Driver):
     def remove(self, mdev: MdevDevice, /) -> None:
         """``void remove(struct mdev_device *)``."""
 
-    def available(self, type_: MdevType) -> int | None:
-        """What get_available() says; None: the driver has none."""
-        return None if self.get_available is None else self.get_available(type_)
+    def get_available(self, mtype: Any, /) -> int:
+        """``unsigned int get_available(struct mdev_type *)``: how many of it are left. Without, the core counts."""
+        raise NotImplementedError
+
+    def show_description(self, mtype: Any, /) -> str:
+        """``ssize_t show_description(struct mdev_type *, char *)``. Without, there is no file ``description``."""
+        raise NotImplementedError
+
+    def has(self, name: str) -> bool:
+        """Whether the driver has the operation *name*: in C, whether its pointer is set."""
+        return getattr(type(self), name) is not getattr(MdevDriver, name)
 
 
 def mdev_register_driver(drv: MdevDriver) -> None:

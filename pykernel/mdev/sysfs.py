@@ -85,7 +85,7 @@ class MdevType(Kobject):
 
     def attr_is_visible(self, name: str) -> bool:
         """mdev_types_core_is_visible(): ``description`` is there when the driver writes one."""
-        return name != "description" or self.mdev_parent.mdev_driver.show_description is not None
+        return name != "description" or self.mdev_parent.mdev_driver.has("show_description")
 
     def create_store(self, buf: str) -> None:
         """
@@ -110,14 +110,13 @@ class MdevType(Kobject):
 
     def available_instances_show(self) -> str:
         """available_instances_show(): what the driver says, or what is left of its max_instances."""
-        available = self.mdev_parent.mdev_driver.available(self)
-        left = self.mdev_parent.available_instances if available is None else available
+        parent, driver = self.mdev_parent, self.mdev_parent.mdev_driver
+        left = driver.get_available(self) if driver.has("get_available") else parent.available_instances
         return f"{left & 0xFFFFFFFF}\n"
 
     def description_show(self) -> str:
         """description_show()."""
-        text: str = self.mdev_parent.mdev_driver.show_description(self)
-        return text
+        return self.mdev_parent.mdev_driver.show_description(self)
 
 
 def parent_create_sysfs_files(parent: MdevParent) -> Kset:

@@ -74,10 +74,10 @@ class ToyDriver(MdevDriver):
 class CountingDriver(ToyDriver):
     """Counts itself, describes itself."""
 
-    def get_available(self, mtype: MdevType) -> int:
+    def get_available(self, mtype: MdevType, /) -> int:
         return 7
 
-    def show_description(self, mtype: MdevType) -> str:
+    def show_description(self, mtype: MdevType, /) -> str:
         return f"a {mtype.sysfs_name}\nof two lines\n"
 
 

@@ -228,7 +228,7 @@ def test_remove_waits_for_who_has_the_device(kernel, toy, proc):
     order = []
 
     def remover():
-        order.append(write(proc, f"{DEVICES}/{UUID}/remove", b"1"))
+        order.append(f"removed {write(proc, f'{DEVICES}/{UUID}/remove', b'1')}")
 
     def user():
         other = kernel.process()
@@ -241,7 +241,7 @@ def test_remove_waits_for_who_has_the_device(kernel, toy, proc):
 
     kernel.gather(remover, user)
 
-    assert order == ["closed", 1]
+    assert order == ["closed", "removed 1"]
 
 
 def test_remove_before_a_device_is_complete(kernel, toy, proc):

@@ -191,10 +191,10 @@ FINE = {
 }
 
 
-def busy(toy, uuids) -> set[tuple[str, int]]:
+def busy(toy, uuids) -> set[tuple[str, int | None]]:
     """Two create what is the same, two remove it, and the parent goes and comes."""
     kernel = toy.dev.kernel
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int | None]] = []
 
     def creator(kind):
         proc = kernel.process()

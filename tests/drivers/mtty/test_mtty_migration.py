@@ -48,6 +48,14 @@ def write_all(card, fd: int, data: bytes, chunk: int = 11) -> None:
         assert card.proc.write(fd, part) == len(part)
 
 
+def drain(card, port: int) -> bytes:
+    """All that waits in a port."""
+    text = b""
+    while card.inb(5, port) & 1:
+        text += bytes((card.inb(0, port),))
+    return text
+
+
 def precopy_info(card, fd: int) -> tuple[int, int]:
     info = v.vfio_precopy_info(argsz=24)
     card.proc.ioctl(fd, v.VFIO_MIG_GET_PRECOPY_INFO, info)
@@ -101,10 +109,10 @@ def test_the_serial_stream_arrives_whole(boot, client_of, move: Callable, extra:
     move(source, target)
 
     for port in range(nr_ports):
-        text[port] += bytes(iter(lambda port=port: target.inb(0, port) if target.inb(5, port) & 1 else None, None))
+        text[port] += drain(target, port)
         for c in b" the second":
             target.outb(0, c, port)
-        text[port] += bytes(iter(lambda port=port: target.inb(0, port) if target.inb(5, port) & 1 else None, None))
+        text[port] += drain(target, port)
     assert text[0].decode() == f"the first half,{extra} the second"
     assert text[1].decode() == ("the first half, the second" if nr_ports == 2 else "")
 
@@ -160,7 +168,7 @@ def test_sizes(client, nr_ports, size):
 # ---- the states
 
 # the numbers and the table of include/uapi/linux/vfio.h: the next step from a state (row) on the way to another
-NEXT = {
+NEXT: dict[int, tuple[int | None, ...]] = {
     STOP: (STOP, RUNNING_P2P, STOP_COPY, RESUMING, RUNNING_P2P, RUNNING_P2P, RUNNING_P2P),
     RUNNING: (RUNNING_P2P, RUNNING, RUNNING_P2P, RUNNING_P2P, RUNNING_P2P, PRE_COPY, RUNNING_P2P),
     STOP_COPY: (STOP, STOP, STOP_COPY, STOP, STOP, None, None),
@@ -169,6 +177,7 @@ NEXT = {
     PRE_COPY: (RUNNING, RUNNING, PRE_COPY_P2P, RUNNING, RUNNING, PRE_COPY, PRE_COPY_P2P),
     PRE_COPY_P2P: (RUNNING_P2P, RUNNING_P2P, STOP_COPY, RUNNING_P2P, RUNNING_P2P, PRE_COPY, PRE_COPY_P2P),
 }
+AT: dict[int, int] = {state: at for at, state in enumerate(STATES)}
 SAVING = (STOP_COPY, PRE_COPY, PRE_COPY_P2P)
 
 
@@ -188,7 +197,7 @@ def test_each_transition(client, state, target):
     card = brought_to(client, state)
     assert state_of(card) == state
 
-    if NEXT[state][STATES.index(target)] is None:
+    if NEXT[state][AT[target]] is None:
         assert errno_of(set_state, card, target) == EINVAL
         assert state_of(card) == state
         return
@@ -201,9 +210,10 @@ def test_each_transition(client, state, target):
 
 def _saving_all_the_way(state: int, target: int) -> bool:
     while state != target:
-        state = NEXT[state][STATES.index(target)]
-        if state not in SAVING:
+        step = NEXT[state][AT[target]]
+        if step is None or step not in SAVING:
             return False
+        state = step
     return True
 
 
