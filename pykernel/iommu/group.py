@@ -264,7 +264,7 @@ class IommuGroup:
             self.owner_cnt += 1
 
     def _take_dma_ownership(self, owner: object) -> None:
-        if self.domain is not None and self.domain is not self.default_domain:
+        if (self.domain is not None and self.domain is not self.default_domain) or self.pasids:
             raise err(EBUSY, f"group {self.id} is attached to a domain")
         if self.blocking_domain is None:
             self.blocking_domain = self.core.alloc_blocking_domain(self)

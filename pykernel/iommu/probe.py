@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.iommu.group import IommuGroup
 from pykernel.iommu.intel import IntelIommu
+from pykernel.iommu.iommu_sysfs import DmarDevice
 from pykernel.iommu.space import Physical
 from pykernel.mm.phys import PhysMem
 from pykernel.pci.slot import NoSpace
@@ -35,6 +36,7 @@ def iommu_probe_device(dev: PciDev) -> None:
         return
     unit.block(dev)
     dev.iommu = unit
+    kernel.sub(DmarDevice).link(dev)
     with kernel.ledger.held(kernel.ledger.kernel):
         group = pci_device_group(dev)
         group.add_device(dev)
@@ -48,6 +50,7 @@ def iommu_probe_device(dev: PciDev) -> None:
 def iommu_release_device(dev: PciDev) -> None:
     """C: ``void iommu_release_device(struct device *)``."""
     if dev.iommu is not None:
+        dev.kernel.sub(DmarDevice).unlink(dev)
         if dev.iommu_group is not None:
             dev.iommu_group.remove_device(dev)
         dev.iommu = None

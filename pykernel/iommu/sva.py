@@ -15,6 +15,7 @@ from pykernel.errors import err
 from pykernel.iommu import dmar
 from pykernel.iommu.core import IommuCore
 from pykernel.iommu.intel import IntelIommu
+from pykernel.iommu.iommu_sysfs import DmarDevice, IommuClass
 from pykernel.iommu.probe import iommu_probe_device, iommu_release_device
 from pykernel.lib.idr import Ida
 from pykernel.lib.notifier import NOTIFY_DONE, NotifierBlock
@@ -83,6 +84,9 @@ class Iommu:
         self.tables: dict[str, dict[int, SvaHandle | DomainHandle]] = {}
         self.features: dict[str, set[str]] = {}
         kernel.sub(IommuCore)
+        kernel.sub(IommuClass)
+        if self.unit.enabled:
+            kernel.sub(DmarDevice)
         pci = kernel.sub(Pci)
         pci.translator = lambda: self
         pci.bus.notifier.register(NotifierBlock(self._bus_event))

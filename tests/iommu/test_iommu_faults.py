@@ -29,10 +29,7 @@ def refuse(world: Any, addr: int, *, write: bool) -> DmaFault:
     """Access *addr*, which must fault."""
     function = world.dev.function
     with pytest.raises(DmaFault) as e:
-        if write:
-            function.dma_write(addr, b"data")
-        else:
-            function.dma_read(addr, 4)
+        function.dma_write(addr, b"data") if write else function.dma_read(addr, 4)
     return e.value
 
 
@@ -140,8 +137,10 @@ def test_a_pasid_that_is_not_there(world, card):
         w.dev.function.dma_read(0x7000, 4, 5)
     assert w.log("DMAR") == [
         STATUS,
-        "DMAR: [DMA Read PASID 0x5] Request device [6a:01.3] fault addr 0x7000 [fault reason 0x59] "
-        "SM: Present bit in PASID Table Entry is clear",
+        (
+            "DMAR: [DMA Read PASID 0x5] Request device [6a:01.3] fault addr 0x7000 [fault reason 0x59] "
+            "SM: Present bit in PASID Table Entry is clear"
+        ),
     ]
 
 
