@@ -72,9 +72,9 @@ class AnonFile(File):
 
 
 class EventFd(AnonFile):
-    """``struct eventfd_ctx`` as a file."""
+    """``struct eventfd_ctx`` as a file; ``arrived`` tells who is woken whether it was by a write or by a read."""
 
-    __slots__ = ("count", "queue", "released", "semaphore")
+    __slots__ = ("arrived", "count", "queue", "released", "semaphore")
     has_fasync = False
     write_iter = False
 
@@ -84,6 +84,11 @@ class EventFd(AnonFile):
         self.semaphore = bool(flags & EFD_SEMAPHORE)
         self.queue = kernel.waitqueue()
         self.released = False
+        self.arrived = False
+
+    def _wake(self, *, arrived: bool) -> None:
+        self.arrived = arrived
+        self.queue.wake_up()
 
     def read(self, count: int) -> bytes:
         """The counter, or 1 of a semaphore. Raises EINVAL (under 8 bytes), EAGAIN."""
@@ -94,12 +99,12 @@ class EventFd(AnonFile):
                 raise err(EAGAIN)
             self.queue.wait_event(lambda: self.count > 0)
         n = self.do_read()
-        self.queue.wake_up()
+        self._wake(arrived=False)
         return n.to_bytes(8, "little")
 
     def do_read(self) -> int:
         """Take the counter, or 1 of a semaphore. C: ``void eventfd_ctx_do_read(struct eventfd_ctx *, __u64 *)``."""
-        n = 1 if self.semaphore else self.count
+        n = 1 if self.semaphore and self.count else self.count
         self.count -= n
         return n
 
@@ -115,7 +120,7 @@ class EventFd(AnonFile):
                 raise err(EAGAIN)
             self.queue.wait_event(lambda: ULLONG_MAX - self.count > n)
         self.count += n
-        self.queue.wake_up()
+        self._wake(arrived=True)
         return 8
 
     def llseek(self, offset: int, whence: int) -> int:
@@ -125,7 +130,7 @@ class EventFd(AnonFile):
     def signal(self, n: int = 1) -> None:
         """C: ``__u64 eventfd_signal(struct eventfd_ctx *, __u64)``."""
         self.count = min(self.count + n, ULLONG_MAX)
-        self.queue.wake_up()
+        self._wake(arrived=True)
 
     def poll(self, pt: PollTable) -> int:
         """fs/eventfd.c:eventfd_poll()."""

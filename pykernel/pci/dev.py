@@ -155,6 +155,8 @@ class PciDev(PciReset):
         # what SeaBIOS and its like leave behind: pci_bios_init_device()
         command = r.PCI_COMMAND_IO | r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_SERR
         self.function.config_write(r.PCI_COMMAND, 2, command)
+        if self.intx_irq:
+            self.function.config_write(r.PCI_INTERRUPT_LINE, 1, self.intx_irq)
 
     def read_bars(self, base: int, first: int, count: int, bars: int = 6) -> None:
         """Size and place the BARs at *base*; resource *first* + n is *count* times BAR n (virtual functions')."""

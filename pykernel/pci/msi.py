@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pykernel.errors import err
 from pykernel.fs.sysfs import Attribute, Kset
 from pykernel.pci.irq import MSI_ADDRESS, IrqDesc, Irqs, remapped_address
+from pykernel.pci.power import PCI_D0
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -198,14 +199,16 @@ class Msi:
         self._entry(i, r.PCI_MSIX_ENTRY_VECTOR_CTRL, r.PCI_MSIX_ENTRY_CTRL_MASKBIT if masked else 0)
 
     def _write_msi(self) -> None:
-        dev, at = self.dev, self.dev.find_capability(r.PCI_CAP_ID_MSI)
         several, irq = len(self.descs) > 1, self.descs[0].irq
-        address = remapped_address(irq) if several else MSI_ADDRESS
+        self._write_msi_message(remapped_address(irq) if several else MSI_ADDRESS, 0 if several else irq)
+
+    def _write_msi_message(self, address: int, data: int) -> None:
+        dev, at = self.dev, self.dev.find_capability(r.PCI_CAP_ID_MSI)
         dev.write_config_dword(at + r.PCI_MSI_ADDRESS_LO, address)
         wide = dev.read_config_word(at + r.PCI_MSI_FLAGS) & r.PCI_MSI_FLAGS_64BIT
         if wide:
             dev.write_config_dword(at + r.PCI_MSI_ADDRESS_HI, 0)
-        dev.write_config_word(at + (r.PCI_MSI_DATA_64 if wide else r.PCI_MSI_DATA_32), 0 if several else irq)
+        dev.write_config_word(at + (r.PCI_MSI_DATA_64 if wide else r.PCI_MSI_DATA_32), data)
 
     def _msi_enable(self, *, on: bool) -> None:
         at = self.dev.find_capability(r.PCI_CAP_ID_MSI) + r.PCI_MSI_FLAGS
@@ -236,6 +239,7 @@ class Msi:
         else:
             self._msi_enable(on=False)
         self.dev.intx(enable=True)
+        self._forget_messages()
         for desc in self.descs.values():
             self.dev.kernel.sub(Irqs).free(desc.irq)
         self.descs.clear()
@@ -243,6 +247,17 @@ class Msi:
         if self._dir is not None:
             self._dir.delete()
             self._dir = None
+
+    def _forget_messages(self) -> None:
+        # kernel/irq/msi.c:msi_domain_deactivate() writes a message of zeros; in D0, as all messages
+        if self.dev.current_state != PCI_D0:
+            return
+        if self.mode == "msi":
+            self._write_msi_message(0, 0)
+            return
+        for i in self.descs:
+            for off in (r.PCI_MSIX_ENTRY_LOWER_ADDR, r.PCI_MSIX_ENTRY_UPPER_ADDR, r.PCI_MSIX_ENTRY_DATA):
+                self._entry(i, off, 0)
 
     def irq_vector(self, n: int) -> int:
         """C: ``int pci_irq_vector(struct pci_dev *, unsigned)``. Raises EINVAL."""

@@ -44,6 +44,7 @@ class VfioDeviceFile(IoctlFile):
     __slots__ = ("access_granted", "devid", "group", "iommufd", "put_later", "vdev")
 
     seekable = False
+    read_iter = write_iter = False
     own: ClassVar[frozenset[int]] = frozenset({VFIO_DEVICE_FEATURE.nr})
     """The ioctls of a bound one that are the core's."""
 

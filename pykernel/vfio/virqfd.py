@@ -67,7 +67,7 @@ class Virqfd:
             if self.slot.virqfd is self:
                 self.slot.virqfd = None
                 self.kernel.sched.schedule_work(self.shutdown, "vfio-irqfd-cleanup")
-        elif self.eventfd.count:
+        elif self.eventfd.arrived:  # an earlier one may have taken the counter
             self.eventfd.do_read()
             self.act()
 
