@@ -1,14 +1,14 @@
-"""Which pages devices wrote (drivers/iommu/iommufd/io_pagetable.c, iova_bitmap.c): tracking, and the user's bitmap."""
+"""Which pages devices wrote (drivers/iommu/iommufd/io_pagetable.c): tracking, and the user's bitmap."""
 
 from __future__ import annotations
 
 from errno import EINVAL, EOPNOTSUPP, EOVERFLOW
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.iommufd.hw_pagetable import HwptPaging
 from pykernel.iommufd.interval import ULONG_MAX
-from pykernel.mm.uaccess import copy_from_user, copy_to_user
+from pykernel.iommufd.iova_bitmap import IovaBitmap
 from pykernel.uapi.linux.iommufd import (
     IOMMU_HWPT_DIRTY_TRACKING_ENABLE,
     IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
@@ -19,42 +19,8 @@ from pykernel.uapi.linux.iommufd import (
 if TYPE_CHECKING:
     from pykernel.iommufd.io_pagetable import IoPagetable
     from pykernel.iommufd.ucmd import Ucmd
-    from pykernel.kernel import Kernel
 
-__all__ = ["IovaBitmap", "get_dirty_bitmap", "set_dirty_tracking"]
-
-STEP: Final = 4096
-
-
-class IovaBitmap:
-    """
-    ``struct iova_bitmap``: a bitmap in user memory, a bit for each *page_size* bytes of *length* from *iova* on.
-
-    Where it cannot be written, bits are lost without a word, as in Linux.
-    """
-
-    def __init__(self, kernel: Kernel, iova: int, length: int, page_size: int, data: int) -> None:
-        self.kernel, self.iova, self.data = kernel, iova, data
-        self.shift = (page_size & -page_size).bit_length() - 1
-        self.bits = ((length - 1) >> self.shift) + 1
-
-    def set(self, iova: int, length: int) -> None:
-        """C: ``void iova_bitmap_set(struct iova_bitmap *, unsigned long iova, size_t length)``."""
-        first = iova - self.iova >> self.shift
-        last = min(iova + length - 1 - self.iova >> self.shift, self.bits - 1)
-        while first <= last:
-            end = min(last, (first // (STEP * 8) + 1) * STEP * 8 - 1)
-            try:
-                self._set(first, end)
-            except OSError:
-                return
-            first = end + 1
-
-    def _set(self, first: int, last: int) -> None:
-        addr, n = self.data + first // 8, last // 8 - first // 8 + 1
-        mask = ((1 << last - first + 1) - 1) << first % 8
-        old = int.from_bytes(copy_from_user(self.kernel, addr, n), "little")
-        copy_to_user(self.kernel, addr, (old | mask).to_bytes(n, "little"))
+__all__ = ["get_dirty_bitmap", "set_dirty_tracking"]
 
 
 def set_dirty_tracking(ucmd: Ucmd, cmd: iommu_hwpt_set_dirty_tracking) -> None:

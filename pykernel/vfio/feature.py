@@ -12,6 +12,7 @@ from sortedcontainers import SortedDict
 
 from pykernel.errors import err
 from pykernel.fs.fdtable import current_files
+from pykernel.iommufd.iova_bitmap import IovaBitmap
 from pykernel.mm.uaccess import PAGE_SIZE, copy_from_user, copy_to_user
 from pykernel.uapi.linux.vfio import (
     VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
@@ -32,7 +33,6 @@ from pykernel.uapi.linux.vfio import (
     vfio_device_feature_mig_state,
     vfio_device_feature_migration,
 )
-from pykernel.vfio.iova_bitmap import IovaBitmap
 
 if TYPE_CHECKING:
     from pykernel.fs.vfs import File

@@ -1,4 +1,4 @@
-"""An open ``/dev/iommu``: its commands by the struct's fields, as tools/testing/selftests/iommu/iommufd_utils.h has them."""
+"""An open ``/dev/iommu``: its commands by the struct's fields, as iommufd_utils.h of the kernel's test has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/dev/iommu`` of a kernel with CONFIG_IOMMUFD_TEST: the mock operations of tools/testing/selftests/iommu/iommufd_utils.h."""
+"""``/dev/iommu`` of a kernel with CONFIG_IOMMUFD_TEST: the mock operations of its iommufd_utils.h."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Device(NamedTuple):
     idev: int
 
 
-class Mock(Iommufd):
+class Mock(Iommufd):  # type: ignore[misc]
     """A descriptor of ``/dev/iommu``."""
 
     def test(self, op: u.MockOp, id: int = 0, args: Any = None) -> Any:

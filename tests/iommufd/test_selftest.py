@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from errno import E2BIG, EADDRINUSE, EEXIST, EFAULT, EINVAL, EMSGSIZE, ENODEV, ENOENT, ENOTTY, EOPNOTSUPP
+from typing import Any
 
 import pytest
 from errnos import errno_of
@@ -37,7 +38,7 @@ def test_iommufd_cmd_fail(iommu):
     assert errno_of(iommu.proc.ioctl, iommu.fd, unknown, i.iommu_destroy(size=8)) == ENOTTY
 
 
-LENGTHS = [
+LENGTHS: list[tuple[Any, str]] = [
     (i.IOMMU_DESTROY, "id"),
     (i.IOMMU_GET_HW_INFO, "reserved"),
     (i.IOMMU_HWPT_ALLOC, "reserved"),
@@ -151,7 +152,7 @@ def test_iommufd_ioas_ioas_destroy(iommu, ioas):
 
 def test_iommufd_ioas_alloc_hwpt_nested(iommu, ioas):
     assert errno_of(iommu.hwpt, 0, ioas) == ENOENT
-    data = dict(data_type=0xDEAD, data_len=4, data_uptr=iommu.put(bytes(4)))
+    data = {"data_type": 0xDEAD, "data_len": 4, "data_uptr": iommu.put(bytes(4))}
     for _ in range(2):
         assert errno_of(lambda: iommu.hwpt(0, 0, **data)) == ENOENT
 

@@ -1,4 +1,4 @@
-"""Bitmaps of written pages in user memory (drivers/vfio/iova_bitmap.c)."""
+"""Bitmaps of written pages in user memory (drivers/iommu/iommufd/iova_bitmap.c; in 6.1 drivers/vfio)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IovaBitmap:
     def __init__(self, kernel: Kernel, iova: int, length: int, page_size: int, data: int) -> None:
         self.kernel = kernel
         self.iova, self.last = iova, iova + length - 1
-        self.shift = page_size.bit_length() - 1
+        self.shift = (page_size & -page_size).bit_length() - 1
         self.data = data
         self.quiet = kernel.profile.vfio_iova_bitmap_late
         if not self.quiet:
