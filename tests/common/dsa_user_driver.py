@@ -15,7 +15,7 @@ from pykernel.syscalls import Process
 from pykernel.uapi.linux import vfio as v
 from pykernel.uapi.linux.idxd import IDXD_OP_FLAG_CRAV, IDXD_OP_FLAG_RCI, IDXD_OP_FLAG_RCR, dsa_hw_desc
 
-GENCAP, WQCAP, OFFSETS, GENSTS, CMD, CMDSTS = 0x10, 0x20, 0x60, 0x90, 0xA0, 0xA8
+GENCAP, GRPCAP, OFFSETS, GENSTS, CMD, CMDSTS = 0x10, 0x30, 0x60, 0x90, 0xA0, 0xA8
 CMD_ENABLE, CMD_RESET, CMD_ENABLE_WQ, CMD_DISABLE_WQ, CMD_DISABLE = 1, 5, 6, 7, 2
 ENABLED = 1
 
@@ -57,6 +57,7 @@ class Dsa:
         self.store(self.wqcfg + 12, 31 | 5 << 5)  # 2 GiB a transfer, 32 descriptors a batch
         self.store(self.grpcfg, 1, 8)
         self.store(self.grpcfg + 32, 1, 8)
+        self.store(self.grpcfg + 40, (self.load(GRPCAP) & 0xFF) << 20)  # all read buffers
         assert self.command(CMD_ENABLE) == 0
         assert self.command(CMD_ENABLE_WQ) == 0
         assert self.load(GENSTS) & 3 == ENABLED

@@ -41,9 +41,7 @@ model = "dsa"
 """
 
 
-def machine(
-    cards: int = 0, *, width: int = 39, snoop: bool = False, remap: bool = True, params: str = ""
-) -> str:
+def machine(cards: int = 0, *, width: int = 39, snoop: bool = False, remap: bool = True, params: str = "") -> str:
     """A machine of so many accelerators, with VFIO; its IOMMU is as QEMU's unless said."""
     return MACHINE.format(
         cards=CARD * cards, width=width, snoop=str(snoop).lower(), remap=str(remap).lower(), params=params

@@ -17,30 +17,26 @@ MACHINE = f"""
 model = "dsa"
 address = "{BDF}"
 [modules]
-vfio_pci = ""
+vfio_pci = "disable_denylist=1"
 """
 IOVA = 0x40000000
 RECORD, SRC, DST = 0, 0x1000, 0x101000
 SIZE = 0x200000
 
 
-@pytest.fixture(params=["linux-6.1", "linux-6.12"])
-def kernel(request):
-    kernel = pykernel.boot(parse(MACHINE), request.param)
-    yield kernel
-    kernel.shutdown()
+WAYS = (("linux-6.1", client.Container), ("linux-6.12", client.Container), ("linux-6.12", client.Iommufd))
 
 
-@pytest.fixture(params=["container", "iommufd"])
-def space(request, kernel):
+@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1].__name__}")
+def space(request):
     """Both ways to a device, as far as the kernel has them."""
+    profile, way = request.param
+    kernel = pykernel.boot(parse(MACHINE), profile)
     proc = kernel.process(comm="dsa")
     client.detach(proc, BDF)
-    if request.param == "iommufd" and kernel.profile.version < (6, 12):
-        pytest.skip("this kernel has no IOMMUFD")
-    space = client.Container(proc) if request.param == "container" else client.Iommufd(proc)
-    yield space
+    yield way(proc)
     proc.exit()
+    kernel.shutdown()
 
 
 def test_a_program_copies_memory_with_it_and_is_told_by_an_eventfd(space):

@@ -19,7 +19,7 @@ address = "{EDU}"
 model = "dsa"
 address = "{DSA}"
 [modules]
-vfio_pci = ""
+vfio_pci = "disable_denylist=1"
 mtty = ""
 """
 STEPS = 400
