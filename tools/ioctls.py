@@ -11,8 +11,12 @@ import pkgutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pykernel.fs.ioctl import IoctlMethods
 
 __all__ = ["NOT_BUILT", "RUN", "Row", "command", "table"]
 
@@ -46,10 +50,7 @@ RUN: dict[str, str] = {
 
 # what Linux has for these devices and this kernel has not: what a client meets
 NOT_BUILT: tuple[Row, ...] = (
-    Row("not built", "/dev/vfio/*", note="ENOENT: no container, group or device files"),
-    Row("not built", "/dev/iommu", note="ENOENT: no iommufd"),
     Row("not built", "/dev/vhost-*", note="ENOENT: no vhost devices"),
-    Row("not built", "/sys/class/mdev_bus", note="ENOENT: no mediated devices"),
     Row("not built", "/dev/kvm", note="ENOENT: no virtual machines"),
     Row("not built", "io_uring_setup", run="ENOSYS"),
     Row("not built", "splice", run="from an emulated file: EINVAL; into one works"),
@@ -81,16 +82,48 @@ def vfs_ioctls() -> Iterator[Row]:
         yield Row("ioctl", name, f"{number:#010x}", "any file")
 
 
-def header_ioctls() -> Iterator[Row]:
-    """The ioctls of the header modules in uapi/: number and struct are known; it takes a device to answer."""
-    import pykernel.uapi.linux as headers
-    from pykernel.uapi.ioctl import ioctls
+def _answers() -> dict[int, list[str]]:
+    """The ioctl rows of headers that somebody answers, by id(): who. One number may be several rows."""
+    from pykernel.drivers.mdpy import MdpyDevice
+    from pykernel.drivers.mtty.device import MttyDevice
+    from pykernel.iommufd.main import OPS
+    from pykernel.vfio.cdev import VfioCdevFile
+    from pykernel.vfio.container import VfioContainerFile
+    from pykernel.vfio.group import VfioGroupFile
+    from pykernel.vfio.pci.core import VfioPciCoreDevice
+    from pykernel.vfio.type1 import VfioIommuType1
 
+    files: dict[str, type[IoctlMethods]] = {
+        "a VFIO container": VfioContainerFile,
+        "a VFIO group": VfioGroupFile,
+        "a VFIO device": VfioCdevFile,
+        "vfio-pci": VfioPciCoreDevice,
+        "mtty": MttyDevice,
+        "mdpy": MdpyDevice,
+    }
+    found = [(call.row, who) for who, cls in files.items() for call in cls.ioctls().values()]
+    found += [(row, "a VFIO container of type 1") for row in VfioIommuType1.rows]
+    found += [(op.row, "/dev/iommu") for op in OPS]
+    answers: dict[int, list[str]] = {}
+    for row, who in found:
+        answers.setdefault(id(row), []).append(who)
+    return answers
+
+
+def header_ioctls() -> Iterator[Row]:
+    """The ioctls of the header modules in uapi/: number and struct are known; and who answers it."""
+    import pykernel.uapi.linux as headers
+    from pykernel.uapi.ioctl import Ioctl
+
+    answers = _answers()
     for found in pkgutil.iter_modules(headers.__path__, headers.__name__ + "."):
         module = import_module(found.name)
         header = found.name.rpartition(".")[2]
-        for number, name in sorted(ioctls(module).items()):
-            yield Row("header", name, f"{number:#010x}", f"linux/{header}.h; ENOTTY where no file answers it")
+        rows = [(row.nr, name, row) for name, row in vars(module).items() if isinstance(row, Ioctl)]
+        for number, name, row in sorted(rows, key=lambda r: r[:2]):
+            who = answers.get(id(row))
+            note = f"answered by {', '.join(who)}" if who else "ENOTTY where no file answers it"
+            yield Row("header", name, f"{number:#010x}", f"linux/{header}.h; {note}")
 
 
 def table() -> list[Row]:

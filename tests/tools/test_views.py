@@ -172,6 +172,23 @@ def test_the_support_table_has_the_ioctls_of_the_headers():
     assert int(row.number, 16) == EPIOCSPARAMS.nr == 0x40088A01
 
 
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [
+        (0x3B70, {"VFIO_DEVICE_GET_PCI_HOT_RESET_INFO": "vfio-pci", "VFIO_IOMMU_GET_INFO": "container of type 1"}),
+        (0x3B75, {"VFIO_DEVICE_FEATURE": "a VFIO device", "VFIO_IOMMU_DIRTY_PAGES": "container of type 1"}),
+        (0x3B68, {"VFIO_GROUP_SET_CONTAINER": "a VFIO group"}),
+    ],
+    ids=hex,
+)
+def test_one_number_is_a_row_for_each_kind_of_file(number, names):
+    """VFIO's numbers mean one thing to a container and another to a device."""
+    notes = {row.name: row.note for row in table() if row.number == f"{number:#010x}"}
+
+    for name, who in names.items():
+        assert who in notes[name]
+
+
 def test_the_support_table_has_the_ioctls_that_every_file_answers():
     """The numbers are asm-generic/ioctls.h's."""
     rows = {row.name: int(row.number, 16) for row in table() if row.kind == "ioctl"}
