@@ -7,13 +7,16 @@ It takes devices whose ``driver_override`` names it, and those that ``new_id`` o
 from __future__ import annotations
 
 from errno import EINVAL, ENOENT
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.base.module import Module, Param
 from pykernel.errors import err
 from pykernel.log import INFO, WARNING
 from pykernel.pci.driver import PCI_ANY_ID, PciDriver, PciId, sscanf_hex
 from pykernel.vfio.pci.core import CoreParams, VfioPciCoreDevice
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
 
 __all__ = ["VfioPciCoreModule", "VfioPciDevice", "VfioPciDriver", "VfioPciModule"]
 
@@ -81,6 +84,11 @@ class VfioPciCoreModule(Module):
     name_ = "vfio_pci_core"
     depends = ("vfio",)
     size = 73728
+
+    @classmethod
+    def needs(cls, kernel: Kernel) -> tuple[str, ...]:
+        """Of a kernel that has vfio_virqfd as a module that, too."""
+        return ("vfio", "vfio_virqfd") if kernel.profile.vfio_virqfd_module else ("vfio",)
 
 
 class VfioPciModule(Module):

@@ -115,7 +115,9 @@ class FdCalls:
 
     def preadv(self, fd: int, buffers: Any, offset: int, flags: int = 0, /) -> int:
         """preadv(), preadv2()."""
-        return self._scatter(self.process.pread(fd, _size(buffers), offset), buffers)
+        if self.files[fd].read_iter:
+            return self._scatter(self.process.pread(fd, _size(buffers), offset), buffers)
+        return _each(buffers, lambda b, done: self._scatter(self.process.pread(fd, _size([b]), offset + done), [b]))
 
     def writev(self, fd: int, buffers: Any, /) -> int:
         """writev()."""
@@ -123,7 +125,9 @@ class FdCalls:
 
     def pwritev(self, fd: int, buffers: Any, offset: int, flags: int = 0, /) -> int:
         """pwritev(), pwritev2()."""
-        return self.process.pwrite(fd, b"".join(buffers), offset)
+        if self.files[fd].write_iter:
+            return self.process.pwrite(fd, b"".join(buffers), offset)
+        return _each(buffers, lambda b, done: self.process.pwrite(fd, bytes(b), offset + done))
 
     def lseek(self, fd: int, position: int, whence: int, /) -> int:
         """lseek()."""
@@ -271,6 +275,22 @@ class FdCalls:
         file = self.process.fds.get(fd)
         if command in (os.F_LOCK, os.F_TLOCK) and not file.can_write:
             raise err(EBADF)
+
+
+def _each(buffers: Any, move: Callable[[Any, int], int]) -> int:
+    """One call for each part, up to the first that is short. C: ``ssize_t do_loop_readv_writev(...)``."""
+    done = 0
+    for buffer in buffers:
+        try:
+            n = move(buffer, done)
+        except OSError:
+            if done:
+                break
+            raise
+        done += n
+        if n < memoryview(buffer).nbytes:
+            break
+    return done
 
 
 def _size(buffers: Any) -> int:

@@ -128,7 +128,10 @@ class Places:
     def link_text(self, path: Any) -> str | None:
         """What readlink() says of the link of an emulated descriptor; None for all else."""
         fd = self.descriptor(path)
-        return None if fd is None else host_text(d_path(self.kernel, self.files[fd].inode))
+        if fd is None:
+            return None
+        inode = self.files[fd].inode
+        return inode.describe() or host_text(d_path(self.kernel, inode))
 
     def _needs_sorting(self, path: str, start: Inode) -> bool:
         """Whether a path from *start*, ours, may be the host's. A removed directory has no path, but still parents."""

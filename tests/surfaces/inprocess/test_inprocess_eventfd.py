@@ -79,6 +79,28 @@ def test_flags_and_refusals_of_eventfd_are_those_of_os(edu):
         os.eventfd(0, 2)
 
 
+def test_links_of_what_has_no_path_say_what_it_is(device):
+    """fs/anon_inodes.c, fs/d_path.c: anon_inode:[name]."""
+    fd = os.eventfd(0)
+    assert [os.readlink(f"/proc/self/fd/{n}") for n in (fd, device)] == [
+        "anon_inode:[eventfd]",
+        "anon_inode:[vfio-device]",
+    ]
+    os.close(fd)
+
+
+def test_parts_are_reads_of_their_own_of_a_file_without_read_iter(device):
+    """fs/read_write.c:do_loop_readv_writev(): edu answers 4 bytes at once and, to 2, zeros."""
+    os.pwrite(device, b"\2\0", (7 << 40) + 4)
+    halves = [bytearray(2), bytearray(2)]
+    assert (os.preadv(device, [bytearray(4)], 0), os.preadv(device, halves, 0)) == (4, 4)
+    assert b"".join(halves) == bytes(4)
+    assert os.pwritev(device, [b"\1\2", b"\3\4"], 4) == 4
+    assert os.pread(device, 4, 4) == bytes(4), "the halves reached nothing"
+    assert os.pwritev(device, [b"\1\2\3\4"], 4) == 4
+    assert os.pread(device, 4, 4) == b"\xfe\xfd\xfc\xfb"
+
+
 @pytest.mark.parametrize("kind", ["file", "pipe", "closed", "none"])
 def test_a_descriptor_of_the_host_is_no_eventfd(device, kind):
     """fs/eventfd.c:eventfd_ctx_fdget(): EINVAL for other files, EBADF for none."""
