@@ -179,7 +179,7 @@ def test_the_support_table_has_the_ioctls_of_the_headers():
         (0x3B75, {"VFIO_DEVICE_FEATURE": "a VFIO device", "VFIO_IOMMU_DIRTY_PAGES": "container of type 1"}),
         (0x3B68, {"VFIO_GROUP_SET_CONTAINER": "a VFIO group"}),
     ],
-    ids=hex,
+    ids=lambda x: f"{x:#x}" if isinstance(x, int) else "",
 )
 def test_one_number_is_a_row_for_each_kind_of_file(number, names):
     """VFIO's numbers mean one thing to a container and another to a device."""
