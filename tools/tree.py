@@ -1,4 +1,4 @@
-"""``pykernel tree``: the accelerators of /sys/bus/dsa, drawn."""
+"""``pykernel tree``: accelerators, mediated devices and IOMMU groups, drawn."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import click
 from pykernel.tools.options import Setup, machine_options
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.tree import Tree
 
-__all__ = ["command", "draw"]
+__all__ = ["command", "draw", "draw_all"]
 
 DEVICES = "/sys/bus/dsa/devices"
 # attributes of a work queue, and the value that says nothing and is not drawn
@@ -54,8 +55,18 @@ class Here:
         return os.path.realpath(path)
 
 
+def draw_all(proc: Reader) -> Group:
+    """Everything of which *proc* sees something; the accelerators in any case."""
+    from rich.console import Group
+
+    from pykernel.tools.tree_vfio import Holders, draw_groups, draw_parents
+
+    holders = Holders(proc)
+    return Group(*filter(None, (draw(proc), draw_parents(proc, holders), draw_groups(proc, holders))))
+
+
 def draw(proc: Reader) -> Tree:
-    """The tree of all devices that *proc* sees: everything is read from attributes, nothing asked of the driver."""
+    """The tree of all accelerators: everything is read from attributes, nothing asked of the driver."""
     from rich.tree import Tree
 
     root = Tree(f"[bold]{DEVICES}")
@@ -132,7 +143,7 @@ def _leaf(proc: Reader, node: Tree, name: str) -> None:
 @click.option("--here", is_flag=True, help="Draw the /sys that this command sees: in pykernel shell, on a real host.")
 def command(setup: Setup, here: bool) -> None:
     """
-    Draw the accelerators with their groups, work queues and engines.
+    Draw accelerators with their queues, parents of mediated devices, IOMMU groups and who has them open.
 
     \b
     Examples:
@@ -141,4 +152,4 @@ def command(setup: Setup, here: bool) -> None:
     """
     from rich.console import Console
 
-    Console(highlight=False).print(draw(Here() if here else setup.boot().process(comm="tree")))
+    Console(highlight=False).print(draw_all(Here() if here else setup.boot().process(comm="tree")))
