@@ -32,6 +32,15 @@ def rows_of(*modules: ModuleType) -> list[Ioctl]:
 
 
 ROWS = rows_of(vfio, iommufd)
+KINDS = {
+    "VfioContainerFile": ("VFIO_GET_API", "VFIO_CHECK", "VFIO_SET_IOMMU", "VFIO_IOMMU"),
+    "VfioGroupFile": ("VFIO_GROUP",),
+    "VfioDeviceFile": ("VFIO_DEVICE",),
+    "VfioCdevFile": ("VFIO_DEVICE",),
+    "IommufdFile": ("IOMMU_", "VFIO_IOMMU"),
+}
+"""What each kind of file is for: beginnings of the names of its ioctls."""
+NAMES = {name: row for module in (vfio, iommufd) for name, row in vars(module).items() if isinstance(row, Ioctl)}
 
 
 class Vandal:
@@ -45,9 +54,9 @@ class Vandal:
         self.memory: dict[Process, list[int]] = {p: [] for p in self.processes}
         self.said: dict[str, int] = {}
         self.acts: list[tuple[int, Callable[[Process], object]]] = [
-            (12, self.open), (40, self.ioctl), (14, self.sensible), (6, self.eventfd), (6, self.close), (3, self.dup),
-            (4, self.map), (2, self.unmap), (4, self.access), (4, self.read), (4, self.write), (2, self.poll),
-            (1, self.fork), (1, self.die),
+            (3, self.prepare), (8, self.open), (40, self.ioctl), (14, self.sensible), (6, self.eventfd), (8, self.close),
+            (2, self.dup), (4, self.map), (2, self.unmap), (4, self.access), (4, self.read), (4, self.write),
+            (2, self.poll), (1, self.fork), (1, self.die),
         ]  # fmt: skip
 
     def step(self) -> None:
@@ -68,9 +77,13 @@ class Vandal:
 
     # ---- what they do
 
-    def _fd(self, proc: Process) -> int:
-        known = self.fds[proc]
-        return self.random.choice(known) if known and self.random.random() < 0.95 else self.random.randrange(-2, 40)
+    def _fd(self, proc: Process, kind: str = "") -> int:
+        """A descriptor, of a class whose name has *kind* in it if there is one; sometimes any number."""
+        known = [fd for fd in self.fds[proc] if fd in proc.fds.files]
+        right = [fd for fd in known if kind and kind in type(proc.fds.files[fd]).__name__]
+        if self.random.random() < 0.05 or not known:
+            return self.random.randrange(-2, 40)
+        return self.random.choice(right if right and self.random.random() < 0.9 else known)
 
     def _pointer(self, proc: Process) -> int:
         areas = self.memory[proc]
@@ -96,10 +109,45 @@ class Vandal:
         """Two for one."""
         self.fds[proc].append(proc.dup(self._fd(proc)))
 
+    def prepare(self, proc: Process) -> None:
+        """What a proper client begins with: a device by its group or its own node, and memory that it can reach."""
+        memory = proc.mmap(0, 64 * PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS)
+        self.memory[proc].append(memory)
+        fds = self.fds[proc]
+        v, i = vfio, iommufd
+        node = self.random.choice([path for path in self.paths if path[-1].isdecimal()])
+        fds.append(device := proc.open(node, os.O_RDWR))
+        iova = self.random.randrange(8) * 64 * PAGE
+        if "devices" in node:
+            fds.append(fd := proc.open("/dev/iommu", os.O_RDWR))
+            proc.ioctl(device, v.VFIO_DEVICE_BIND_IOMMUFD, v.vfio_device_bind_iommufd(argsz=16, iommufd=fd))
+            ioas = i.iommu_ioas_alloc(size=12)
+            proc.ioctl(fd, i.IOMMU_IOAS_ALLOC, ioas)
+            attach = v.vfio_device_attach_iommufd_pt(argsz=12, pt_id=ioas.out_ioas_id)
+            proc.ioctl(device, v.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach)
+            area = i.iommu_ioas_map(size=40, flags=7, ioas_id=ioas.out_ioas_id, user_va=memory, iova=iova)
+            area.length = 64 * PAGE
+            proc.ioctl(fd, i.IOMMU_IOAS_MAP, area)
+            return
+        fds.append(box := proc.open("/dev/vfio/vfio", os.O_RDWR))
+        proc.ioctl(device, v.VFIO_GROUP_SET_CONTAINER, self._s32(box))
+        proc.ioctl(box, v.VFIO_SET_IOMMU, self.random.choice((1, 3)))
+        row = v.vfio_iommu_type1_dma_map(argsz=32, flags=3, vaddr=memory, iova=iova, size=64 * PAGE)
+        proc.ioctl(box, v.VFIO_IOMMU_MAP_DMA, row)
+        for name in self.names:
+            try:
+                self._device(proc, device, name)
+                return
+            except OSError:
+                continue
+
     def ioctl(self, proc: Process) -> None:
-        """Any number, any argument."""
-        row = self.random.choice(ROWS)
-        number = row.nr if self.random.random() < 0.95 else self.random.getrandbits(32)
+        """Any number, mostly one that the file knows; any argument."""
+        fd = self._fd(proc)
+        begin = KINDS.get(type(proc.fds.files.get(fd)).__name__, ())
+        rows = [row for name, row in NAMES.items() if begin and name.startswith(begin)]
+        row = self.random.choice(rows if rows and self.random.random() < 0.9 else ROWS)
+        number = row.nr if self.random.random() < 0.97 else self.random.getrandbits(32)
         kind = self.random.random()
         if kind < 0.1:
             arg: int | bytearray = self._pointer(proc)
@@ -107,8 +155,8 @@ class Vandal:
             arg = self.random.choice(WORDS[:16])
         else:
             arg = self._payload(proc, row)
-        result = proc.ioctl(self._fd(proc), number, arg)
-        if result > 2 and result in proc.fds.files:
+        result = proc.ioctl(fd, number, arg)
+        if result > 2 and result in proc.fds.files and result not in self.fds[proc]:
             self.fds[proc].append(result)
 
     def _payload(self, proc: Process, row: Ioctl) -> bytearray:
@@ -136,36 +184,48 @@ class Vandal:
 
     def sensible(self, proc: Process) -> None:
         """A call that may well succeed, so that the others meet a state."""
-        draw, fd, page = self.random, self._fd(proc), self.random.randrange(64) * PAGE
-        self.random.choice(
-            (
-                lambda: proc.ioctl(fd, vfio.VFIO_GROUP_SET_CONTAINER, self._s32(self._fd(proc))),
-                lambda: proc.ioctl(fd, vfio.VFIO_SET_IOMMU, draw.choice((1, 3))),
-                lambda: self._device(proc, fd),
-                lambda: proc.ioctl(fd, vfio.VFIO_IOMMU_MAP_DMA, vfio.vfio_iommu_type1_dma_map(
-                    argsz=32, flags=3, vaddr=self._pointer(proc) & -PAGE, iova=page, size=draw.randrange(1, 9) * PAGE)),
-                lambda: proc.ioctl(fd, vfio.VFIO_IOMMU_UNMAP_DMA, vfio.vfio_iommu_type1_dma_unmap(
-                    argsz=24, iova=page, size=draw.randrange(1, 33) * PAGE)),
-                lambda: proc.ioctl(fd, vfio.VFIO_IOMMU_UNMAP_DMA, vfio.vfio_iommu_type1_dma_unmap(argsz=24, flags=2)),
-                lambda: proc.ioctl(fd, iommufd.IOMMU_IOAS_ALLOC, iommufd.iommu_ioas_alloc(size=12)),
-                lambda: proc.ioctl(fd, iommufd.IOMMU_IOAS_MAP, iommufd.iommu_ioas_map(
-                    size=40, flags=draw.choice((6, 7)), ioas_id=draw.randrange(4), user_va=self._pointer(proc),
-                    length=draw.randrange(1, 5) * PAGE, iova=page)),
-                lambda: proc.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, vfio.vfio_device_bind_iommufd(
-                    argsz=16, iommufd=self._fd(proc))),
-                lambda: proc.ioctl(fd, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, vfio.vfio_device_attach_iommufd_pt(
-                    argsz=12, pt_id=draw.randrange(5))),
-                lambda: proc.ioctl(fd, vfio.VFIO_DEVICE_RESET),
-            )
-        )()  # fmt: skip
+        draw, i, v = self.random, iommufd, vfio
+        page, pages, ioas = draw.randrange(64) * PAGE, draw.randrange(1, 9) * PAGE, draw.randrange(4)
+        box, fd = self._fd(proc, "Container"), self._fd(proc, "Iommufd")
+        group, cdev, device = (self._fd(proc, kind) for kind in ("Group", "Cdev", "VfioDevice"))
+        either, user = draw.choice((box, box, fd)), self._pointer(proc)
+        calls: tuple[tuple[int, Ioctl, object], ...] = (
+            (group, v.VFIO_GROUP_SET_CONTAINER, self._s32(either)),
+            (box, v.VFIO_SET_IOMMU, draw.choice((1, 3))),
+            (either, v.VFIO_IOMMU_MAP_DMA, v.vfio_iommu_type1_dma_map(
+                argsz=32, flags=3, vaddr=user & -PAGE, iova=page, size=pages)),
+            (either, v.VFIO_IOMMU_UNMAP_DMA, v.vfio_iommu_type1_dma_unmap(argsz=24, iova=page, size=4 * pages)),
+            (box, v.VFIO_IOMMU_UNMAP_DMA, v.vfio_iommu_type1_dma_unmap(argsz=24, flags=2)),
+            (fd, i.IOMMU_IOAS_ALLOC, i.iommu_ioas_alloc(size=12)),
+            (fd, i.IOMMU_IOAS_MAP, i.iommu_ioas_map(
+                size=40, flags=draw.choice((6, 7)), ioas_id=ioas, user_va=user, length=pages, iova=page)),
+            (fd, i.IOMMU_IOAS_UNMAP, i.iommu_ioas_unmap(size=24, ioas_id=ioas, iova=page, length=4 * pages)),
+            (cdev, v.VFIO_DEVICE_BIND_IOMMUFD, v.vfio_device_bind_iommufd(argsz=16, iommufd=fd)),
+            (cdev, v.VFIO_DEVICE_ATTACH_IOMMUFD_PT, v.vfio_device_attach_iommufd_pt(argsz=12, pt_id=draw.randrange(5))),
+            (device, v.VFIO_DEVICE_RESET, 0),
+            (device, v.VFIO_DEVICE_SET_IRQS, self._irq_set(proc)),
+        )  # fmt: skip
+        pick = draw.randrange(len(calls) + 3)
+        if pick < len(calls):
+            proc.ioctl(*calls[pick])  # type: ignore[arg-type]
+        elif pick == len(calls):
+            proc.pwrite(draw.choice((device, cdev)), draw.choice((b"\6\0", b"\0\0")), 7 << 40 | 4)
+        else:
+            self._device(proc, group)
+
+    def _irq_set(self, proc: Process) -> bytearray:
+        draw, event = self.random, self._fd(proc, "EventFd")
+        flags, count = draw.choice((0x24, 0x21, 0x22, 0x09, 0x11, 0x14)), draw.choice((0, 1))
+        head = vfio.vfio_irq_set(argsz=24, flags=flags, index=draw.randrange(5), count=count)
+        return bytearray(bytes(head)[:20]) + self._s32(event)
 
     @staticmethod
     def _s32(n: int) -> bytearray:
         return bytearray((n & 0xFFFFFFFF).to_bytes(4, "little"))
 
-    def _device(self, proc: Process, fd: int) -> None:
-        name = self.random.choice(self.names).encode() + b"\0"
-        self.fds[proc].append(proc.ioctl(fd, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(name.ljust(ROOM, b"\0"))))
+    def _device(self, proc: Process, fd: int, name: str = "") -> None:
+        word = (name or self.random.choice(self.names)).encode() + b"\0"
+        self.fds[proc].append(proc.ioctl(fd, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(word.ljust(ROOM, b"\0"))))
 
     def map(self, proc: Process) -> None:
         """Memory, or a part of a device."""
