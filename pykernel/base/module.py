@@ -56,7 +56,8 @@ class Module(Kobject):
 
     def __init__(self, kernel: Kernel, args: str = "") -> None:
         super().__init__(kernel, self.name_, kernel.sub(SysFs).top["module"])
-        self.param: dict[str, Any] = {p.name: p.default for p in self.params}
+        self.built_params = tuple(p for p in self.params if self.has_param(kernel, p.name))
+        self.param: dict[str, Any] = {p.name: p.default for p in self.built_params}
         self.state = "coming"
         self.holder = Holder(f"module {self.name_}")
         self.refcnt = 0
@@ -64,12 +65,17 @@ class Module(Kobject):
         self.drivers: dict[str, Driver] = {}
         self.holders = Kset(kernel, "holders", self)
         self.drivers_dir = Kset(kernel, "drivers", self)
-        self.param |= parse_args(kernel, self.name, args, self.params)
+        self.param |= parse_args(kernel, self.name, args, self.built_params)
 
     @classmethod
     def needs(cls, kernel: Kernel) -> tuple[str, ...]:
         """The modules that it needs in this kernel: *depends*, unless what it is built from differs."""
         return cls.depends
+
+    @classmethod
+    def has_param(cls, kernel: Kernel, name: str) -> bool:
+        """Whether the module of this kernel was built with parameter *name*."""
+        return True
 
     # ---- what a module does
 
@@ -306,7 +312,7 @@ class Modules:
         module.add()
         module.holders.add()
         module.add_sections()
-        if any(p.mode for p in module.params):
+        if any(p.mode for p in module.built_params):
             parameters = Parameters(module)
             parameters.add()
             parameters.fill()

@@ -90,7 +90,7 @@ class Parameters(Kobject):
 
     def fill(self) -> None:
         """One file a parameter. kernel/params.c:module_param_sysfs_setup()."""
-        for p in self.module.params:
+        for p in self.module.built_params:
             if p.mode:
                 self.create_file(Attribute(p.name, self._show(p), self._store(p), p.mode))
 

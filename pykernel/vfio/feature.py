@@ -165,7 +165,7 @@ def _ranges(vdev: VfioDevice, control: vfio_device_feature_dma_logging_control) 
     Raises EFAULT; EINVAL: not of whole pages, or two overlap; EOVERFLOW: beyond the last address.
     """
     each = vfio_device_feature_dma_logging_range.sizeof()
-    found: dict[int, int] = SortedDict()
+    found: SortedDict = SortedDict()
     mask = (control.page_size - 1) % U64  # IS_ALIGNED(), whatever the page size is
     for n in range(control.num_ranges):
         row = _read(vdev, vfio_device_feature_dma_logging_range, control.ranges + n * each)
@@ -177,7 +177,7 @@ def _ranges(vdev: VfioDevice, control: vfio_device_feature_dma_logging_control) 
     return [(start, (last - start + 1) % U64) for start, last in found.items()]
 
 
-def _insert(found: SortedDict[int, int], start: int, last: int) -> None:
+def _insert(found: SortedDict, start: int, last: int) -> None:
     """A range more. Raises EINVAL: it overlaps with one that is there (lib/interval_tree.c)."""
     before = found.bisect_right(last) - 1
     if before >= 0 and found.peekitem(before)[1] >= start:

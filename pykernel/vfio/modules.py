@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["VfioModule", "VfioVirqfdModule"]
 
-NOIOMMU = Param("enable_unsafe_noiommu_mode", "bool", default=False, mode=0o644)
-
 
 class VfioModule(Module):
     """``vfio.ko``: containers, groups, devices."""
@@ -33,12 +31,12 @@ class VfioModule(Module):
     version = "0.3"
     aliases = ("devname:vfio/vfio", "char-major-10-196")
     softdep_post = ("vfio_iommu_type1",)
-    params: tuple[Param, ...] = (NOIOMMU,)  # type: ignore[misc]  # a kernel may have been built without it
+    params = (Param("enable_unsafe_noiommu_mode", "bool", default=False, mode=0o644),)
 
-    def __init__(self, kernel: Kernel, args: str = "") -> None:
-        if "VFIO_NOIOMMU" not in kernel.profile.config:
-            self.params = ()
-        super().__init__(kernel, args)
+    @classmethod
+    def has_param(cls, kernel: Kernel, name: str) -> bool:
+        """With CONFIG_VFIO_NOIOMMU only."""
+        return "VFIO_NOIOMMU" in kernel.profile.config
 
     @classmethod
     def needs(cls, kernel: Kernel) -> tuple[str, ...]:
