@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
@@ -71,6 +72,9 @@ def _pci_init(kernel: Kernel) -> None:
     kernel.sub(Iommu)
     for row in kernel.machine.pci:
         pci.plug(row.address, make(row.model, row.options))
+    for slot, functions in Counter(row.address[:-1] for row in kernel.machine.pci).items():
+        if functions > 1 and f"{slot}0" in pci.slots:
+            pci.slots[f"{slot}0"].function.config.make_multifunction()
     pci.rescan()
     PciePortDriver(kernel, "pcieport").register()
 

@@ -103,7 +103,10 @@ def _pcie_type(dev: PciDev) -> int | None:
 
 
 def _multifunction(dev: PciDev) -> bool:
-    return bool(dev.read_config_byte(r.PCI_HEADER_TYPE) & MULTIFUNCTION) and dev.physfn is None
+    # drivers/pci/probe.c:pci_scan_slot(): what is no function 0 has a function 0 beside it
+    if dev.physfn is not None:
+        return False
+    return dev.name[-1] != "0" or bool(dev.read_config_byte(r.PCI_HEADER_TYPE) & MULTIFUNCTION)
 
 
 def pci_acs_enabled(dev: PciDev, flags: int) -> bool:

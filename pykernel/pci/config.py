@@ -50,6 +50,7 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_EXT_CAP_ID_SRIOV,
     PCI_HEADER_TYPE,
     PCI_HEADER_TYPE_BRIDGE,
+    PCI_HEADER_TYPE_MFD,
     PCI_INTERRUPT_LINE,
     PCI_INTERRUPT_PIN,
     PCI_MEMORY_BASE,
@@ -175,6 +176,13 @@ class ConfigSpace:
     def put(self, off: int, size: int, value: int) -> None:
         """Set *size* bytes at *off* whatever the masks say: the function itself does this."""
         self._data[off : off + size] = value.to_bytes(size, "little")
+
+    def make_multifunction(self) -> None:
+        """There are more functions in its slot; also after a reset."""
+        for data in (self._data, initial := bytearray(self._initial)):
+            if data:
+                data[PCI_HEADER_TYPE] |= PCI_HEADER_TYPE_MFD
+        self._initial = bytes(initial)
 
     def settle(self) -> None:
         """Take the present contents as what ``reset()`` restores."""

@@ -105,7 +105,7 @@ class PciReset(PciPower):
 
     def reset_function_locked(self: Any) -> None:
         """
-        The first method that the device has; state is the caller's. C: ``int __pci_reset_function_locked()``.
+        The first method that works; state is the caller's. C: ``int __pci_reset_function_locked()``.
 
         Raises:
             ENOTTY: none. EINVAL: by power management, and it is not in D0.
@@ -114,11 +114,15 @@ class PciReset(PciPower):
             "flr": self.pcie_flr,
             "af_flr": self._af_flr,
             "pm": self._pm_reset,
-            "bus": lambda: _secondary_bus_reset(upstream_bridge(self)),
+            "bus": lambda: _parent_bus_reset(self),
         }
-        if not self.reset_methods:
-            raise err(ENOTTY)
-        methods[self.reset_methods[0]]()
+        for name in self.reset_methods:
+            try:
+                return methods[name]()
+            except OSError as e:
+                if e.errno != ENOTTY:
+                    raise
+        raise err(ENOTTY)
 
     def reset_subordinate(self: Any) -> None:
         """Reset the bus below. C: ``int __pci_reset_bus(struct pci_bus *)``. Raises ENOTTY: none; EAGAIN."""
@@ -208,6 +212,13 @@ def _secondary_bus_reset(bridge: Any) -> None:
     control = bridge.read_config_word(r.PCI_BRIDGE_CONTROL)
     bridge.write_config_word(r.PCI_BRIDGE_CONTROL, control | r.PCI_BRIDGE_CTL_BUS_RESET)
     bridge.write_config_word(r.PCI_BRIDGE_CONTROL, control & ~r.PCI_BRIDGE_CTL_BUS_RESET)
+
+
+def _parent_bus_reset(dev: Any) -> None:
+    # drivers/pci/pci.c:pci_parent_bus_reset()
+    if not _alone_below_bridge(dev):
+        raise err(ENOTTY, f"{dev.name} is not alone on its bus")
+    _secondary_bus_reset(upstream_bridge(dev))
 
 
 def _alone_below_bridge(dev: Any) -> bool:

@@ -56,6 +56,16 @@ def proc():
     kernel.shutdown()
 
 
+def message_address(proc, device: str, value: int | None = None) -> int:
+    """The address of edu's MSI capability, which a reset forgets; stored first if there is a *value*."""
+    fd = proc.open(f"{device}/config", os.O_RDWR)
+    if value is not None:
+        proc.pwrite(fd, value.to_bytes(4, "little"), 0x44)
+    found = int.from_bytes(proc.pread(fd, 4, 0x44), "little")
+    proc.close(fd)
+    return found
+
+
 def test_what_is_behind_a_port_lies_below_it_in_sys(proc):
     """As lspci -t and every tool that walks up a path expect it."""
     root = "/sys/devices/pci0000:64"
@@ -104,11 +114,13 @@ def test_the_function_below_is_reset_with_its_bus(proc):
     proc.store(regs + 4, (0x12345678).to_bytes(4, "little"))
     before = resources(proc, BELOW)
     assert proc.read_text(f"{where}/reset_method") == "bus\n"
-    assert int.from_bytes(proc.load(regs + 4, 4), "little") == 0xEDCBA987
+    message_address(proc, where, 0xFEE01000)
+    assert message_address(proc, where) == 0xFEE01000
 
     proc.write_text(f"{where}/reset", "1")
 
-    assert int.from_bytes(proc.load(regs + 4, 4), "little") == 0
+    assert message_address(proc, where) == 0
+    assert int.from_bytes(proc.load(regs + 4, 4), "little") == 0xEDCBA987  # QEMU's edu does not reset its registers
     assert int.from_bytes(proc.load(regs, 4), "little") == 0x010000ED  # it still decodes
     assert resources(proc, BELOW) == before
     proc.write_text(f"{where}/enable", "0")
@@ -121,13 +133,11 @@ def test_reset_subordinate_resets_all_below():
     edu = "/sys/bus/pci/devices/0000:67:00.0"
     assert proc.realpath(edu) == "/sys/devices/pci0000:64/0000:64:00.0/0000:65:00.0/0000:66:00.0/0000:67:00.0"
     proc.write_text(f"{edu}/enable", "1")
-    regs = proc.mmap(0, 4096, 3, 1, proc.open(f"{edu}/resource0", os.O_RDWR))
-    proc.store(regs + 4, bytes(4))
-    assert proc.load(regs + 4, 4) == b"\xff\xff\xff\xff"
+    message_address(proc, edu, 0xFEE01000)
 
     proc.write_text("/sys/bus/pci/devices/0000:64:00.0/reset_subordinate", "1")
 
-    assert proc.load(regs + 4, 4) == bytes(4)
+    assert message_address(proc, edu) == 0
     assert proc.read_text("/sys/bus/pci/devices/0000:66:01.0/secondary_bus_number") == "104\n"
     proc.exit()
     kernel.shutdown()
