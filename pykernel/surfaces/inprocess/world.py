@@ -32,6 +32,7 @@ from pykernel.fs.vfs import FsNotify
 from pykernel.surfaces.inprocess.ticker import Ticker
 from pykernel.surfaces.process import host, launcher
 from pykernel.surfaces.process.clients import Clients
+from pykernel.surfaces.process.definitions import definitions
 from pykernel.surfaces.process.flush import Flusher
 from pykernel.surfaces.process.fuse import FuseServer
 from pykernel.surfaces.process.launcher import Plan, SetupError
@@ -159,6 +160,7 @@ class _Session:
             userns=userns,
             binds=view.binds,
             empty=view.empty,
+            fresh=definitions(None)[1],
             proc=view.proc,
             sigmask=set(),
             kernel_pid=os.getpid(),

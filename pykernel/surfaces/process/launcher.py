@@ -44,8 +44,8 @@ _RESET = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, programs expec
 class Plan:
     """
     What K wants. *uid*, *gid*, *groups*: the client's emulated ones; *userns*: K's host user is not privileged.
-
-    An empty *cwd* stays where K is. *stdio* are K's descriptors for the client's standard streams, if not K's own.
+    *fresh* are places for what lasts as long as the run, with the folders to make there. An empty *cwd* stays where K
+    is. *stdio* are K's descriptors for the client's standard streams, if not K's own.
     """
 
     argv: list[str]
@@ -57,6 +57,7 @@ class Plan:
     userns: bool
     binds: list[Bind]
     empty: list[str]
+    fresh: dict[str, tuple[str, ...]]
     proc: list[str]
     sigmask: set[int]
     kernel_pid: int
@@ -193,6 +194,10 @@ def _lay_out(plan: Plan, trees: list[tuple[int, str]]) -> None:
     parts += [(host.open_tree(f"{_STAGE}/proc/{n}"), f"/proc/{n}") for n in plan.proc if os.path.lexists(f"/proc/{n}")]
     for path in plan.empty:
         host.mount("none", path, "tmpfs", _MOUNT_FLAGS | host.MS_RDONLY, "mode=755")
+    for path, folders in plan.fresh.items():
+        host.mount("none", path, "tmpfs", _MOUNT_FLAGS, "mode=755")
+        for folder in folders:
+            os.makedirs(f"{path}/{folder}")
     host.umount(_STAGE)
     for tree, target in parts + trees:
         host.move_mount(tree, target)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.surfaces.process import host
 from pykernel.surfaces.process.clients import Clients
-from pykernel.surfaces.process.definitions import Definitions
+from pykernel.surfaces.process.definitions import definitions
 from pykernel.surfaces.process.flush import Flusher
 from pykernel.surfaces.process.fuse import FuseServer
 from pykernel.surfaces.process.launcher import Plan, launcher
@@ -66,19 +66,11 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
     _check_argv(argv)
     environ = dict(os.environ if env is None else env)
     try:
-        definitions = Definitions(persist)
+        binds, fresh = definitions(persist)
     except OSError as e:
         raise RunError(f"{persist}: {e.strerror or e}") from e
-    try:
-        session = _Session(
-            kernel, list(argv), as_user, cwd or _getcwd(), environ, stdio, definitions.binds, signals=signals
-        )
-        return _run(kernel, session, on_ready, timeout)
-    finally:
-        definitions.close()
-
-
-def _run(kernel: Kernel, session: _Session, on_ready: Callable[[], None] | None, timeout: float | None) -> int:
+    where = cwd or _getcwd()
+    session = _Session(kernel, list(argv), as_user, where, environ, stdio, binds, fresh, signals=signals)
     oopses = len(kernel.oopses)
     kernel.depth += 1  # calls of other threads are served between requests, not by a signal in the middle of one
     try:
@@ -138,6 +130,7 @@ class _Session:
         env: dict[str, str],
         stdio: tuple[int, int, int] | None,
         binds: list[Bind],
+        fresh: dict[str, tuple[str, ...]],
         *,
         signals: bool,
     ) -> None:
@@ -161,6 +154,7 @@ class _Session:
             self.userns,
             [*self.view.binds, *binds],
             self.view.empty,
+            fresh,
             self.view.proc,
             set(self.sigmask),
             os.getpid(),
