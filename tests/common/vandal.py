@@ -6,9 +6,12 @@ A client without manners: random calls on descriptors of VFIO, IOMMUFD, eventfds
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
+import struct
+from collections import Counter
 from collections.abc import Callable
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from types import ModuleType
@@ -52,23 +55,35 @@ class Vandal:
         self.processes = [kernel.process(comm=f"vandal{n}", uid=uid) for n, uid in enumerate((0, 0, 1000))]
         self.fds: dict[Process, list[int]] = {p: [] for p in self.processes}
         self.memory: dict[Process, list[int]] = {p: [] for p in self.processes}
-        self.said: dict[str, int] = {}
+        self.said: Counter[str] = Counter()
+        """How often a call was answered how, "<what>: <result>"; ``sensible`` ones by their struct."""
         self.acts: list[tuple[int, Callable[[Process], object]]] = [
-            (3, self.prepare), (8, self.open), (40, self.ioctl), (14, self.sensible), (6, self.eventfd), (8, self.close),
-            (2, self.dup), (4, self.map), (2, self.unmap), (4, self.access), (4, self.read), (4, self.write),
-            (2, self.poll), (1, self.fork), (1, self.die),
+            (8, self.prepare), (4, self.open), (40, self.ioctl), (40, self.sensible), (4, self.eventfd),
+            (4, self.close), (2, self.dup), (4, self.map), (2, self.unmap), (4, self.access), (4, self.read),
+            (4, self.write), (2, self.poll), (1, self.fork), (1, self.die), (3, self.let_go),
         ]  # fmt: skip
 
     def step(self) -> None:
         """One call of one process."""
-        proc = self.random.choice(self.processes)
+        proc = self._who()
         act = self.random.choices([a for _, a in self.acts], [w for w, _ in self.acts])[0]
+        self.what = act.__name__
         try:
             act(proc)
             said = "ok"
         except OSError as e:
-            said = str(e.errno)
-        self.said[said] = self.said.get(said, 0) + 1
+            said = errno.errorcode[e.errno or 0]
+        self.said[f"{self.what}: {said}"] += 1
+
+    def _who(self) -> Process:
+        """Mostly one that has a device."""
+        have = [
+            proc
+            for proc, fds in self.fds.items()
+            if proc in self.processes
+            and any(type(proc.fds.files.get(fd)).__name__ in ("VfioDeviceFile", "VfioCdevFile") for fd in fds)
+        ]
+        return self.random.choice(have if have and self.random.random() < 0.7 else self.processes)
 
     def end(self) -> None:
         """Everybody exits."""
@@ -105,15 +120,30 @@ class Vandal:
         """A descriptor; it may be closed already."""
         proc.close(self._fd(proc))
 
+    def let_go(self, proc: Process) -> None:
+        """Everything that it still has."""
+        for fd in [fd for fd in self.fds[proc] if fd in proc.fds.files]:
+            proc.close(fd)
+        self.fds[proc] = []
+
     def dup(self, proc: Process) -> None:
         """Two for one."""
         self.fds[proc].append(proc.dup(self._fd(proc)))
 
     def prepare(self, proc: Process) -> None:
         """What a proper client begins with: a device by its group or its own node, and memory that it can reach."""
+        fds: list[int] = []
+        try:
+            self._prepare(proc, fds)
+        except OSError:
+            for fd in fds:
+                proc.close(fd)
+            raise
+        self.fds[proc] += fds
+
+    def _prepare(self, proc: Process, fds: list[int]) -> None:
         memory = proc.mmap(0, 64 * PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS)
         self.memory[proc].append(memory)
-        fds = self.fds[proc]
         v, i = vfio, iommufd
         node = self.random.choice([path for path in self.paths if path[-1].isdecimal()])
         fds.append(device := proc.open(node, os.O_RDWR))
@@ -188,6 +218,7 @@ class Vandal:
         page, pages, ioas = draw.randrange(64) * PAGE, draw.randrange(1, 9) * PAGE, draw.randrange(4)
         box, fd = self._fd(proc, "Container"), self._fd(proc, "Iommufd")
         group, cdev, device = (self._fd(proc, kind) for kind in ("Group", "Cdev", "VfioDevice"))
+        device = draw.choice((device, device, cdev))
         either, user = draw.choice((box, box, fd)), self._pointer(proc)
         calls: tuple[tuple[int, Ioctl, object], ...] = (
             (group, v.VFIO_GROUP_SET_CONTAINER, self._s32(either)),
@@ -203,21 +234,82 @@ class Vandal:
             (cdev, v.VFIO_DEVICE_BIND_IOMMUFD, v.vfio_device_bind_iommufd(argsz=16, iommufd=fd)),
             (cdev, v.VFIO_DEVICE_ATTACH_IOMMUFD_PT, v.vfio_device_attach_iommufd_pt(argsz=12, pt_id=draw.randrange(5))),
             (device, v.VFIO_DEVICE_RESET, 0),
-            (device, v.VFIO_DEVICE_SET_IRQS, self._irq_set(proc)),
+            *((device, v.VFIO_DEVICE_SET_IRQS, self._irq_set(proc)) for _ in range(6)),
+            *self._logs(proc, either, fd, device),
+            *self._objects(proc, fd),
+            *self._rarely(proc, device, group),
         )  # fmt: skip
-        pick = draw.randrange(len(calls) + 3)
-        if pick < len(calls):
-            proc.ioctl(*calls[pick])  # type: ignore[arg-type]
-        elif pick == len(calls):
+        fit = [call for call in calls if self._fits(proc, call[0], call[1])]
+        if draw.random() < 0.9 and fit:
+            target, row, arg = draw.choice(fit)
+            self.what = row.struct.__name__ if row.struct is not None else "sensible"
+            proc.ioctl(target, row, arg)  # type: ignore[arg-type]
+        elif draw.random() < 0.3:
             proc.pwrite(draw.choice((device, cdev)), draw.choice((b"\6\0", b"\0\0")), 7 << 40 | 4)
         else:
             self._device(proc, group)
 
+    @staticmethod
+    def _fits(proc: Process, fd: int, row: Ioctl) -> bool:
+        begin = KINDS.get(type(proc.fds.files.get(fd)).__name__, ())
+        return any(found is row and begin and name.startswith(begin) for name, found in NAMES.items())
+
     def _irq_set(self, proc: Process) -> bytearray:
-        draw, event = self.random, self._fd(proc, "EventFd")
-        flags, count = draw.choice((0x24, 0x21, 0x22, 0x09, 0x11, 0x14)), draw.choice((0, 1))
-        head = vfio.vfio_irq_set(argsz=24, flags=flags, index=draw.randrange(5), count=count)
-        return bytearray(bytes(head)[:20]) + self._s32(event)
+        draw = self.random
+        flags, count = draw.choice((0x24, 0x24, 0x21, 0x22, 0x09, 0x11, 0x14)), draw.choice((0, 1, 1, 2, 40))
+        events = b"".join(bytes(self._s32(draw.choice((-1, self._fd(proc, "EventFd"))))) for _ in range(count))
+        head = vfio.vfio_irq_set(
+            argsz=20 + len(events), flags=flags, index=draw.randrange(5), start=draw.choice((0, 0, 1)), count=count
+        )
+        return bytearray(bytes(head)[:20]) + events
+
+    def _logs(self, proc: Process, box: int, fd: int, device: int) -> tuple[tuple[int, Ioctl, object], ...]:
+        """What was written by devices: type 1's, IOMMUFD's, a device's own."""
+        draw, v, i = self.random, vfio, iommufd
+        iova, size, hwpt = draw.randrange(64) * PAGE, draw.randrange(1, 65) * PAGE, draw.randrange(1, 6)
+        bitmap = struct.pack("<QQQ", PAGE, 8, self._pointer(proc))
+        feature = struct.pack("<II", 64, draw.choice((1 << 16, 1 << 17, 1 << 18)) | draw.randrange(12))
+        return (
+            (box, v.VFIO_IOMMU_UNMAP_DMA, bytearray(struct.pack("<IIQQ", 48, 1, iova, size) + bitmap)),
+            (box, v.VFIO_IOMMU_UNMAP_DMA, v.vfio_iommu_type1_dma_unmap(argsz=24, flags=draw.choice((4, 6)))),
+            (box, v.VFIO_IOMMU_DIRTY_PAGES, bytearray(struct.pack("<II", 8, draw.choice((1, 1, 2))))),
+            (box, v.VFIO_IOMMU_DIRTY_PAGES, bytearray(struct.pack("<IIQQ", 48, 4, iova, size) + bitmap)),
+            (fd, i.IOMMU_HWPT_SET_DIRTY_TRACKING, i.iommu_hwpt_set_dirty_tracking(
+                size=16, flags=draw.choice((0, 1)), hwpt_id=hwpt)),
+            (fd, i.IOMMU_HWPT_GET_DIRTY_BITMAP, i.iommu_hwpt_get_dirty_bitmap(
+                size=48, hwpt_id=hwpt, iova=iova, length=size, page_size=PAGE, data=self._pointer(proc))),
+            (device, v.VFIO_DEVICE_FEATURE, bytearray(
+                feature + struct.pack("<QIIQ", draw.randrange(8), draw.choice((1, 0, 300)), 0, self._pointer(proc)))),
+        )  # fmt: skip
+
+    def _objects(self, proc: Process, fd: int) -> tuple[tuple[int, Ioctl, object], ...]:
+        """IOMMUFD's, by numbers that are likely to be somebody's."""
+        draw, i = self.random, iommufd
+        one, two = draw.randrange(1, 7), draw.randrange(1, 7)
+        return (
+            (fd, i.IOMMU_IOAS_COPY, i.iommu_ioas_copy(
+                size=40, flags=draw.choice((6, 7)), dst_ioas_id=one, src_ioas_id=two, length=PAGE,
+                dst_iova=draw.randrange(64) * PAGE, src_iova=draw.randrange(64) * PAGE)),
+            (fd, i.IOMMU_HWPT_ALLOC, i.iommu_hwpt_alloc(
+                size=48, flags=draw.choice((0, 0, 2)), dev_id=one, pt_id=two)),
+            (fd, i.IOMMU_GET_HW_INFO, i.iommu_hw_info(size=40, dev_id=one, data_len=64, data_uptr=self._pointer(proc))),
+            (fd, i.IOMMU_DESTROY, i.iommu_destroy(size=8, id=one)),
+            (fd, i.IOMMU_VFIO_IOAS, i.iommu_vfio_ioas(size=12, ioas_id=one, op=draw.randrange(3))),
+            (fd, i.IOMMU_IOAS_UNMAP, i.iommu_ioas_unmap(size=24, ioas_id=one, length=WORDS[-1])),
+        )  # fmt: skip
+
+    def _rarely(self, proc: Process, device: int, group: int) -> tuple[tuple[int, Ioctl, object], ...]:
+        """What few programs use."""
+        draw, v = self.random, vfio
+        offset, event = draw.randrange(3) << 40 | draw.choice((0, 4, 0x1004)), self._fd(proc, "EventFd")
+        return (
+            (device, v.VFIO_DEVICE_IOEVENTFD, v.vfio_device_ioeventfd(
+                argsz=32, flags=draw.choice((1, 2, 4, 8)), offset=offset, data=1, fd=draw.choice((-1, event)))),
+            (device, v.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, bytearray(struct.pack("<III", ROOM, 0, 0).ljust(ROOM))),
+            (device, v.VFIO_DEVICE_PCI_HOT_RESET, bytearray(struct.pack("<IIIi", 16, 0, 1, group))),
+            (device, v.VFIO_DEVICE_DETACH_IOMMUFD_PT, v.vfio_device_detach_iommufd_pt(argsz=8)),
+            (group, v.VFIO_GROUP_UNSET_CONTAINER, 0),
+        )  # fmt: skip
 
     @staticmethod
     def _s32(n: int) -> bytearray:
@@ -234,7 +326,14 @@ class Vandal:
             at = proc.mmap(0, 64 * PAGE, draw.choice((1, 3, 3, 3)), MAP_PRIVATE | MAP_ANONYMOUS)
         else:
             offset = draw.randrange(9) << 40 | draw.choice((0, PAGE, 1 << 16))
-            at = proc.mmap(0, draw.choice((PAGE, 4 * PAGE)), PROT_READ | PROT_WRITE, MAP_SHARED, self._fd(proc), offset)
+            at = proc.mmap(
+                0,
+                draw.choice((PAGE, 4 * PAGE)),
+                PROT_READ | PROT_WRITE,
+                MAP_SHARED,
+                self._fd(proc, "VfioDevice"),
+                offset,
+            )
         self.memory[proc].append(at)
 
     def unmap(self, proc: Process) -> None:
@@ -253,12 +352,17 @@ class Vandal:
 
     def read(self, proc: Process) -> None:
         """Somewhere in a region."""
-        proc.pread(self._fd(proc), self.random.choice((0, 1, 2, 3, 4, 8, 24, 257, PAGE)), self._offset())
+        proc.pread(self._fd(proc, "VfioDevice"), self.random.choice((0, 1, 2, 3, 4, 8, 24, 257, PAGE)), self._offset())
 
     def write(self, proc: Process) -> None:
         """Somewhere in a region."""
+        fd = self._fd(proc, "VfioDevice")
+        if self.random.random() < 0.3:  # edu's DMA, from or to what may be mapped, and its interrupt
+            for at, value in ((0x80, 1 << 12), (0x88, 0x40000), (0x90, 64), (0x98, self.random.randrange(8))):
+                proc.pwrite(fd, struct.pack("<I", value * self.random.choice((1, 1, 1, 2))), at)
+            return
         data = self.random.randbytes(self.random.choice((0, 1, 2, 3, 4, 8, 40)))
-        proc.pwrite(self._fd(proc), data, self._offset())
+        proc.pwrite(fd, data, self._offset())
 
     def poll(self, proc: Process) -> None:
         """What is ready; time passes."""
@@ -266,7 +370,7 @@ class Vandal:
 
     def fork(self, proc: Process) -> None:
         """A child with the same descriptors and memory."""
-        if len(self.processes) < 6:
+        if len(self.processes) < 4:
             child = proc.fork()
             self.processes.append(child)
             self.fds[child], self.memory[child] = list(self.fds[proc]), list(self.memory[proc])

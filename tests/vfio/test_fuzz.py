@@ -39,6 +39,8 @@ def test_random_calls_of_several_clients_end_in_errnos_and_leave_nothing(profile
     paths = ["/dev/vfio/vfio", *(f"/dev/vfio/{name}" for name in root.listdir("/dev/vfio") if name.isdecimal())]
     if profile != "linux-6.1":
         paths += ["/dev/iommu", *(f"/dev/vfio/devices/{name}" for name in root.listdir("/dev/vfio/devices"))]
+    for path in paths:
+        root.chmod(path, 0o666)
     vandal = Vandal(kernel, seed, paths, [EDU, DSA, UUID])
 
     for _ in range(STEPS):
