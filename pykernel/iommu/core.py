@@ -95,8 +95,12 @@ class IommuCore:
         for region in dev.iommu.get_resv_regions(dev):
             if region.type not in (IOMMU_RESV_DIRECT, IOMMU_RESV_DIRECT_RELAXABLE):
                 continue
+            size = 0
             start, end = -(-region.start // PAGE) * PAGE, -(-(region.end + 1) // PAGE) * PAGE
-            for addr in range(start, end, PAGE):
-                if domain.iova_to_phys(addr) is None:
-                    domain.map(addr, addr, PAGE, region.prot)
+            for addr in range(start, end + PAGE, PAGE):
+                if addr != end and domain.iova_to_phys(addr) is None:
+                    size += PAGE
+                elif size:
+                    domain.map(addr - size, addr - size, size, region.prot)
+                    size = 0
         domain.flush_iotlb_all()

@@ -44,7 +44,7 @@ __all__ = ["IntelIommu"]
 
 IOAPIC_RANGE_START, IOAPIC_RANGE_END = 0xFEE00000, 0xFEEFFFFF
 LEVELS = {"4K": 1, "2M": 2, "1G": 3}
-RELAXABLE = (0x03, 0x0C03)  # classes whose RMRRs nobody needs after boot: displays, and USB controllers
+PCI_BASE_CLASS_DISPLAY, PCI_CLASS_BRIDGE_ISA, PCI_CLASS_SERIAL_USB = 0x03, 0x0601, 0x0C03
 
 
 class IntelIommu:
@@ -109,13 +109,20 @@ class IntelIommu:
         kind = IOMMU_RESV_DIRECT_RELAXABLE if self._relaxable(dev) else IOMMU_RESV_DIRECT
         prot = IOMMU_READ | IOMMU_WRITE
         regions = [ResvRegion(a, b - a + 1, prot, kind) for a, b in self.rmrr.get(dev.name, [])]
+        if self._class(dev) == PCI_CLASS_BRIDGE_ISA:  # CONFIG_INTEL_IOMMU_FLOPPY_WA
+            regions.append(ResvRegion(0, 1 << 24, prot, IOMMU_RESV_DIRECT_RELAXABLE))
         length = IOAPIC_RANGE_END - IOAPIC_RANGE_START + 1
         return [*regions, ResvRegion(IOAPIC_RANGE_START, length, 0, IOMMU_RESV_MSI)]
 
     @staticmethod
-    def _relaxable(dev: Any) -> bool:
+    def _class(dev: Any) -> int:
+        code: int = dev.class_code
+        return code >> 8
+
+    def _relaxable(self, dev: Device) -> bool:
         # device_rmrr_is_relaxable(): IS_USB_DEVICE() and IS_GFX_DEVICE()
-        return dev.class_code >> 16 in RELAXABLE or dev.class_code >> 8 in RELAXABLE
+        code = self._class(dev)
+        return code == PCI_CLASS_SERIAL_USB or code >> 8 == PCI_BASE_CLASS_DISPLAY
 
     def requires_direct(self, dev: Device) -> bool:
         """``dev->iommu->require_direct``; in 6.1 device_is_rmrr_locked()."""

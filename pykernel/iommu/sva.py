@@ -215,27 +215,18 @@ class Iommu:
         mem = handle.mm.mem
         if not isinstance(mem, SimMemory):
             return None
-        spans: list[tuple[int, int]] = []
-        at, end = addr, addr + n
-        while at < end:
-            pa = mem.translate(at, write=write)
-            if pa is None:
-                raise DmaFault(at, write, "page not present")
-            step = min(end - at, PAGE - (at & PAGE - 1))
-            if spans and sum(spans[-1]) == pa:
-                spans[-1] = (spans[-1][0], spans[-1][1] + step)
-            else:
-                spans.append((pa, step))
-            at += step
+        spans, found = mem.translate_range(addr, n, write=write)
+        if found < n:
+            raise DmaFault(addr + found, write, "page not present")
         ram = mem.phys.ram
         return [ram[pa : pa + size] for pa, size in spans]
 
     @staticmethod
     def _check(mem: Any, addr: int, n: int, *, write: bool) -> None:
-        if isinstance(mem, SimMemory):
-            for page in range(addr & -PAGE, addr + n, PAGE):
-                if mem.translate(page, write=write) is None:
-                    raise DmaFault(max(page, addr), write, "page not present")
+        if isinstance(mem, SimMemory) and n:
+            found = mem.translate_range(addr, n, write=write)[1]
+            if found < n:
+                raise DmaFault(addr + found, write, "page not present")
 
     @staticmethod
     def _first_bad(mem: Any, addr: int, n: int) -> int:

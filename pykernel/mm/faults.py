@@ -74,6 +74,29 @@ class PageTable(UserMemory):
         need = PRESENT | WRITE if write else PRESENT
         return pte & FRAME | addr & _PAGE_MASK if pte & need == need else None
 
+    def translate_range(self, addr: int, n: int, *, write: bool = False) -> tuple[list[tuple[int, int]], int]:
+        """
+        :meth:`translate` for *n* bytes: the physical ranges (address, length), and how many bytes they are.
+
+        Fewer than *n*: the page after them is not there.
+        """
+        ptes = list(map(self._ptes.get, range(addr >> _SHIFT, (addr + n - 1 >> _SHIFT) + 1)))
+        need, first, off = PRESENT | WRITE if write else PRESENT, ptes[0] or 0, addr & _PAGE_MASK
+        if first & need == need and ptes == list(range(first, first + len(ptes) * PAGE_SIZE, PAGE_SIZE)):
+            return [((first & FRAME) + off, n)], n
+        out: list[tuple[int, int]] = []
+        done = 0
+        for pte in ptes:
+            if pte is None or pte & need != need:
+                break
+            step, pa = min(n - done, PAGE_SIZE - off), (pte & FRAME) + off
+            if out and out[-1][0] + out[-1][1] == pa:
+                out[-1] = (out[-1][0], out[-1][1] + step)
+            else:
+                out.append((pa, step))
+            done, off = done + step, 0
+        return out, done
+
     def walk(self, addr: int, *, write: bool = False) -> Page | None:
         """The page at *addr*, as :meth:`translate` finds it."""
         pa = self.translate(addr, write=write)

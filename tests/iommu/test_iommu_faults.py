@@ -146,7 +146,9 @@ def test_a_pasid_that_is_not_there(world, card):
 
 def test_messages_are_limited(world):
     """
-    ___ratelimit(): ten a 5 s, and the look for a next record counts: three faults and a half; then how many were lost.
+    ___ratelimit(): ten a 5 s, and the look for a next record counts: three faults and a half, then how many were lost.
+
+    Linux 6.1.192 and 6.12.117 say exactly this to eight faults of an edu device, and one 5 s later.
     """
     w = world("sva = false")
     for page in range(8):

@@ -123,6 +123,7 @@ FULL_ACS = 0x1D
     ("first", "second", "shared"),
     [
         pytest.param({"multi": True}, {"multi": True}, True, id="functions-of-a-slot-without-acs"),
+        pytest.param({"multi": True}, {}, True, id="only-the-first-says-so"),
         pytest.param({"multi": True, "acs": 0}, {"multi": True, "acs": 0}, False, id="acs-that-needs-no-control"),
         pytest.param({"multi": True, "acs": FULL_ACS}, {"multi": True, "acs": FULL_ACS}, False, id="full-acs"),
         pytest.param({"multi": True, "acs": FULL_ACS}, {"multi": True}, False, id="only-the-first-has-acs"),
@@ -186,6 +187,15 @@ def test_type_of_a_bound_device_cannot_be_changed_but_made_lazy(world, card_driv
     w.p.write_text(f"{w.sysfs}/type", "DMA-FQ")
     assert w.p.read_text(f"{w.sysfs}/type") == "DMA-FQ\n"
     driver.unregister()
+
+
+@pytest.mark.parametrize(("profile", "code"), [("linux-6.1", errno.EBUSY), ("linux-6.12", 0)])
+def test_type_while_a_driver_of_user_space_is_bound(world, profile, code, fails):
+    """6.1 asks for a driver, 6.12 for a user of the group: vfio-pci that is not open is none (both were asked)."""
+    w = world(profile=profile)
+    w.p.write_text("/sys/bus/pci/drivers/pci-stub/new_id", "1234 5678")
+    assert fails(w.p.write_text, f"{w.sysfs}/type", "DMA") == code
+    w.p.write_text("/sys/bus/pci/drivers/pci-stub/unbind", w.dev.name)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +273,15 @@ def test_a_region_that_nobody_needs_after_boot(world, card, class_code, fails):
     assert fails(iommu_attach_group, domain, w.group) == 0
     iommu_detach_group(domain, w.group)
     iommu_domain_free(domain)
+
+
+def test_the_region_of_floppy_disks(world, card):
+    """CONFIG_INTEL_IOMMU_FLOPPY_WA: the first 16 MiB of an ISA bridge; Linux 6.1 and 6.12 show it so on a Q35."""
+    w = world(cards={"0000:00:1f.0": card(class_code=0x060100)})
+    first = "0x0000000000000000 0x0000000000ffffff direct-relaxable\n"
+    assert w.p.read_text(f"{w.sysfs}/reserved_regions") == first + MSI
+    assert w.group.default_domain.iova_to_phys(0xFFF123) == 0xFFF123
+    assert w.group.default_domain.table.lookup(512)[1] == 2 << 20, "mapped at once, by large pages"
 
 
 @pytest.mark.parametrize(

@@ -580,3 +580,19 @@ def test_model(ops: list[tuple[str, int, int]]) -> None:
         starts = [(vma.vm_start, vma.vm_end) for vma in mem.vmas]
         assert starts == sorted(starts)
         assert all(end <= start for (_, end), (start, _) in pairwise(starts))
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_ranges_are_translated_as_their_pages_are(write: bool) -> None:
+    """translate_range() is translate() of each byte up to the first page that is not there."""
+    mem = SimMemory()
+    a = mem.mmap(0, 8 * 4096, libc.PROT_READ | libc.PROT_WRITE, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS)
+    for page in (1, 0, 2, 3, 5):
+        mem.write(a + page * 4096, b"x")
+    mem.read(a + 4 * 4096, 1)
+    for first, n in ((0, 1), (5, 3 * 4096), (4090, 12), (100, 5 * 4096 - 100), (4096, 7 * 4096), (6 * 4096, 4)):
+        spans, found = mem.translate_range(a + first, n, write=write)
+        flat = [pa + i for pa, size in spans for i in range(size)]
+        pages = [mem.translate(a + first + i, write=write) for i in range(n)]
+        want = pages[: pages.index(None)] if None in pages else pages
+        assert (flat, found) == (want, len(want))
