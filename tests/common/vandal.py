@@ -256,10 +256,14 @@ class Vandal:
 
     def _irq_set(self, proc: Process) -> bytearray:
         draw = self.random
-        flags, count = draw.choice((0x24, 0x24, 0x21, 0x22, 0x09, 0x11, 0x14)), draw.choice((0, 1, 1, 2, 40))
+        flags, count = draw.choice((0x24, 0x24, 0x24, 0x21, 0x22, 0x09, 0x11, 0x14)), draw.choice((0, 1, 1, 1, 2, 40))
         events = b"".join(bytes(self._s32(draw.choice((-1, self._fd(proc, "EventFd"))))) for _ in range(count))
         head = vfio.vfio_irq_set(
-            argsz=20 + len(events), flags=flags, index=draw.randrange(5), start=draw.choice((0, 0, 1)), count=count
+            argsz=20 + len(events),
+            flags=flags,
+            index=draw.choice((0, 1, 1, 2, 2, 3, 4)),
+            start=draw.choice((0, 0, 0, 1)),
+            count=count,
         )
         return bytearray(bytes(head)[:20]) + events
 

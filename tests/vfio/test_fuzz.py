@@ -23,8 +23,6 @@ vfio_pci = "disable_denylist=1"
 mtty = ""
 """
 STEPS = 600
-import collections
-LAST = collections.Counter()
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -48,7 +46,7 @@ def test_random_calls_of_several_clients_end_in_errnos_and_leave_nothing(profile
     vandal.end()
 
     assert not kernel.oopses
-    LAST.update(vandal.said)
+    assert sum(n for what, n in vandal.said.items() if what.endswith(": ok")) > STEPS // 10  # they met some state
     root.write_text(f"/sys/bus/mdev/devices/{UUID}/remove", "1")
     for bdf in (EDU, DSA):
         client.reattach(root, bdf)
