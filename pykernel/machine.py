@@ -48,7 +48,6 @@ DRIVERS = {
     "vfio_pci_core": "pykernel.drivers.vfio_pci:VfioPciCoreModule",
     "pci_stub": "pykernel.drivers.pci_stub:PciStubModule",
     "iommufd": "pykernel.iommufd.main:IommufdModule",
-    "iommufd": "pykernel.iommufd.main:IommufdModule",
     "vfio": "pykernel.vfio.modules:VfioModule",
     "vfio_virqfd": "pykernel.vfio.modules:VfioVirqfdModule",
     "vfio_iommu_type1": "pykernel.vfio.type1:VfioIommuType1Module",

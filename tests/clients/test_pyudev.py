@@ -48,7 +48,7 @@ def test_what_libudev_says_is_what_the_hosts_libudev_says(enabled: bool) -> None
     """Of every device, property, attribute and search: the real library looks at the same tree from a child."""
 
     def machine() -> Kernel:
-        kernel = pykernel.boot("full")
+        kernel = pykernel.boot("dsa")
         if enabled:
             enable_wq(kernel.process(), "wq0.0")
         return kernel

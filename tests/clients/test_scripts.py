@@ -27,8 +27,10 @@ Script = Callable[..., tuple[object, str, str]]
 
 WARNING = "Warning: no supported DPDK kernel modules are loaded\n"
 NO_DEVICE = "[Errno 19] No such device"
-DSA, IAX, OTHER = "0000:6a:01.0", "0000:6a:02.0", "0000:6f:01.0"  # machine "full"
+DSA, IAX, OTHER = "0000:6a:01.0", "0000:6a:02.0", "0000:6f:01.0"
 PCI = "/sys/bus/pci/devices"
+
+pytestmark = pytest.mark.kernel(machine="dsa")  # no driver is there that DPDK's scripts would take
 
 
 @pytest.fixture
@@ -179,7 +181,6 @@ def _queue(name: str) -> dict[str, str]:
     return {one: Path("/sys/bus/dsa/devices", name, one).read_text().rstrip("\n") for one in names}
 
 
-@pytest.mark.kernel(machine="dsa")
 def test_idxd_cfg(kernel: Kernel, idxd_cfg: Script) -> None:
     """Two queues share all entries, each in a group of its own with an engine, enabled for user space."""
     total = int(Path("/sys/bus/dsa/devices/dsa0/max_work_queues_size").read_text())
@@ -201,7 +202,6 @@ def test_idxd_cfg(kernel: Kernel, idxd_cfg: Script) -> None:
     assert not Path("/dev/dsa").exists()
 
 
-@pytest.mark.kernel(machine="dsa")
 def test_idxd_cfg_by_address(kernel: Kernel, idxd_cfg: Script) -> None:
     """The script finds the instance below the PCI function, and takes options for the queues."""
     assert idxd_cfg(OTHER, "-q", "1", "--name-prefix", "app", "--wq-option", "priority=9")[0] == 0
@@ -209,7 +209,6 @@ def test_idxd_cfg_by_address(kernel: Kernel, idxd_cfg: Script) -> None:
     assert (queue["state"], queue["name"], queue["priority"]) == ("enabled", "app_wq2.0", "9")
 
 
-@pytest.mark.kernel(machine="dsa")
 def test_idxd_cfg_fails_as_on_linux(kernel: Kernel, idxd_cfg: Script) -> None:
     """A value that the driver refuses is the driver's errno."""
     with pytest.raises(OSError, match="Invalid argument"):
@@ -278,4 +277,4 @@ def test_lspci_is_the_one_of_pykernel_run(
     require_program("lspci")
     words = ["lspci", "-Dvvvnnxxx"]
     mine = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}).stdout
-    assert mine == pykernel_run("linux-6.1", *words, machine="full").stdout
+    assert mine == pykernel_run("linux-6.1", *words, machine="dsa").stdout

@@ -101,7 +101,7 @@ def test_files_and_built_in_names(tmp_path):
     path.write_text("cmdline = 'x'")
     assert (load(str(path)).name, load(str(path)).cmdline) == ("my", "x")
     for name in built_in_names():
-        assert load(name).pci
+        assert load(name).modules
     with pytest.raises(MachineError, match=r"none.toml: No such file"):
         load(str(tmp_path / "none.toml"))
     path.write_bytes(b"\xff\xfe")
