@@ -26,6 +26,9 @@ import idxd_probe  # noqa: E402
 import probing  # noqa: E402
 import process_os  # noqa: E402
 import stand_ins  # noqa: E402
+import vfio_bus_probe  # noqa: E402
+import vfio_emulated  # noqa: E402
+import vfio_probe  # noqa: E402
 from differences import DIFFERENCES, reason  # noqa: E402
 
 import pykernel  # noqa: E402
@@ -58,6 +61,7 @@ class RecordedSet:
     module_args: str = ""
     modules: tuple[str, ...] = ("idxd",)
     separate: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -72,7 +76,18 @@ class RecordedSet:
 
 EDU = (("edu", "0000:00:02.0", {}),)
 NO_SVA = IommuSpec(enabled=True, sva=False)
+QEMU_VTD = IommuSpec(enabled=True, sva=False, address_width=39, snoop_control=False, dirty_tracking=False)
 NO_IOMMU = IommuSpec(enabled=False, sva=False)
+VFIO_MODULES = ("vfio", "vfio_iommu_type1", "vfio_pci", "mdev", "pci_stub")
+EDU_FIRST = (("edu", "0000:00:01.0", {}),)
+PORTS = (
+    ("root-port", "0000:00:04.0", {"secondary": 1}),
+    ("root-port", "0000:00:05.0", {"secondary": 2}),
+    ("edu", "0000:01:00.0", {}),
+    ("edu", "0000:01:00.1", {}),
+    ("edu", "0000:02:00.0", {}),
+)
+VFIO_PROBES = {"vfio": vfio_probe.PARTS, "vfio bus": vfio_bus_probe.PARTS}
 HALTS = ("halt software", "halt flr", "halt warm", "halt cold", "module")
 
 
@@ -89,7 +104,46 @@ SETS: tuple[RecordedSet, ...] = (
         "driver core, Linux 6.1", "driver-core-linux-6.1.txt", "linux-6.1", "driver core", EDU, NO_SVA, modules=()
     ),
     RecordedSet(
-        "driver core, Linux 6.12", "driver-core-linux-6.12.txt", "linux-6.12", "driver core", EDU, NO_SVA, modules=()
+        "driver core, Linux 6.12",
+        "driver-core-linux-6.12.txt",
+        "linux-6.12",
+        "driver core",
+        EDU,
+        NO_SVA,
+        modules=(),
+        config=("-IOMMUFD",),
+    ),
+    RecordedSet(
+        "vfio, Linux 6.1", "vfio-linux-6.1.txt", "linux-6.1", "vfio", EDU_FIRST, QEMU_VTD, modules=VFIO_MODULES
+    ),
+    RecordedSet(
+        "vfio, Linux 6.12",
+        "vfio-linux-6.12.txt",
+        "linux-6.12",
+        "vfio",
+        EDU_FIRST,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+        config=("-IOMMUFD",),
+    ),
+    RecordedSet(
+        "vfio on a bus, Linux 6.1",
+        "vfio-bus-linux-6.1.txt",
+        "linux-6.1",
+        "vfio bus",
+        PORTS,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+    ),
+    RecordedSet(
+        "vfio on a bus, Linux 6.12",
+        "vfio-bus-linux-6.12.txt",
+        "linux-6.12",
+        "vfio bus",
+        PORTS,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+        config=("-IOMMUFD",),
     ),
     RecordedSet(
         "idxd, Linux 6.1", "idxd/answers-idxd-6.1.txt", "linux-6.1", "idxd", _dsa("spr"), NO_SVA, separate=HALTS
@@ -181,6 +235,8 @@ def run_set(recorded: RecordedSet) -> list[Answer]:
         return _chardev(recorded)
     if recorded.probe == "driver core":
         return _driver_core(recorded)
+    if recorded.probe in VFIO_PROBES:
+        return _vfio(recorded)
     asked = list(dict.fromkeys(a.part for a in parse(recorded.path.read_text("utf-8"))))
     together = [p for p in asked if p not in recorded.separate]
     answers = _idxd(recorded, together)
@@ -205,9 +261,10 @@ def _chardev(recorded: RecordedSet) -> list[Answer]:
 
 
 def _driver_core(recorded: RecordedSet) -> list[Answer]:
-    kernel = pykernel.boot(recorded.machine(), recorded.profile)
+    kernel = pykernel.boot(recorded.machine(), recorded.profile, config=recorded.config)
     kernel.up()
-    stand_ins.load(kernel)
+    for name in ("vfio_iommu_type1", "vfio_pci"):  # as the recorded kernels had
+        kernel.modules.modprobe(name)
     recorder = Recorder()
     with kernel.patched() as patched:
 
@@ -218,6 +275,16 @@ def _driver_core(recorded: RecordedSet) -> list[Answer]:
 
         driver_core_parts.__dict__["socket"] = stand_ins.UeventSocket(kernel)  # netlink sockets are the host's
         probing.run(driver_core_probe.PARTS, [], recorder.begin, recorder.say, raw_mmap)
+    return recorder.answers
+
+
+def _vfio(recorded: RecordedSet) -> list[Answer]:
+    kernel = pykernel.boot(recorded.machine(), recorded.profile, config=recorded.config)
+    kernel.initcalls.insert(2, lambda: vfio_emulated.firmware(kernel))
+    recorder = Recorder()
+    with kernel.patched() as patched:
+        host = vfio_emulated.EmulatedHost(kernel, patched)
+        probing.run(VFIO_PROBES[recorded.probe], [], recorder.begin, recorder.say, patched.raw_mmap, host)
     return recorder.answers
 
 
@@ -259,7 +326,12 @@ def both_descriptors(a: Answer, b: Answer) -> bool:
 
 
 def normal(text: str) -> str:
-    """An answer without what differs from boot to boot: a dynamic major, an IOMMU group's number."""
+    """
+    An answer without what differs from boot to boot: a dynamic major, an IOMMU group's number.
+
+    A fault of a request without PASID has none; QEMU's VT-d in scalable mode records PASID 0.
+    """
+    text = text.replace("PASID 0x0]", "NO_PASID]")
     text = re.sub(r"iommu group \d+", "iommu group N", text)
     return re.sub(r"MAJ(OR)?=\d+|^'2[345]\d\\n'$", "MAJOR", text)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from probing import call
 from vfio_host import Host
 
+from pykernel.hw.edu import EduFunction
 from pykernel.pci.core import Pci
 from pykernel.syscalls import Pids
 from pykernel.task import RLIMIT_MEMLOCK, Cred, Mm, Task
@@ -25,8 +26,9 @@ __all__ = ["EmulatedHost", "firmware"]
 def firmware(kernel: Kernel) -> None:
     """What QEMU's firmware leaves in edu's configuration space: COMMAND, the interrupt line."""
     for slot in kernel.sub(Pci).slots.values():
-        slot.function.config.write(0x04, 0x103, 2)
-        slot.function.config.write(0x3C, 0x0A, 1)
+        if isinstance(slot.function, EduFunction):
+            slot.function.config_write(0x04, 2, 0x103)
+            slot.function.config_write(0x3C, 1, 0x0A)
 
 
 class EmulatedHost(Host):  # type: ignore[misc,unused-ignore]  # probes are imported by plain names
@@ -52,6 +54,7 @@ class EmulatedHost(Host):  # type: ignore[misc,unused-ignore]  # probes are impo
         assert parent.mm is not None
         pids = self.kernel.sub(Pids)
         child = Task(self.kernel, pids.alloc(), parent.comm, Cred(uid, uid), Mm(parent.mm.mem.fork()))
+        child.files = parent.files
         child.rlimits = dict(parent.rlimits)
         if memlock is not None:
             child.rlimits[RLIMIT_MEMLOCK] = (memlock, memlock)
@@ -79,6 +82,10 @@ class EmulatedHost(Host):  # type: ignore[misc,unused-ignore]  # probes are impo
                 else:
                     table.dup2_real(table.placeholder, fd)
                     table.files[fd] = file
+
+    def meanwhile(self, f: Callable[[], object]) -> Any:
+        """A client of its own."""
+        return self.kernel.spawn(f)
 
     def touch(self, area: mmap.mmap, at: int) -> object:
         """A fault is EFAULT here."""

@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,12 @@ class Host:
     def address_of(self, area: mmap.mmap) -> int:
         """Where a mapped file is."""
         return ctypes.addressof(ctypes.c_char.from_buffer(area))
+
+    def meanwhile(self, f: Callable[[], object]) -> Any:
+        """Another thread that does it; it can be joined."""
+        thread = threading.Thread(target=f)
+        thread.start()
+        return thread
 
     def locked(self) -> str:
         """VmLck of this process."""

@@ -6,7 +6,6 @@ import fcntl
 import os
 import select
 import stat
-import threading
 from collections.abc import Callable
 
 import vfio_abi as abi
@@ -256,10 +255,7 @@ def blocking_unbind(q: Probe) -> None:
             if what != "without":
                 enable(f, abi.REQ, e)
             done: list[object] = []
-            thread = threading.Thread(
-                target=lambda done=done, v=v: done.append(call(write_text, f"{OTHER}/unbind", v.addr))
-            )
-            thread.start()
+            thread = v.host.meanwhile(lambda done=done, v=v: done.append(call(write_text, f"{OTHER}/unbind", v.addr)))
             q.say(f"{what}: asked", count(e, 3000))
             q.say(f"{what}: waits", list(done))
             q.say(f"{what}: the device works", (call(f.config, 0, 2), plain(f.device, abi.RESET)))
@@ -268,7 +264,7 @@ def blocking_unbind(q: Probe) -> None:
             q.say(f"{what}: sysfs", (v.driver(), sorted({"vfio-dev", "driver"} & set(os.listdir(v.real)))))
             q.say(f"{what}: asked again", (count(e, 12000), list(done)))
             f.shut("device")
-            thread.join(20)
+            thread.join()
             q.say(f"{what}: device closed", (done, v.driver()))
             q.say(f"{what}: the group", [tried(f.group, abi.GROUP_GET_STATUS, STATUS), device(f.group, v.addr)])
             q.say(f"{what}: node", call(os.open, v.node, os.O_RDWR))
