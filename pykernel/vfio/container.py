@@ -343,13 +343,19 @@ class Container:
 
 
 class VfioContainerFile(IoctlFile):
-    """An open /dev/vfio/vfio: ``vfio_fops``. A number that is not its own goes to the IOMMU driver."""
+    """
+    An open /dev/vfio/vfio: ``vfio_fops``. A number that is not its own goes to the IOMMU driver.
+
+    Raises:
+        ENOMEM: by fault injection.
+    """
 
     __slots__ = ("container",)
 
     seekable = False
 
     def __init__(self, inode: Inode, flags: int) -> None:
+        inode.kernel.faults.alloc("vfio_fops_open")
         super().__init__(inode, flags)
         self.container = Container(inode.kernel)
 

@@ -134,8 +134,10 @@ def vfio_device_open_file(vdev: VfioDevice) -> VfioDeviceFile:
 
     Raises:
         EINVAL: no container, or it has no IOMMU. EPERM: no IOMMU and no CAP_SYS_RAWIO. What open_device() raises.
+        ENOMEM: by fault injection.
     """
     kernel, group = vdev.kernel, vdev.the_group
+    kernel.faults.alloc("vfio_device_open")
     df = VfioDeviceFile(AnonInode(kernel, 0, "vfio-device"), os.O_RDWR, vdev, group)
     if kernel.profile.vfio_one_open:
         _open_once(df)

@@ -299,6 +299,7 @@ def vfio_file_has_dev(file: File, vdev: VfioDevice) -> bool:
 
 def _create_group(core: VfioCore, iommu_group: IommuGroup, type: VfioGroupType) -> VfioGroup:
     # drivers/vfio/group.c:vfio_create_group()
+    core.kernel.faults.alloc("vfio_group_alloc")
     group = VfioGroup(core, iommu_group, type)
     try:
         cdev_device_add(group, group.open, core.owner)

@@ -56,6 +56,7 @@ def vfio_put_device(vdev: VfioDevice) -> None:
 def _register(vdev: VfioDevice, type: VfioGroupType) -> None:
     # drivers/vfio/vfio_main.c:__vfio_register_dev()
     core = vdev.kernel.sub(VfioCore)
+    core.kernel.faults.alloc("vfio_alloc_device")
     if core.module is None:
         raise Oops('a module that registers devices of VFIO needs depends = ("vfio",)')
     vdev.index = core.alloc_index()

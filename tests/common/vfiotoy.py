@@ -10,9 +10,21 @@ from pykernel.kernel import Kernel
 from pykernel.syscalls import Process
 from pykernel.uapi.linux import vfio as v
 from pykernel.vfio.container import VfioIommuDriver, vfio_register_iommu_driver
-from pykernel.vfio.main import VfioDevice, vfio_register_emulated_iommu_dev
+from pykernel.vfio.main import VfioDevice, vfio_register_emulated_iommu_dev, vfio_unregister_group_dev
 
-__all__ = ["Log", "Mappings", "Toy", "add_toy", "get_device_fd", "open_group", "put_string", "set_container", "usable"]
+__all__ = [
+    "Log",
+    "Mappings",
+    "Toy",
+    "add_mappings",
+    "add_toy",
+    "drop_toy",
+    "get_device_fd",
+    "open_group",
+    "put_string",
+    "set_container",
+    "usable",
+]
 
 EXTENSION = 77  # one that no IOMMU driver of Linux has
 
@@ -108,6 +120,13 @@ def add_toy(kernel: Kernel, name: str = "toy0", log: Log | None = None) -> Toy:
     toy = Toy(dev, [] if log is None else log)
     vfio_register_emulated_iommu_dev(toy)
     return toy
+
+
+def drop_toy(toy: Toy) -> None:
+    """Take it and what is below it away."""
+    if toy.index >= 0:
+        vfio_unregister_group_dev(toy)
+    toy.dev.unregister()
 
 
 def add_mappings(kernel: Kernel, log: Log | None = None) -> Mappings:
