@@ -197,4 +197,5 @@ def test_the_operations_of_the_readme_are_those_that_the_silicon_runs():
 def test_the_machines_of_the_readme_are_those_that_are_built_in():
     from pykernel.machine import built_in_names
 
-    assert f"Built in: {' and '.join(f'`{name}`' for name in built_in_names())}." in README
+    *first, last = (f"`{name}`" for name in built_in_names())
+    assert f"Built in: {', '.join(first)} and {last}." in README
