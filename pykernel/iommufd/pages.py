@@ -191,7 +191,7 @@ class IoptPages:
         elif self.account_mode == ACCOUNT_MM:
             if self.is_remote and not self.mm.users:
                 raise err(EINVAL, "the process is gone")
-            account_locked_vm(self.mm, abs(npages), npages > 0, self.task)
+            account_locked_vm(self.mm, abs(npages), npages > 0, self.task, bypass=False)
         self.charged = self.npinned
         self.mm.pinned_pages += npages
 

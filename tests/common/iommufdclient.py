@@ -10,6 +10,7 @@ from typing import Any
 from pykernel.syscalls import Process
 from pykernel.uapi.ioctl import Ioctl
 from pykernel.uapi.linux import iommufd as i
+from pykernel.uapi.linux import vfio as v
 
 PAGE = 4096
 RW = i.IOMMU_IOAS_MAP_READABLE | i.IOMMU_IOAS_MAP_WRITEABLE
@@ -88,6 +89,44 @@ class Iommufd:
         at = self.proc.mem.alloc(len(data) or 1)
         self.proc.mem.write(at, data)
         return at
+
+
+class Cdev:
+    """A descriptor of ``/dev/vfio/devices/vfioN`` of the device whose directory in sysfs is *path*."""
+
+    def __init__(self, proc: Process, path: str) -> None:
+        self.proc, self.path = proc, path
+        (self.name,) = proc.listdir(f"{path}/vfio-dev")
+        self.fd = proc.open(f"/dev/vfio/devices/{self.name}", os.O_RDWR)
+
+    def again(self) -> Cdev:
+        """Another descriptor of the same node."""
+        return Cdev(self.proc, self.path)
+
+    def bind(self, iommufd: int, **fields: int) -> int:
+        """VFIO_DEVICE_BIND_IOMMUFD; the number of the device there."""
+        cmd = v.vfio_device_bind_iommufd(**{"argsz": 16, "iommufd": iommufd} | fields)
+        self.proc.ioctl(self.fd, v.VFIO_DEVICE_BIND_IOMMUFD, cmd)
+        return int(cmd.out_devid)
+
+    def attach(self, pt_id: int, **fields: int) -> int:
+        """VFIO_DEVICE_ATTACH_IOMMUFD_PT; what it is attached to."""
+        cmd = v.vfio_device_attach_iommufd_pt(**{"argsz": 12, "pt_id": pt_id} | fields)
+        self.proc.ioctl(self.fd, v.VFIO_DEVICE_ATTACH_IOMMUFD_PT, cmd)
+        return int(cmd.pt_id)
+
+    def detach(self, **fields: int) -> None:
+        """VFIO_DEVICE_DETACH_IOMMUFD_PT."""
+        cmd = v.vfio_device_detach_iommufd_pt(**{"argsz": 8} | fields)
+        self.proc.ioctl(self.fd, v.VFIO_DEVICE_DETACH_IOMMUFD_PT, cmd)
+
+    def get_info(self) -> int:
+        """VFIO_DEVICE_GET_INFO."""
+        size = v.vfio_device_info.sizeof()
+        return self.proc.ioctl(self.fd, v.VFIO_DEVICE_GET_INFO, v.vfio_device_info(argsz=size))
+
+    def close(self) -> None:
+        self.proc.close(self.fd)
 
 
 def shared(proc: Process, size: int, at: int = 0x600000000000) -> int:
