@@ -20,6 +20,7 @@ model = "edu"
 address = "0000:00:05.0"
 
 [modules]
+vfio_iommu_type1 = ""
 "./{name}.py" = ""
 """
 
@@ -27,6 +28,8 @@ TEST = '''\
 """What programs may expect of {name}: they see /dev/{name}0 and /sys/class/{name}, the device does the rest."""
 
 import fcntl
+import os
+from contextlib import contextmanager
 from errno import EINVAL, ERANGE
 from pathlib import Path
 
@@ -34,9 +37,17 @@ import pytest
 
 from {name} import {upper}_FACTORIAL, {name}_factorial
 from pykernel import explore
+from pykernel.uapi.linux.vfio import (
+    VFIO_GROUP_GET_DEVICE_FD,
+    VFIO_GROUP_SET_CONTAINER,
+    VFIO_SET_IOMMU,
+    VFIO_TYPE1v2_IOMMU,
+)
 
 MACHINE = str(Path(__file__).with_name("{name}.toml"))
 LIVENESS = "/sys/class/{name}/{name}0/liveness"
+SHARES = "/sys/class/mdev_bus/0000:00:05.0/mdev_supported_types/{name}-share"
+UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 
 pytestmark = pytest.mark.kernel(machine=MACHINE)
 
@@ -87,6 +98,35 @@ def test_removal_while_a_file_is_open(kernel):
     assert not Path("/dev/{name}0").exists()
 
 
+@contextmanager
+def opened(uuid):
+    """A mediated device, as a program opens it: its group joins a container, which tells how memory is mapped."""
+    number = os.path.basename(os.readlink(f"/sys/bus/mdev/devices/{{uuid}}/iommu_group"))
+    container, group = os.open("/dev/vfio/vfio", os.O_RDWR), os.open(f"/dev/vfio/{{number}}", os.O_RDWR)
+    fcntl.ioctl(group, VFIO_GROUP_SET_CONTAINER, container.to_bytes(4, "little"))
+    fcntl.ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU)
+    device = fcntl.ioctl(group, VFIO_GROUP_GET_DEVICE_FD, bytearray(uuid.encode() + b"\\0"))
+    try:
+        yield device
+    finally:
+        for fd in (device, group, container):
+            os.close(fd)
+
+
+def test_a_share_of_the_card(kernel):
+    Path(SHARES, "create").write_text(UUID)
+    assert Path(SHARES, "available_instances").read_text() == "3\\n"
+
+    with opened(UUID) as device:
+        os.pwrite(device, (5).to_bytes(4, "little"), 0)
+        assert int.from_bytes(os.pread(device, 4, 0), "little") == 120
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.pwrite(device, b"12", 0)
+
+    Path(f"/sys/bus/mdev/devices/{{UUID}}/remove").write_text("1")
+    assert Path(SHARES, "available_instances").read_text() == "4\\n"
+
+
 def tell(file, text):
     """One write(): a buffered one that fails is tried again when the file is closed."""
     with open(f"/sys/bus/pci/drivers/{name}/{{file}}", "wb", buffering=0) as f:
@@ -95,7 +135,7 @@ def tell(file, text):
 
 def test_every_allocation_may_fail(kernel):
     tell("unbind", b"0000:00:05.0")
-    for nth in range(1, 20):
+    for nth in range(1, 40):
         with kernel.faults.fail("alloc", nth=nth) as rule:
             try:
                 tell("bind", b"0000:00:05.0")
