@@ -276,3 +276,35 @@ def test_leaks_name_what_is_open(w):
         "anon_inode:[vfio-device] of toy0",
     ]
     assert d == 2
+
+
+# ---- /dev/iommu as the container (from Linux 6.2 on)
+
+
+@pytest.mark.parametrize("option", [(), ("IOMMUFD_VFIO_CONTAINER",)], ids=["iommu", "vfio"])
+def test_iommufd_as_the_container(boot_vfio, option):
+    """SET_CONTAINER takes it, GET_DEVICE_FD binds and attaches the device to its compatible IOAS."""
+    kernel = boot_vfio("linux-6.12", config=option)
+    toy = add_toy(kernel)
+    proc = kernel.process()
+    c, g = proc.open("/dev/vfio/vfio" if option else "/dev/iommu", 2), open_group(proc, toy)
+    set_container(proc, g, c)
+    assert status(SimpleNamespace(proc=proc), g) == VIABLE | SET
+    assert errno_of(set_container, proc, g, c) == EINVAL
+    d = get_device_fd(proc, g, "toy0")
+    assert proc.pread(d, 2, 1) == b"\1\2"
+    assert (toy.iommufd_access is not None, toy.iommufd_attached) == (True, True)
+    proc.close(d)
+    assert (toy.log, toy.iommufd_access, toy.iommufd_attached) == ([("open",), ("close",)], None, False)
+    # group.c:vfio_group_ioctl_unset_container(): no container_users here, so an open device is in nobody's way
+    proc.ioctl(g, v.VFIO_GROUP_UNSET_CONTAINER)
+    assert errno_of(proc.ioctl, g, v.VFIO_GROUP_UNSET_CONTAINER) == EINVAL
+    assert errno_of(get_device_fd, proc, g, "toy0") == EINVAL
+
+
+def test_who_has_dev_vfio_vfio(boot_vfio):
+    """IOMMUFD_VFIO_CONTAINER: there is no container of VFIO's own."""
+    kernel = boot_vfio("linux-6.12", config=("IOMMUFD_VFIO_CONTAINER",))
+    proc = kernel.process()
+    proc.open("/dev/vfio/vfio", 2)
+    assert "IOMMUFD is providing /dev/vfio/vfio, not VFIO." in kernel.log.human()
