@@ -27,6 +27,8 @@ DSA = "0000:6a:01.0"
 DUMP = Path(__file__).parent / "libudev_dump.py"
 IDXD = "/sys/bus/pci/drivers/idxd"
 
+pytestmark = pytest.mark.kernel(machine="dsa")
+
 
 @pytest.fixture
 def context(kernel: Kernel) -> pyudev.Context:
