@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, EIO, EPERM
+from errno import EBUSY, EINVAL, EIO, ENODEV, EPERM
 from typing import TYPE_CHECKING, Any
 
 from pykernel.base.core import Device
 from pykernel.errors import err
 from pykernel.fs.sysfs import AttrGroup, BinAttr, raw
 from pykernel.fs.vfs import PAGE_SIZE, File
-from pykernel.lib.kstrtox import kstrtoint
+from pykernel.lib.kstrtox import kstrtobool, kstrtoint
 from pykernel.pci.driver import parse_ul
+from pykernel.pci.resource import IORESOURCE_IO, PCI_ROM_RESOURCE
+from pykernel.pci.rom import map_rom, unmap_rom
 from pykernel.task import CAP_SYS_ADMIN
 from pykernel.uapi.linux import pci_regs as r
 
@@ -39,7 +41,10 @@ def _resource(bar: int, suffix: str) -> BinAttr:
     def size(dev: Any) -> int:
         return int(dev.resource_len(bar))
 
-    return BinAttr(f"resource{bar}{suffix}", 0o600, size, mmap=f"mmap_resource{bar}")
+    name = f"resource{bar}"
+    if suffix:
+        return BinAttr(name + suffix, 0o600, size, mmap=f"mmap_{name}")
+    return BinAttr(name, 0o600, size, read=f"read_{name}", write=f"write_{name}", mmap=f"mmap_{name}")
 
 
 class PciDevFiles(Device):
@@ -91,12 +96,14 @@ class PciDevFiles(Device):
         BinAttr("config", 0o644, lambda d: d.cfg_size, read="read_config", write="write_config"),
         *(_resource(n, "") for n in range(6)),
         *(_resource(n, "_wc") for n in range(6)),
+        BinAttr("rom", 0o600, lambda d: d.resource_len(PCI_ROM_RESOURCE), read="read_rom", write="write_rom"),
     )
     async_suspend = True
     runtime_pm = True
     runtime_forbidden = True  # drivers/pci/pci.c:pci_pm_init()
 
     broken_parity = False
+    rom_attr_enabled = False
     d3cold_allowed = False
     vendor: int
     device: int
@@ -134,6 +141,8 @@ class PciDevFiles(Device):
 
     def bin_is_visible(self: Any, name: str) -> bool:
         """resourceN of a BAR that is there; _wc of a prefetchable one."""
+        if name == "rom":
+            return PCI_ROM_RESOURCE in self.resources
         if not name.startswith("resource"):
             return True
         res = self.resources.get(int(name[8]))
@@ -413,8 +422,52 @@ class PciDevFiles(Device):
             at += step
         return len(data)
 
+    def _port(self: Any, bar: int, off: int, count: int) -> Any:
+        """pci_resource_io(). Raises EIO: a BAR of memory, which can be mapped only; EINVAL: no 1, 2 or 4 ports."""
+        if not self.resources[bar].flags & IORESOURCE_IO:
+            raise err(EIO)
+        if count not in (1, 2, 4):
+            raise err(EINVAL)
+        return self.iomap(bar)
+
+    def read_resource(self: Any, bar: int, off: int, count: int) -> bytes:
+        """pci_read_resource_io(). Raises EIO, EINVAL."""
+        io, size = self._port(bar, off, count), self.resource_len(bar)
+        if off + count > size:
+            raise err(EINVAL)
+        data: bytes = io.read(off, count).to_bytes(count, "little")
+        return data
+
+    def write_resource(self: Any, bar: int, off: int, data: bytes) -> int:
+        """pci_write_resource_io(). Raises EIO, EINVAL."""
+        io = self._port(bar, off, len(data))
+        if off + len(data) > self.resource_len(bar):
+            raise err(EINVAL)
+        io.write(off, len(data), int.from_bytes(data, "little"))
+        return len(data)
+
+    def read_rom(self: Any, file: File, off: int, count: int) -> bytes:
+        """pci_read_rom(). Raises EINVAL: not enabled by a write; EIO: there is no image in it."""
+        if not self.rom_attr_enabled:
+            raise err(EINVAL)
+        mapped = map_rom(self)
+        if mapped is None:
+            raise err(EIO)
+        io, size = mapped
+        try:
+            return bytes(io.readb(at) for at in range(off, min(off + count, size)))
+        finally:
+            unmap_rom(self)
+
+    def write_rom(self, file: File, off: int, data: bytes) -> int:
+        """pci_write_rom(): "1" lets it be read. Raises EINVAL."""
+        self.rom_attr_enabled = kstrtobool(data.decode("latin-1"), e=self.kernel.profile.kstrtobool_enable)
+        return len(data)
+
     def mmap_resource(self: Any, bar: int, vma: Any) -> None:
-        """pci_mmap_resource(). Raises EINVAL: outside the BAR."""
+        """pci_mmap_resource(). Raises ENODEV: ports, which x86 cannot map; EINVAL: outside the BAR."""
+        if self.resources[bar].flags & IORESOURCE_IO:
+            raise err(ENODEV)
         pages = -(-self.resource_len(bar) // PAGE_SIZE)
         start, n = vma.vm_pgoff, (vma.vm_end - vma.vm_start) // PAGE_SIZE
         if not (0 <= start < pages and start + n <= pages):
@@ -434,5 +487,23 @@ def _mmap(n: int) -> Any:
     return mmap
 
 
+def _read(n: int) -> Any:
+    def read(self: PciDev, file: File, off: int, count: int) -> bytes:
+        return self.read_resource(n, off, count)
+
+    read.__doc__ = f"read of resource{n}."
+    return read
+
+
+def _write(n: int) -> Any:
+    def write(self: PciDev, file: File, off: int, data: bytes) -> int:
+        return self.write_resource(n, off, data)
+
+    write.__doc__ = f"write of resource{n}."
+    return write
+
+
 for _n in range(6):
     setattr(PciDevFiles, f"mmap_resource{_n}", _mmap(_n))
+    setattr(PciDevFiles, f"read_resource{_n}", _read(_n))
+    setattr(PciDevFiles, f"write_resource{_n}", _write(_n))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pykernel.errors import err
 from pykernel.fs.ioctl import ioctl
 from pykernel.lib.locking import Mutex
+from pykernel.lib.ratelimit import RatelimitState
+from pykernel.log import WARNING
 from pykernel.mm.uaccess import copy_from_user
 from pykernel.mm.vma import Vma
 from pykernel.pci.power import PCI_D0, SavedState
@@ -119,6 +121,7 @@ class VfioPciCoreDevice(VfioDevice):
         self.irqs = Interrupts(self)
         self.power = LowPower(self)
         self.sriov = Sriov(self)
+        self.limits: dict[str, RatelimitState] = {}
         self.igate = Mutex(self.kernel, "vdev->igate")
         self._saved: SavedState | None = None
 
@@ -280,6 +283,23 @@ class VfioPciCoreDevice(VfioDevice):
                 pdev.mutex.unlock()
         pdev.restore_state()
 
+    # ---- messages
+
+    def info_ratelimited(self, where: str, text: str) -> None:
+        """C: ``pci_info_ratelimited()`` at *where*, ten in five seconds."""
+        if self.may_print(where):
+            self.pdev.info(text)
+
+    def may_print(self, where: str) -> bool:
+        """Whether the place *where* may say something again."""
+        limit = self.limits.get(where)
+        if limit is None:
+            limit = self.limits[where] = RatelimitState(
+                self.kernel.sched.clock_ns,
+                lambda lost: self.kernel.log.printk(WARNING, f"{where}: {lost} callbacks suppressed"),
+            )
+        return limit.ratelimit()
+
     # ---- for drivers
 
     def register_dev_region(
@@ -322,7 +342,7 @@ class VfioPciCoreDevice(VfioDevice):
         try:
             self.pdev.power.resume_and_get()
         except OSError as e:
-            self.pdev.info(f"vfio: runtime resume failed {-(e.errno or 0)}")
+            self.info_ratelimited("vfio_device_pm_runtime_get", f"vfio: runtime resume failed {-(e.errno or 0)}")
             raise err(EIO) from e
 
     def pm_runtime_put(self) -> None:
@@ -445,7 +465,7 @@ class VfioPciCoreDevice(VfioDevice):
         """C: ``void vfio_pci_core_request(struct vfio_device *, unsigned int)``."""
         eventfd = self.irqs.single.get(VFIO_PCI_REQ_IRQ_INDEX)
         if eventfd is not None:
-            if count % 10 == 0:
+            if count % 10 == 0 and self.may_print("vfio_pci_core_request"):
                 self.pdev.notice(f"Relaying device request to user (#{count})")
             eventfd.signal()
         elif count == 0:

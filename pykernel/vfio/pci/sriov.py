@@ -107,12 +107,15 @@ class Sriov:
 
     # ---- the token
 
+    def _say(self, text: str) -> None:
+        self.vdev.info_ratelimited("vfio_pci_validate_vf_token", text)
+
     def _check_shared(self, token: Token, given: bytes | None) -> None:
         if given is None:
-            self.pdev.info("VF token required to access device")
+            self._say("VF token required to access device")
             raise err(EACCES, "a token is needed")
         if given != token.uuid:
-            self.pdev.info("Incorrect VF token provided for device")
+            self._say("Incorrect VF token provided for device")
             raise err(EACCES, "another token")
 
     def validate(self, given: bytes | None) -> None:
@@ -127,7 +130,7 @@ class Sriov:
             if self.pf is not None and self.pf.sriov.token is not None:
                 self._check_shared(self.pf.sriov.token, given)
             elif given is not None:
-                self.pdev.info("VF token incorrectly provided, PF not bound to vfio-pci")
+                self._say("VF token incorrectly provided, PF not bound to vfio-pci")
                 raise err(EINVAL)
         elif self.token is not None:
             if self.token.users:
@@ -135,7 +138,7 @@ class Sriov:
             elif given is not None:
                 self.token.uuid = given
         elif given is not None:
-            self.pdev.info("VF token incorrectly provided, not a PF or VF")
+            self._say("VF token incorrectly provided, not a PF or VF")
             raise err(EINVAL)
 
     def match(self, buf: str) -> bool:

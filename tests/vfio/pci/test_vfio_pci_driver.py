@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import EACCES, EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENOENT, ENOSPC, ENOTTY
+from errno import EACCES, EBUSY, EEXIST, EFAULT, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOTTY
 
 import pytest
 from errnos import errno_of
-from vfiocard import PM, SLOT, TABLE, Box, Card
-from vfioclient import Container, Device, detach, driver_of, sysfs
+from vfiocard import PM, SLOT, TABLE, Box, Card, rom_image
+from vfioclient import Container, Device, Iommufd, detach, driver_of, sysfs
 
 import pykernel
 from pykernel.hw.edu import EduFunction
@@ -623,3 +623,73 @@ def test_atomic_ops_are_told(make_box, profile):
         return
     assert (argsz, flags, offset) == (40, 3 | v.VFIO_DEVICE_FLAGS_CAPS, 24)
     assert struct.unpack_from("<HHIII", buf, 24) == (v.VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP, 1, 0, 3, 0)
+
+
+# ---- by the device's own node
+
+
+@pytest.fixture
+def nodes():
+    """Two functions on a bus below a port, which vfio-pci has, of a kernel with IOMMUFD."""
+    kernel = pykernel.boot(parse(PORT), "linux-6.12")
+    kernel.up()
+    proc = kernel.process()
+    detach(proc, FIRST)
+    detach(proc, SECOND)
+    return kernel, proc
+
+
+def test_hot_reset_by_nodes(nodes):
+    """No groups are given: all that is hit must be of the caller's IOMMUFD; the info has IDs."""
+    _kernel, proc = nodes
+    iommufd = Iommufd(proc)
+    device = iommufd.device(sysfs(FIRST))
+    first = iommufd.devid
+    owned = v.VFIO_PCI_HOT_RESET_FLAG_DEV_ID | v.VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED
+    code, flags, count, entries = hot_info(proc, device)
+    assert (code, count) == (0, 2)
+    other = entries[1][0]
+    assert entries[0] == (first, 0, 0x65, 0)
+    assert (flags, other) in (
+        (owned, v.VFIO_PCI_DEVID_OWNED),  # one group
+        (v.VFIO_PCI_HOT_RESET_FLAG_DEV_ID, v.VFIO_PCI_DEVID_NOT_OWNED & 0xFFFFFFFF),
+    )
+    assert hot_reset(proc, device, 5) == EINVAL  # groups are for the other way
+    second = iommufd.device(sysfs(SECOND))
+    assert hot_info(proc, device)[1] == owned
+    assert hot_info(proc, device)[3][1][0] == iommufd.devid
+    assert hot_reset(proc, device) == 0
+    assert second.config().read(0, 2) == b"\x34\x12"
+    proc.exit()
+
+
+# ---- files of PCI that came with it
+
+
+def test_rom_in_sysfs(make_box):
+    """Enabled by a write; as long as its images; asleep, the function answers nothing."""
+    box = make_box(opened=False)
+    box.kernel.sched.run_ready()
+    fd = box.proc.open(f"{box.path}/rom", os.O_RDWR)
+    assert errno_of(box.proc.read, fd, 4) == EINVAL
+    assert errno_of(box.proc.pwrite, fd, b"x", 0) == EINVAL
+    box.proc.pwrite(fd, b"1", 0)
+    assert errno_of(box.proc.pread, fd, 4, 0) == EIO
+    box.proc.write_text(f"{DRIVER}/unbind", SLOT)
+    assert box.proc.pread(fd, 4096, 0) == rom_image()
+    assert box.proc.stat(f"{box.path}/rom").st_size == 0x10000
+
+
+def test_ports_in_sysfs(make_box):
+    """Read and written 1, 2 or 4 at a time; memory is mapped only."""
+    box = make_box(opened=False)
+    box.proc.write_text(f"{DRIVER}/unbind", SLOT)
+    box.proc.write_text(f"{box.path}/enable", "1")
+    ports = box.proc.open(f"{box.path}/resource4", os.O_RDWR)
+    assert box.proc.pread(ports, 2, 4) == b"\4\5"
+    assert box.proc.pwrite(ports, b"\xaa", 4) == 1
+    assert box.proc.pread(ports, 1, 4) == b"\xaa"
+    assert errno_of(box.proc.pread, ports, 3, 0) == EINVAL
+    memory = box.proc.open(f"{box.path}/resource2", os.O_RDWR)
+    assert errno_of(box.proc.pread, memory, 4, 0) == EIO
+    box.proc.write_text(f"{box.path}/enable", "0")

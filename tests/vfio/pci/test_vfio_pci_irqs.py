@@ -63,7 +63,7 @@ def result(fn, *args, **kw):
     try:
         return fn(*args, **kw)
     except OSError as e:
-        return -e.errno
+        return -(e.errno or 0)
 
 
 # ---- 2.2
