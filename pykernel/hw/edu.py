@@ -73,6 +73,12 @@ class EduFunction(PciFunction):
         self.registers = dict[int, int].fromkeys(READABLE, 0)
         self.buffer = bytearray(BUFFER_SIZE)
 
+    def config_write(self, off: int, size: int, value: int) -> None:
+        """While MSI is enabled the pin is not asserted, and it stays so after. Recorded of QEMU's MSI."""
+        super().config_write(off, size, value)
+        if self.msi_enabled:
+            self.set_intx(asserted=False)
+
     def bar_read(self, bar: int, off: int, size: int) -> int:
         """BAR0 registers."""
         if size < 4 or off % size:

@@ -87,6 +87,17 @@ def test_raise_and_acknowledge_with_msi(bench: Bench) -> None:
     assert (rd(bench, 0x24), bench.messages, bench.pin) == (0x22, [(0xFEE00000, 0x31)] * 2, False)
 
 
+def test_msi_takes_the_pin_back(bench: Bench) -> None:
+    """Asserted before MSI is enabled; acknowledged or not, it is not asserted again when MSI is disabled."""
+    f = bench.function
+    wr(bench, 0x60, 1)
+    assert bench.pin
+    f.config_write(0x42, 2, 1)
+    assert not bench.pin
+    f.config_write(0x42, 2, 0)
+    assert (rd(bench, 0x24), bench.pin) == (1, False)
+
+
 def test_dma_both_ways_raises_its_interrupt(bench: Bench) -> None:
     """The example of the specification: 100 bytes to the buffer at 0x40000 and back."""
     bench.memory[0x1000:0x1064] = bytes(range(100))
