@@ -60,6 +60,8 @@ class Model:
                 return EPERM
             if p.va & mask:
                 return EINVAL
+        if any(p.length & mask for p in pieces):  # so says the IOMMU's driver: they are not at pages of its own
+            return EINVAL
         for p in pieces:
             self.areas.append(Area(iova, p.length, p.va, p.may_write))
             iova += p.length
