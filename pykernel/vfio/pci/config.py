@@ -78,6 +78,7 @@ class VirtConfig:
             self.put(r.PCI_INTERRUPT_PIN, 1, 0)
         self._init_caps()
         self._init_ext_caps()
+        self._starts, self._rooms = self._lay_out()
 
     # ---- bytes
 
@@ -262,20 +263,25 @@ class VirtConfig:
 
     # ---- access
 
+    def _lay_out(self) -> tuple[list[int], list[int]]:
+        """For each byte: where its capability begins, and how many bytes of it its word has from there on."""
+        starts, rooms = list(range(self.size)), [1] * self.size
+        for pos in range(1, self.size):
+            same = self.map[pos] == self.map[pos - 1]
+            if same and pos not in (HEADER, CONVENTIONAL):
+                starts[pos] = starts[pos - 1]
+        for pos in reversed(range(self.size - 1)):
+            if (pos + 1) % 4 and self.map[pos] == self.map[pos + 1]:
+                rooms[pos] = rooms[pos + 1] + 1
+        return starts, rooms
+
     def find_cap_start(self, pos: int) -> int:
         """C: ``int vfio_find_cap_start(struct vfio_pci_core_device *, int)``."""
-        base = CONVENTIONAL if pos >= CONVENTIONAL else HEADER
-        cap = self.map[pos]
-        while pos - 1 >= base and self.map[pos - 1] == cap:
-            pos -= 1
-        return pos
+        return self._starts[pos]
 
     def _piece(self, pos: int, count: int) -> int:
         # drivers/vfio/pci/vfio_pci_config.c:vfio_pci_cap_remaining_dword(): a part of one word and of one capability
-        cap, n = self.map[pos], 1
-        while (pos + n) % 4 and self.map[pos + n] == cap:
-            n += 1
-        count = min(count, n)
+        count = min(count, self._rooms[pos])
         return 4 if count >= 4 and pos % 4 == 0 else 2 if count >= 2 and pos % 2 == 0 else 1
 
     def _perm(self, pos: int) -> tuple[Perm, int]:
