@@ -20,7 +20,7 @@ class Class(Kset):
     def __init__(self, kernel: Kernel, name: str) -> None:
         super().__init__(kernel, name, kernel.sub(SysFs).top["class"])
         self.devices: list[Device] = []
-        self._glue: list[Kset] = []
+        self._glue: dict[Kobject, Kset] = {}
 
     def register(self) -> None:
         """Make /sys/class/NAME. Raises EEXIST; ENOMEM by fault injection."""
@@ -45,18 +45,17 @@ class Class(Kset):
         drivers/base/core.c:get_device_parent().
         """
         where = parent or self.kernel.sub(VirtualDir)
-        for glue in self._glue:
-            if glue.parent is where:
-                return glue
-        glue = Kset(self.kernel, self.name, where)
-        glue.add()
-        self._glue.append(glue)
+        glue = self._glue.get(where)
+        if glue is None:
+            glue = Kset(self.kernel, self.name, where)
+            glue.add()
+            self._glue[where] = glue
         return glue
 
     def cleanup_glue_dir(self, glue: Kset) -> None:
         """The directory goes with its last device. drivers/base/core.c:cleanup_glue_dir()."""
-        if glue in self._glue and not glue.dir.children:
-            self._glue.remove(glue)
+        if glue.parent is not None and self._glue.get(glue.parent) is glue and not glue.dir.children:
+            del self._glue[glue.parent]
             glue.delete()
 
     def add_links(self, dev: Device) -> None:
