@@ -74,7 +74,8 @@ def really_probe(dev: Device, drv: Driver) -> OSError | None:
         What the driver's probe raised, or None: it took the device. (C returns it as a positive number.)
 
     Raises:
-        ENODEV: the device is going. EBUSY: it is bound, or its DMA is user space's. EEXIST: a file of the driver's has the name of another.
+        ENODEV: the device is going. EBUSY: it is bound, or its DMA is user space's. EEXIST: a file of the driver's has
+            the name of another.
     """
     if dev.dead or not dev.registered:
         raise err(ENODEV)

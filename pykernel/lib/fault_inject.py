@@ -82,7 +82,7 @@ def _number(name: str, value: int, least: int) -> int:
 
 
 class FaultInjector:
-    """One kernel's rules. Kinds: "alloc" (ENOMEM), "copy" (EFAULT), "reg" (what it means is the device's), "iotlb" (lost)."""
+    """One kernel's rules. Kinds: "alloc" (ENOMEM), "copy" (EFAULT), "reg" (the device's), "iotlb" (it is lost)."""
 
     __slots__ = ("_rules", "active")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 import pykernel
@@ -43,7 +45,7 @@ def test_readers_together_a_writer_alone(strategy):
                 inside.remove("w")
             done.append("w")
 
-        kernel.gather(lambda r=reader: r(1), lambda r=reader: r(2), writer, lambda r=reader: r(3), writer)
+        kernel.gather(partial(reader, 1), partial(reader, 2), writer, partial(reader, 3), writer)
         assert sorted(map(str, done)) == ["1", "2", "3", "w", "w"]
         assert not sem.is_locked
     assert together >= {1, 2}

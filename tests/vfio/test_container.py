@@ -41,7 +41,7 @@ def answer(w, c, cmd, arg):
     try:
         return w.proc.ioctl(c, cmd, arg)
     except OSError as e:
-        return -e.errno
+        return -(e.errno or 0)
 
 
 # drivers/vfio/container.c:vfio_fops_unl_ioctl(), vfio_ioctl_set_iommu()

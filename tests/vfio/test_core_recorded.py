@@ -70,7 +70,7 @@ def test_every_feature_with_all_flags(w):
                     w.proc.ioctl(w.fds[0], v.VFIO_DEVICE_FEATURE, arg)
                     word += "0"
                 except OSError as e:
-                    word += letters[e.errno]
+                    word += letters[e.errno or 0]
             words.append(word)
         assert (index, " ".join(words)) == (index, wanted)
 

@@ -120,7 +120,7 @@ def test_the_drivers_module_stays_while_its_device_is_open(w):
     owner = Owner()
     dev = Device(w.kernel, "toy1")
     dev.register()
-    dev.driver = SimpleNamespace(module=owner, name="toydrv")
+    dev.driver = SimpleNamespace(module=owner, name="toydrv")  # type: ignore[assignment]  # pyright: ignore
     toy = Toy(dev, [])
     vfio_register_emulated_iommu_dev(toy)
     _c, g = usable(w.proc, toy)
