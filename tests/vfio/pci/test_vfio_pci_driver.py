@@ -693,3 +693,49 @@ def test_ports_in_sysfs(make_box):
     memory = box.proc.open(f"{box.path}/resource2", os.O_RDWR)
     assert errno_of(box.proc.pread, memory, 4, 0) == EIO
     box.proc.write_text(f"{box.path}/enable", "0")
+
+
+# ---- without an IOMMU
+
+BARE = "[iommu]\nenabled = false\nsva = false\n"
+
+
+@pytest.fixture
+def bare(profile):
+    """A card in a machine without an IOMMU."""
+
+    def make(args=""):
+        kernel = pykernel.boot(parse(BARE), profile, config=["VFIO_NOIOMMU"])
+        kernel.up()
+        pci = kernel.sub(Pci)
+        pci.plug(SLOT, Card())
+        pci.rescan()
+        kernel.modules.modprobe("vfio", args)
+        kernel.modules.modprobe("vfio_pci")
+        kernel.process().write_text(f"{sysfs(SLOT)}/driver_override", "vfio-pci")
+        return kernel, kernel.process()
+
+    return make
+
+
+def test_no_group_no_device(bare):
+    _kernel, proc = bare()
+    assert errno_of(proc.write_text, f"{DRIVER}/bind", SLOT) == EINVAL
+    assert proc.read_text(f"{sysfs(SLOT)}/power/control") == "on\n"
+
+
+def test_fewer_vectors_than_wanted_is_told_as_a_number(bare):
+    """Without interrupt remapping there is one vector of MSI: that is the result, and none is on."""
+    kernel, proc = bare("enable_unsafe_noiommu_mode=1")
+    proc.write_text(f"{DRIVER}/bind", SLOT)
+    container, group = proc.open("/dev/vfio/vfio", os.O_RDWR), proc.open("/dev/vfio/noiommu-0", os.O_RDWR)
+    proc.ioctl(group, v.VFIO_GROUP_SET_CONTAINER, bytearray(container.to_bytes(4, "little")))
+    proc.ioctl(container, v.VFIO_SET_IOMMU, v.VFIO_NOIOMMU_IOMMU)
+    device = Device(proc, proc.ioctl(group, v.VFIO_GROUP_GET_DEVICE_FD, bytearray(SLOT.encode() + b"\0")))
+    fds = [proc.eventfd(0, 0) for _ in range(4)]
+    assert device.irq(v.VFIO_PCI_MSI_IRQ_INDEX).count == 4
+    assert device.signal_by(v.VFIO_PCI_MSI_IRQ_INDEX, fds) == 1
+    assert errno_of(device.disable, v.VFIO_PCI_MSI_IRQ_INDEX) == EINVAL
+    assert device.signal_by(v.VFIO_PCI_MSI_IRQ_INDEX, fds[:1]) == 0
+    proc.exit()
+    kernel.shutdown()
