@@ -5,7 +5,7 @@ Ranges of 64-bit numbers, both ends included (lib/interval_tree.c): merged range
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sortedcontainers import SortedDict
 
@@ -35,7 +35,7 @@ class RangeMap(Generic[R]):
     """Things that do not overlap, by where they start. C: ``struct rb_root_cached`` of an interval tree."""
 
     def __init__(self) -> None:
-        self._by_start: SortedDict[int, R] = SortedDict()
+        self._by_start: Any = SortedDict()  # start -> R
 
     def __len__(self) -> int:
         return len(self._by_start)
@@ -75,7 +75,7 @@ class RangeSet:
     """Numbers, kept as ranges that neither overlap nor touch."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        self._last: SortedDict[int, int] = SortedDict()
+        self._last: Any = SortedDict()  # start -> last
         for start, last in ranges:
             self.add(start, last)
 

@@ -67,7 +67,11 @@ class MockDev(Device):
         self.number = self.mock.ids.alloc()
         super().__init__(kernel, f"iommufd_mock{self.number}", bus=self.mock.bus)
         self.unit = MockIommu(kernel, flags)
-        self.register()
+        try:
+            self.register()
+        except OSError:
+            self.mock.ids.free(self.number)
+            raise
         self.iommu = cast("IntelIommu", self.unit)
         group = IommuGroup(kernel)
         group.add_device(self)

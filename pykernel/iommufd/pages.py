@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EFAULT, EINVAL, ENOMEM, EOVERFLOW, EPERM
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sortedcontainers import SortedDict
 
@@ -113,7 +113,7 @@ class IoptPages:
         self.account_mode = ACCOUNT_NONE if kernel.current.cred.capable(CAP_IPC_LOCK) else ACCOUNT_USER
         self.npinned = self.charged = 0
         self.accesses: dict[tuple[int, int], int] = {}
-        self._segments: SortedDict[int, Segment] = SortedDict()
+        self._segments: Any = SortedDict()  # number of the first page -> Segment
 
     def get(self) -> IoptPages:
         """C: ``kref_get(&pages->kref)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import EBADE, EBADFD, EFAULT, EINVAL, EIO, ENOENT, ENOMEM, EOPNOTSUPP, EOVERFLOW
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -83,9 +84,19 @@ class Call:
 class SelftestObj(IommufdObject):
     """``struct selftest_obj``: a mock device that is bound and attached."""
 
-    def __init__(self, ictx: IommufdCtx, mock_dev: MockDev, idev: IommufdDevice) -> None:
-        super().__init__(ictx)
-        self.mock_dev, self.idev = mock_dev, idev
+    mock_dev: MockDev
+    idev: IommufdDevice
+
+    def create(self, flags: int, pt_id: int) -> int:
+        """A mock device, attached to *pt_id*; the number of its page table. Raises what it meets on the way."""
+        with ExitStack() as undo:
+            self.mock_dev = MockDev(self.ictx.kernel, flags)
+            undo.callback(self.mock_dev.destroy)
+            self.idev = iommufd_device_bind(self.ictx, self.mock_dev, holds_ctx=False)
+            undo.callback(iommufd_device_unbind, self.idev)
+            pt_id = self.idev.attach(pt_id)
+            undo.pop_all()
+        return pt_id
 
     def destroy(self) -> None:
         """drivers/iommu/iommufd/selftest.c:iommufd_selftest_destroy()."""
@@ -97,20 +108,14 @@ class SelftestObj(IommufdObject):
 def _mock_domain(call: Call) -> None:
     # drivers/iommu/iommufd/selftest.c:iommufd_test_mock_domain()
     args = call.args(mock_domain)
-    flags = args.dev_flags if call.cmd.op == MockOp.MOCK_DOMAIN_FLAGS else 0
-    mock_dev = MockDev(call.kernel, flags)
+    sobj = SelftestObj(call.ictx)
     try:
-        idev = iommufd_device_bind(call.ictx, mock_dev, holds_ctx=False)
-        try:
-            pt_id = idev.attach(call.cmd.id)
-        except OSError:
-            iommufd_device_unbind(idev)
-            raise
+        flags = args.dev_flags if call.cmd.op == MockOp.MOCK_DOMAIN_FLAGS else 0
+        args.out_hwpt_id = sobj.create(flags, call.cmd.id)
     except OSError:
-        mock_dev.destroy()
+        call.ictx.abort(sobj)
         raise
-    sobj = SelftestObj(call.ictx, mock_dev, idev)
-    args.out_stdev_id, args.out_hwpt_id, args.out_idev_id = sobj.id, pt_id, idev.id
+    args.out_stdev_id, args.out_idev_id = sobj.id, sobj.idev.id
     try:
         call.respond(args)
     except OSError:

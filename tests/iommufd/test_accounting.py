@@ -17,7 +17,7 @@ from pykernel.iommufd.pages import UserLockedVm
 from pykernel.task import RLIMIT_MEMLOCK
 from pykernel.uapi.linux import iommufd as i
 
-USER = 1000
+USER, BUFFER = 1000, 0x600000000000
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def client(kernel, proc):
         else:
             mock = Mock(kernel.process(uid=uid, gid=uid))
         mock.proc.setrlimit(RLIMIT_MEMLOCK, (pages * PAGE, pages * PAGE))
-        mock.buffer = shared(mock.proc, 64 * PAGE)
+        assert shared(mock.proc, 64 * PAGE) == BUFFER
         return mock
 
     return make
@@ -48,7 +48,9 @@ def client(kernel, proc):
 
 def locked(kernel, mock: Mock) -> tuple[int, int]:
     """Pages charged to the user, and to the process."""
-    return kernel.sub(UserLockedVm).pages.get(USER, 0), mock.proc.task.mm.locked_vm
+    mm = mock.proc.task.mm
+    assert mm is not None
+    return kernel.sub(UserLockedVm).pages.get(USER, 0), mm.locked_vm
 
 
 @pytest.mark.parametrize(("mode", "who"), [(0, (8, 0)), (1, (0, 8))], ids=["user", "process"])
@@ -56,11 +58,11 @@ def test_who_is_charged(kernel, client, mode, who):
     mock = client(8, mode)
     ioas = mock.ioas()
     dev = mock.domain(ioas)
-    mock.map_fixed(ioas, mock.buffer, 8 * PAGE, START)
+    mock.map_fixed(ioas, BUFFER, 8 * PAGE, START)
     assert locked(kernel, mock) == who
-    assert errno_of(mock.map, ioas, mock.buffer, PAGE) == ENOMEM
+    assert errno_of(mock.map, ioas, BUFFER, PAGE) == ENOMEM
     assert locked(kernel, mock) == who
-    mock.check_refs(mock.buffer, 8 * PAGE, 1)  # what failed is unpinned again
+    mock.check_refs(BUFFER, 8 * PAGE, 1)  # what failed is unpinned again
     mock.copy(ioas, ioas, 8 * PAGE, START + (1 << 20), START)  # shared: charged once
     assert locked(kernel, mock) == who
     mock.unmap(ioas, START, 8 * PAGE)
@@ -82,17 +84,17 @@ def test_nobody_is_charged_with_the_capability(kernel, client, proc):
 def test_without_a_domain_nothing_is_pinned_or_charged(kernel, client):
     mock = client(0)
     ioas = mock.ioas()
-    mock.map_fixed(ioas, mock.buffer, 8 * PAGE, START)
+    mock.map_fixed(ioas, BUFFER, 8 * PAGE, START)
     assert locked(kernel, mock) == (0, 0)
     assert errno_of(mock.domain, ioas) == ENOMEM
     assert locked(kernel, mock) == (0, 0)
-    mock.check_refs(mock.buffer, 8 * PAGE, 0)
+    mock.check_refs(BUFFER, 8 * PAGE, 0)
 
 
 def test_pins_of_a_driver_are_charged(kernel, client):
     mock = client(4)
     ioas = mock.ioas()
-    mock.map_fixed(ioas, mock.buffer, 8 * PAGE, START)
+    mock.map_fixed(ioas, BUFFER, 8 * PAGE, START)
     access = mock.access(ioas, pins=True)
     assert errno_of(mock.access_pages, access, START, 5 * PAGE, 0) == ENOMEM
     first = mock.access_pages(access, START, 3 * PAGE, 0)
@@ -109,11 +111,11 @@ def test_processes_of_one_user_share_the_limit(kernel, client):
     for mock, error in ((first, 0), (second, ENOMEM)):
         ioas = mock.ioas()
         mock.domain(ioas)
-        assert errno_of(mock.map_fixed, ioas, mock.buffer, 5 * PAGE, START) == error
+        assert errno_of(mock.map_fixed, ioas, BUFFER, 5 * PAGE, START) == error
     other = client(8, uid=USER + 1)
     ioas = other.ioas()
     other.domain(ioas)
-    other.map_fixed(ioas, other.buffer, 8 * PAGE, START)
+    other.map_fixed(ioas, BUFFER, 8 * PAGE, START)
 
 
 def test_a_process_that_is_gone_is_not_charged_any_more(kernel, client):
@@ -121,7 +123,7 @@ def test_a_process_that_is_gone_is_not_charged_any_more(kernel, client):
     mock = client(8)
     ioas = mock.ioas()
     mock.domain(ioas)
-    mock.map_fixed(ioas, mock.buffer, 8 * PAGE, START)
+    mock.map_fixed(ioas, BUFFER, 8 * PAGE, START)
     heir = Mock(mock.proc.fork(), mock.fd)
     mock.proc.exit()
     assert kernel.sub(UserLockedVm).pages[USER] == 8

@@ -174,7 +174,9 @@ class World:
             self.mock.unmap(self.ids[which], 0, (1 << 64) - 1)
         self.mock.check_refs(self.buffer, SIZE, 0)
         assert not any(self.kernel.sub(UserLockedVm).pages.values())
-        assert self.mock.proc.task.mm.pinned_pages == 0
+        mm = self.mock.proc.task.mm
+        assert mm is not None
+        assert mm.pinned_pages == 0
         self.mock.proc.exit()
         assert not self.kernel.oopses
         self.kernel.shutdown()
