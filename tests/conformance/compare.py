@@ -29,6 +29,7 @@ import stand_ins  # noqa: E402
 import vfio_bus_probe  # noqa: E402
 import vfio_emulated  # noqa: E402
 import vfio_probe  # noqa: E402
+import vfio_random_probe  # noqa: E402
 from differences import DIFFERENCES, reason  # noqa: E402
 
 import pykernel  # noqa: E402
@@ -87,7 +88,7 @@ PORTS = (
     ("edu", "0000:01:00.1", {}),
     ("edu", "0000:02:00.0", {}),
 )
-VFIO_PROBES = {"vfio": vfio_probe.PARTS, "vfio bus": vfio_bus_probe.PARTS}
+VFIO_PROBES = {"vfio": vfio_probe.PARTS, "vfio bus": vfio_bus_probe.PARTS, "vfio random": vfio_random_probe.PARTS}
 HALTS = ("halt software", "halt flr", "halt warm", "halt cold", "module")
 
 
@@ -141,6 +142,25 @@ SETS: tuple[RecordedSet, ...] = (
         "linux-6.12",
         "vfio bus",
         PORTS,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+        config=("-IOMMUFD",),
+    ),
+    RecordedSet(
+        "vfio at random, Linux 6.1",
+        "vfio-random-linux-6.1.txt",
+        "linux-6.1",
+        "vfio random",
+        EDU_FIRST,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+    ),
+    RecordedSet(
+        "vfio at random, Linux 6.12",
+        "vfio-random-linux-6.12.txt",
+        "linux-6.12",
+        "vfio random",
+        EDU_FIRST,
         QEMU_VTD,
         modules=VFIO_MODULES,
         config=("-IOMMUFD",),
