@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import sys
 
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import devices, dma, headers, inside, process, startup
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -25,6 +26,9 @@ TARGETS = {
     "1 MiB copied by a device, dma_view": 1e-6 / 0.6,
     "64 bytes, dma_read": 2e-6,
     "64 bytes, dma_write": 2e-6,
+    "an mdev created and removed, direct": 1e-3,
+    "an mdev created, the first of 12": 1e-3,
+    "an mdev created, the last of 12": 1e-3,
     "12 devices registered, looked up": 1.0,
     "12 devices registered, looked up, memory": 60.0,
     "12 recorded devices, load": 2.0,
@@ -47,6 +51,8 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(inside, "per_call", once)
     monkeypatch.setattr(dma, "per_call", once)
+    monkeypatch.setattr(mdev, "per_call", once)
+    monkeypatch.setattr(mdev, "COUNT", 12)
     monkeypatch.setattr(headers, "per_call", once)
     monkeypatch.setattr(headers, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(startup, "python", lambda code, **_how: 1e-3 if compile(code, "bench", "exec") else 0)
@@ -60,7 +66,8 @@ def quick(monkeypatch):
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    rows: list[Row] = [*startup.rows(), *inside.rows(), *headers.rows(), *dma.rows(), *devices.rows(), *process.rows()]
+    groups = (startup, inside, headers, dma, devices, mdev, process)
+    rows: list[Row] = [row for group in groups for row in group.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS
     assert len({row.name for row in rows}) == len(rows)
@@ -124,3 +131,36 @@ def test_json_has_a_row_a_line(monkeypatch):
     rows = [json.loads(line) for line in CliRunner().invoke(bench.command, ["--json"]).output.splitlines()]
 
     assert [Row(**row) for row in rows] == ROWS
+
+
+def test_a_series_tells_how_many_live():
+    proc = mdev.booted(10).process()
+
+    found = mdev.series(proc, 9, 3)
+
+    assert [alive for alive, _ in found] == [3, 6, 9]
+    assert all(cost > 0 for _, cost in found)
+    assert len(proc.listdir("/sys/bus/mdev/devices")) == 9
+    assert proc.read_text(f"{mdev.PARENT}/available_instances") == "1\n"
+
+
+def test_a_plot(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(mdev, "COUNT", 12)
+
+    done = CliRunner().invoke(bench.command, ["--plot", str(tmp_path / "mdev.png")])
+
+    assert (done.exit_code, done.output) == (0, "")
+    assert (tmp_path / "mdev.png").read_bytes().startswith(b"\x89PNG")
+    done = CliRunner().invoke(bench.command, ["--plot", str(tmp_path / "none" / "mdev.png")])
+    assert done.exit_code == 1
+    assert "No such file or directory" in done.output
+
+
+def test_a_plot_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+
+    done = CliRunner().invoke(bench.command, ["--plot", "mdev.png"])
+
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "needs matplotlib, which is not installed" in done.output

@@ -9,12 +9,12 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import devices, dma, headers, inside, process, startup
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
 
-GROUPS = ("startup", "inside", "headers", "dma", "devices", "process")
+GROUPS = ("startup", "inside", "headers", "dma", "devices", "mdev", "process")
 
 
 def measured(only: str) -> Iterator[Row]:
@@ -30,6 +30,8 @@ def measured(only: str) -> Iterator[Row]:
         yield from dma.rows()
     if only in ("", "devices"):
         yield from devices.rows()
+    if only in ("", "mdev"):
+        yield from mdev.rows()
     if only in ("", "process") and programs:
         yield from process.rows()
 
@@ -43,8 +45,15 @@ def human(seconds: float, of: str = "s") -> str:
 @click.command()
 @click.option("--only", default="", type=click.Choice(["", *GROUPS]), help="One group.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(only: str, as_json: bool) -> None:
+@click.option("--plot", metavar="FILE.png", help="Only draw what an mdev costs while thousands live; needs matplotlib.")
+def command(only: str, as_json: bool, plot: str | None) -> None:
     """Measure, and print each figure beside its target; exit status 1 when a target is missed."""
+    if plot is not None:
+        try:
+            mdev.plot(plot)
+        except (ValueError, OSError) as e:
+            raise click.ClickException(str(e)) from e
+        return
     rows = []
     for row in measured(only):
         rows.append(row)
