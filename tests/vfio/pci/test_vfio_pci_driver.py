@@ -739,3 +739,15 @@ def test_fewer_vectors_than_wanted_is_told_as_a_number(bare):
     assert device.signal_by(v.VFIO_PCI_MSI_IRQ_INDEX, fds[:1]) == 0
     proc.exit()
     kernel.shutdown()
+
+
+def test_resetting_a_physical_function_keeps_its_virtual_ones(pf):
+    """Their number, their BARs and their being on are written back."""
+    at = pf.pdev.iov.pos
+    before = [
+        pf.hw(at + off, 4) for off in (r.PCI_SRIOV_CTRL, r.PCI_SRIOV_NUM_VF, r.PCI_SRIOV_BAR, r.PCI_SRIOV_BAR + 4)
+    ]
+    open_by(pf, f"{SLOT} vf_token={UUID}").reset()
+    assert [
+        pf.hw(at + off, 4) for off in (r.PCI_SRIOV_CTRL, r.PCI_SRIOV_NUM_VF, r.PCI_SRIOV_BAR, r.PCI_SRIOV_BAR + 4)
+    ] == before
