@@ -160,7 +160,6 @@ def test_runtime_power_management(make):
     driver.refuses = True
     dev.power.put_sync()
     assert (dev.power.suspended, dev.power_state, dev.power.usage_count) == (False, "D0", 0)
-    dev.power.get_noresume()
     driver.unregister()
     assert (dev.power.usage_count, dev.power.control_show()) == (1, "on\n")
 

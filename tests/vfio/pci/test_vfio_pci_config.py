@@ -187,7 +187,12 @@ def test_accesses_are_cut_at_words_and_capabilities(box, monkeypatch):
     """vfio_config_do_rw(): aligned pieces, none of two capabilities."""
     asked = []
     real = box.silicon.config_read
-    monkeypatch.setattr(box.silicon, "config_read", lambda off, size: asked.append((off, size)) or real(off, size))
+
+    def config_read(off, size):
+        asked.append((off, size))
+        return real(off, size)
+
+    monkeypatch.setattr(box.silicon, "config_read", config_read)
     box.proc.pread(box.device.fd, 9, (7 << 40) + 0x301)
     assert asked == [(0x301, 1), (0x302, 2), (0x304, 4), (0x308, 2)]
 
