@@ -1,0 +1,160 @@
+"""What depends on the machine around a physical device: its group, interrupt remapping, registers as memory."""
+
+from __future__ import annotations
+
+from errno import EBUSY, EFAULT, EINVAL, EPERM
+from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
+
+import pytest
+from errnos import errno_of
+from iommufdclient import FIXED, PAGE, Cdev, Iommufd, shared
+from vfioclient import Device, detach, reattach, sysfs
+
+from pykernel.machine import IommuSpec, Machine, PciSpec
+from pykernel.pci.core import Pci
+from pykernel.start import boot
+from pykernel.uapi.linux import iommufd as i
+
+
+def machine(*slots: str, modules: str = "", **iommu: object):
+    """A kernel with edu in these slots, on vfio-pci, and a client."""
+    pci = tuple(PciSpec("edu", slot) for slot in slots)
+    spec = Machine("devices", pci=pci, modules={"iommufd": modules, "vfio_pci": ""}, iommu=IommuSpec(**iommu))
+    kernel = boot(spec, "linux-6.12")
+    kernel.up()
+    proc = kernel.process()
+    for slot in slots:
+        detach(proc, slot)
+    return kernel, proc
+
+
+def end(kernel, proc, *slots: str) -> None:
+    for slot in slots:
+        reattach(proc, slot)
+    proc.exit()
+    assert not kernel.oopses
+    kernel.shutdown()
+
+
+def test_a_bar_is_no_memory_to_map():
+    """vfio_dma_mapping_mmio_test.c: as VFIO's container can, IOMMUFD of 6.12 cannot."""
+    slot = "0000:00:05.0"
+    kernel, proc = machine(slot)
+    iommu = Iommufd(proc)
+    ioas = iommu.ioas()
+    cdev = Cdev(proc, sysfs(slot))
+    cdev.bind(iommu.fd)
+    cdev.attach(ioas)
+    device = Device(proc, cdev.fd)
+    device.enable_memory()
+    bar = device.region(0)
+    at = proc.mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, cdev.fd, bar.info.offset)
+    assert errno_of(iommu.map, ioas, at, PAGE) == EFAULT
+    proc.munmap(at, PAGE)
+    iommu.close()
+    cdev.close()
+    end(kernel, proc, slot)
+
+
+@pytest.mark.parametrize(("modules", "error"), [("", EPERM), ("allow_unsafe_interrupts=1", 0)], ids=["safe", "unsafe"])
+def test_without_interrupt_remapping(modules, error):
+    slot = "0000:00:05.0"
+    kernel, proc = machine(slot, modules=modules, intr_remap=False)
+    iommu, cdev = Iommufd(proc), Cdev(proc, sysfs(slot))
+    assert errno_of(cdev.bind, iommu.fd) == error
+    warned = any("MSI interrupts are not secure" in record.text for record in kernel.log.records)
+    assert warned == (error == 0)
+    cdev.close()
+    iommu.close()
+    end(kernel, proc, slot)
+
+
+@pytest.fixture
+def pair():
+    """Two functions that one group has, both bound."""
+    slots = ("0000:00:05.0", "0000:00:05.1")
+    kernel, proc = machine(*slots)
+    devices = kernel.sub(Pci).devices
+    assert devices[slots[0]].iommu_group is devices[slots[1]].iommu_group
+    iommu = Iommufd(proc)
+    cdevs = [Cdev(proc, sysfs(slot)) for slot in slots]
+    for cdev in cdevs:
+        cdev.bind(iommu.fd)
+    yield iommu, cdevs, [devices[slot] for slot in slots]
+    for cdev in cdevs:
+        cdev.close()
+    iommu.close()
+    end(kernel, proc, *slots)
+
+
+def test_a_group_has_one_page_table(pair):
+    iommu, (first, second), devices = pair
+    ioas, other = iommu.ioas(), iommu.ioas()
+    pt = first.attach(ioas)
+    assert errno_of(second.attach, other) == EINVAL
+    assert second.attach(ioas) == pt
+    buffer = shared(iommu.proc, PAGE)
+    iommu.map_fixed(ioas, buffer, PAGE, 0x100000)
+    iommu.proc.mem.write(buffer, b"both")
+    assert [dev.slot.space.read(0x100000, 4) for dev in devices] == [b"both"] * 2
+    iommu.map_fixed(other, buffer, PAGE, 0x200000, FIXED)
+    first.attach(other)  # replaces it for both
+    assert [dev.slot.space.read(0x200000, 4) for dev in devices] == [b"both"] * 2
+    first.detach()
+    assert errno_of(iommu.destroy, other) == EBUSY
+    second.detach()
+    iommu.destroy(other)
+    iommu.destroy(ioas)
+
+
+def test_another_context_cannot_have_the_rest_of_a_group():
+    slots = ("0000:00:05.0", "0000:00:05.1")
+    kernel, proc = machine(*slots)
+    mine, theirs = Iommufd(proc), Iommufd(proc)
+    first, second = (Cdev(proc, sysfs(slot)) for slot in slots)
+    first.bind(mine.fd)
+    assert errno_of(second.bind, theirs.fd) == EPERM
+    second.bind(mine.fd)
+    for cdev in (first, second):
+        cdev.close()
+    second = Cdev(proc, sysfs(slots[1]))
+    second.bind(theirs.fd)
+    second.close()
+    for iommu in (mine, theirs):
+        iommu.close()
+    end(kernel, proc, *slots)
+
+
+def test_a_guest_s_tables_on_top_of_the_host_s():
+    """VT-d's nested translation: the guest's addresses, then the parent's; access bits in the guest's entries."""
+    slot = "0000:00:05.0"
+    kernel, proc = machine(slot)
+    iommu, cdev = Iommufd(proc), Cdev(proc, sysfs(slot))
+    ioas, device = iommu.ioas(), cdev.bind(iommu.fd)
+    guest, guest_va = 0x40000000, shared(proc, 16 * PAGE)
+    iommu.map_fixed(ioas, guest_va, 16 * PAGE, guest)
+    word = lambda page, index: guest_va + page * PAGE + index * 8  # noqa: E731
+    for level in range(3):  # tables in the guest's pages 0 to 3, entry 0 of each
+        proc.mem.write(word(level, 0), (guest + (level + 1) * PAGE | 3).to_bytes(8, "little"))
+    proc.mem.write(word(3, 5), (guest + 9 * PAGE | 3).to_bytes(8, "little"))
+    proc.mem.write(word(3, 6), (guest + 10 * PAGE | 1).to_bytes(8, "little"))
+    parent = iommu.hwpt(device, ioas, i.IOMMU_HWPT_ALLOC_NEST_PARENT)
+    s1 = iommu.put(bytes(i.iommu_hwpt_vtd_s1(pgtbl_addr=guest, addr_width=48)))
+    nested = iommu.hwpt(device, parent, data_type=i.IOMMU_HWPT_DATA_VTD_S1, data_len=24, data_uptr=s1)
+    cdev.attach(nested)
+    space = kernel.sub(Pci).devices[slot].slot.space
+    space.write(5 * PAGE + 7, b"guest")
+    assert proc.mem.read(guest_va + 9 * PAGE + 7, 5) == b"guest"
+    assert proc.mem.read(word(3, 5), 1)[0] == 3 | 1 << 5 | 1 << 6  # accessed, dirty
+    assert space.read(6 * PAGE, 2) == bytes(2)
+    assert proc.mem.read(word(3, 6), 1)[0] == 1 | 1 << 5
+    for access in (
+        lambda: space.write(6 * PAGE, b"x"),
+        lambda: space.read(7 * PAGE, 1),
+        lambda: space.read(1 << 47, 1),
+    ):
+        with pytest.raises(Exception, match="DMA"):
+            access()
+    cdev.close()
+    iommu.close()
+    end(kernel, proc, slot)
