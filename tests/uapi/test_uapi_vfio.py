@@ -94,7 +94,12 @@ def test_every_ioctl_of_iommufd_has_a_row_above() -> None:
     assert {id(row) for row in vars(iommufd).values() if isinstance(row, Ioctl)} == {id(row) for row, *_ in IOMMUFD}
 
 
-@pytest.mark.parametrize(("row", "nr", "minsz", "size"), [*VFIO, *IOMMUFD], ids=lambda v: "")
+NAMES = {id(row): name for module in (vfio, iommufd) for name, row in vars(module).items() if isinstance(row, Ioctl)}
+
+
+@pytest.mark.parametrize(
+    ("row", "nr", "minsz", "size"), [*VFIO, *IOMMUFD], ids=[NAMES[id(row)] for row, *_ in [*VFIO, *IOMMUFD]]
+)
 def test_ioctl_asks_for_at_least_what_the_drivers_want(row: Ioctl[Any], nr: int, minsz: int, size: int) -> None:
     """Number, least size and whole size; the number itself carries no size."""
     assert (row.nr, row.minsz, row.size) == (nr, minsz, size)
