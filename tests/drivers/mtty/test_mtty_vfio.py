@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import EBADF, EFAULT, EINVAL, ENODEV, ENOTTY
+from errno import EBADF, EBUSY, EFAULT, EINVAL, ENODEV, ENOTTY
 from mmap import MAP_SHARED, PROT_READ
 
 import pytest
 from errnos import errno_of
+from vfioclient import Container, Iommufd
 
 from pykernel.uapi.linux import vfio as v
 
@@ -351,3 +352,25 @@ def test_interrupts_are_off_when_a_card_is_opened_again(client, card):
     again = client.container.device(f"/sys/bus/mdev/devices/{uuid}")
 
     assert errno_of(again.trigger, INTX) == EINVAL
+
+
+# ---- IOMMUFD, where the kernel has it
+
+
+@strict
+def test_a_card_by_its_own_node(client, kernel):
+    """Bound to IOMMUFD and attached, it is the same card; then its group cannot be opened, and the other way round."""
+    path = f"/sys/bus/mdev/devices/{client.create(2)}"
+    number = os.path.basename(client.proc.readlink(f"{path}/iommu_group"))
+    iommufd = Iommufd(client.proc)
+    device = iommufd.device(path)
+
+    assert device.config().read(0, 4) == b"\x48\x43\x53\x32"
+    fd = client.eventfd()
+    device.signal_by(MSI, [fd])
+    device.trigger(MSI)
+    assert client.signals(fd) == 1
+    assert errno_of(client.proc.open, f"/dev/vfio/{number}", os.O_RDWR) == EBUSY
+    device.close()
+    Container(client.proc).device(path)
+    assert errno_of(iommufd.device, path) == EBUSY
