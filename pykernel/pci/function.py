@@ -266,7 +266,7 @@ class PciFunction:
 
     def mmio_read(self, bar: int, off: int, size: int) -> int:
         """Memory read of 1, 2, 4 or 8 bytes from *bar*; I/O and the ROM (6), too."""
-        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0) or bar == 6:
+        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0) or bar == 6 or bar in self.config.io_bars:
             return self._other_read(bar, off, size)
         if bar == self._msix_ranges[0] and self.msix is not None:
             _, table, pba, length = self._msix_ranges
@@ -278,7 +278,7 @@ class PciFunction:
 
     def mmio_write(self, bar: int, off: int, size: int, value: int) -> None:
         """Memory write of 1, 2, 4 or 8 bytes to *bar*; I/O, too."""
-        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0) or bar == 6:
+        if not self.memory_enabled or off + size > self.bar_sizes.get(bar, 0) or bar == 6 or bar in self.config.io_bars:
             if bar in self.config.io_bars and self.io_enabled and off + size <= self.bar_sizes[bar]:
                 self.bar_write(bar, off, size, value)
             return
