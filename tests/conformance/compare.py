@@ -27,6 +27,7 @@ import probing  # noqa: E402
 import process_os  # noqa: E402
 import stand_ins  # noqa: E402
 import vfio_bus_probe  # noqa: E402
+import vfio_card_probe  # noqa: E402
 import vfio_emulated  # noqa: E402
 import vfio_probe  # noqa: E402
 import vfio_random_probe  # noqa: E402
@@ -80,6 +81,7 @@ NO_SVA = IommuSpec(enabled=True, sva=False)
 QEMU_VTD = IommuSpec(enabled=True, sva=False, address_width=39, snoop_control=False, dirty_tracking=False)
 NO_IOMMU = IommuSpec(enabled=False, sva=False)
 VFIO_MODULES = ("vfio", "vfio_iommu_type1", "vfio_pci", "mdev", "pci_stub")
+CARD = (("edu", "0000:00:01.0", {}), (f"{HERE}/vfio_card.py", "0000:00:03.0", {}))
 EDU_FIRST = (("edu", "0000:00:01.0", {}),)
 PORTS = (
     ("root-port", "0000:00:04.0", {"secondary": 1}),
@@ -88,7 +90,12 @@ PORTS = (
     ("edu", "0000:01:00.1", {}),
     ("edu", "0000:02:00.0", {}),
 )
-VFIO_PROBES = {"vfio": vfio_probe.PARTS, "vfio bus": vfio_bus_probe.PARTS, "vfio random": vfio_random_probe.PARTS}
+VFIO_PROBES = {
+    "vfio": vfio_probe.PARTS,
+    "vfio bus": vfio_bus_probe.PARTS,
+    "vfio random": vfio_random_probe.PARTS,
+    "vfio card": vfio_card_probe.PARTS,
+}
 HALTS = ("halt software", "halt flr", "halt warm", "halt cold", "module")
 
 
@@ -161,6 +168,25 @@ SETS: tuple[RecordedSet, ...] = (
         "linux-6.12",
         "vfio random",
         EDU_FIRST,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+        config=("-IOMMUFD",),
+    ),
+    RecordedSet(
+        "vfio card, Linux 6.1",
+        "vfio-card-linux-6.1.txt",
+        "linux-6.1",
+        "vfio card",
+        CARD,
+        QEMU_VTD,
+        modules=VFIO_MODULES,
+    ),
+    RecordedSet(
+        "vfio card, Linux 6.12",
+        "vfio-card-linux-6.12.txt",
+        "linux-6.12",
+        "vfio card",
+        CARD,
         QEMU_VTD,
         modules=VFIO_MODULES,
         config=("-IOMMUFD",),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from probing import call
 from vfio_host import Host
 
+from pykernel.hw.bridge import BridgeFunction
 from pykernel.hw.edu import EduFunction
 from pykernel.pci.core import Pci
 from pykernel.syscalls import Pids
@@ -24,11 +25,11 @@ __all__ = ["EmulatedHost", "firmware"]
 
 
 def firmware(kernel: Kernel) -> None:
-    """What QEMU's firmware leaves in edu's configuration space: COMMAND, the interrupt line."""
+    """What QEMU's firmware leaves in the configuration space of what is no bridge: COMMAND, the interrupt line."""
     for slot in kernel.sub(Pci).slots.values():
-        if isinstance(slot.function, EduFunction):
+        if not isinstance(slot.function, BridgeFunction):
             slot.function.config_write(0x04, 2, 0x103)
-            slot.function.config_write(0x3C, 1, 0x0A)
+            slot.function.config_write(0x3C, 1, 0x0A if isinstance(slot.function, EduFunction) else 0x0B)
 
 
 class EmulatedHost(Host):  # type: ignore[misc,unused-ignore]  # probes are imported by plain names
