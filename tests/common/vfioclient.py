@@ -167,13 +167,13 @@ def capabilities(buf: bytes | bytearray, at: int) -> dict[int, bytes]:
 
 
 class Container:
-    """``/dev/vfio/vfio`` with groups; the best type that the kernel has, or *iommu_type*."""
+    """``/dev/vfio/vfio`` with groups, or IOMMUFD in its place; the best type that the kernel has, or *iommu_type*."""
 
-    def __init__(self, proc: Process, iommu_type: int | None = None) -> None:
+    def __init__(self, proc: Process, iommu_type: int | None = None, path: str = "/dev/vfio/vfio") -> None:
         self.proc = proc
         self.iommu_type = iommu_type
         self.groups: dict[str, int] = {}
-        self.fd = proc.open("/dev/vfio/vfio", os.O_RDWR)
+        self.fd = proc.open(path, os.O_RDWR)
         if proc.ioctl(self.fd, v.VFIO_GET_API_VERSION) != v.VFIO_API_VERSION:
             raise AssertionError("not the API that Linux has")
 
@@ -214,6 +214,13 @@ class Container:
         info = v.vfio_iommu_type1_info.from_bytes(bytes(buf[:size]))
         return info, capabilities(buf[:total], info.cap_offset)
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """What can be mapped (vfio_get_info_iova_range())."""
+        cap = self.info()[1][v.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE]
+        count = int.from_bytes(cap[:4], "little")
+        words = struct.unpack_from(f"<{2 * count}Q", cap, 8)
+        return list(zip(words[::2], words[1::2], strict=True))
+
     def map(self, vaddr: int, iova: int, size: int, flags: int = RW) -> None:
         """VFIO_IOMMU_MAP_DMA."""
         row = v.vfio_iommu_type1_dma_map(
@@ -228,6 +235,10 @@ class Container:
         )
         self.proc.ioctl(self.fd, v.VFIO_IOMMU_UNMAP_DMA, row)
         return int(row.size)
+
+    def unmap_all(self) -> int:
+        """All of it at once; how much that was."""
+        return self.unmap(0, 0, v.VFIO_DMA_UNMAP_FLAG_ALL)
 
     def close(self) -> None:
         """Groups leave, then the container goes."""
@@ -294,6 +305,10 @@ class Iommufd:
         row = i.iommu_ioas_unmap(size=i.iommu_ioas_unmap.sizeof(), ioas_id=self.ioas, iova=iova, length=size)
         self.proc.ioctl(self.fd, i.IOMMU_IOAS_UNMAP, row)
         return int(row.length)
+
+    def unmap_all(self) -> int:
+        """All of it at once; how much that was."""
+        return self.unmap(0, (1 << 64) - 1)
 
     def close(self) -> None:
         """Everything of it goes."""
