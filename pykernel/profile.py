@@ -300,4 +300,6 @@ def configure(profile: Profile, options: str | Iterable[str]) -> Profile:
         if name not in known:
             raise ValueError(f"no configuration option CONFIG_{name}; known: {', '.join(sorted(known))}")
         (names.discard if option.startswith("-") else names.add)(name)
+    if "IOMMUFD" not in names:  # the others depend on it
+        names -= IOMMUFD_CONFIG
     return replace(profile, config=frozenset(names))

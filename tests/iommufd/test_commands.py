@@ -61,6 +61,16 @@ def test_kernels_without_it_have_no_module(profile):
     kernel.shutdown()
 
 
+def test_without_it_the_kernel_is_debian_s():
+    kernel = boot(Machine("none", modules={"vfio": ""}), "linux-6.12", config="-IOMMUFD")
+    proc = kernel.process()
+    assert kernel.profile.config == boot(Machine("none"), "linux-6.1").profile.config
+    assert proc.listdir("/dev/vfio") == ["vfio"]
+    assert "iommu" not in proc.listdir("/dev")
+    proc.exit()
+    kernel.shutdown()
+
+
 def test_6_1_has_none_of_its_options():
     with pytest.raises(ValueError, match="CONFIG_IOMMUFD"):
         boot(Machine("none"), "linux-6.1", config="IOMMUFD")
