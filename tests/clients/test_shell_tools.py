@@ -15,7 +15,9 @@ import pytest
 NOBODY = 65534
 WQ = "/sys/bus/dsa/devices/wq0.0"
 WQ_PATH = "/devices/pci0000:6a/0000:6a:01.0/dsa0/wq0.0"
-DEVICES = ["6a:01.0 0880: 8086:0b25", "6a:02.0 0880: 8086:0cfe", "6f:01.0 0880: 8086:0b25"]
+DEVICES = [
+    "00:05.0 00ff: 1234:11e8 (rev 10)", "6a:01.0 0880: 8086:0b25", "6a:02.0 0880: 8086:0cfe", "6f:01.0 0880: 8086:0b25"
+]  # fmt: skip
 
 # What Linux says to cat of a file that root may open. fs/kernfs/file.c:kernfs_fop_open(): EACCES without a show;
 # fs/sysfs/file.c:sysfs_kf_bin_read(): EIO without a read; drivers/base/power/sysfs.c:autosuspend_delay_ms_show(): EIO
