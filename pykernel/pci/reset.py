@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOTTY
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pykernel.errors import err
 from pykernel.lib.string import strim, sysfs_streq
@@ -16,14 +16,38 @@ if TYPE_CHECKING:
     from pykernel.pci.bridge import PciBusDev
     from pykernel.pci.dev import PciDev
 
-__all__ = ["PciReset", "probe_reset_bus", "probe_reset_slot", "reset_bus", "upstream_bridge", "walk_bus"]
+__all__ = [
+    "HotplugSlot",
+    "PciReset",
+    "in_slot_or_bus",
+    "probe_reset_bus",
+    "probe_reset_slot",
+    "reset_bus",
+    "reset_slot_or_bus",
+    "upstream_bridge",
+    "walk_bus",
+]
 
 # drivers/pci/pci.c:pci_reset_fn_methods
 RESET_METHODS = ("device_specific", "acpi", "flr", "af_flr", "pm", "bus")
 
 
+class HotplugSlot(Protocol):
+    """``struct hotplug_slot``: what a hotplug driver can do with the slot that a device is in."""
+
+    def reset_slot(self) -> None:
+        """Reset what is in it. C: ``hotplug_slot_ops.reset_slot``. Raises an errno."""
+
+
 class PciReset(PciPower):
-    """``struct pci_dev``: how it is reset."""
+    """
+    ``struct pci_dev``: how it is reset.
+
+    Attributes:
+        hotplug_slot: the slot that it is in, when its driver can reset it.
+    """
+
+    hotplug_slot: HotplugSlot | None = None
 
     def _find_reset_methods(self: Any) -> list[str]:
         # drivers/pci/pci.c:pci_init_reset_methods()
@@ -170,13 +194,30 @@ def walk_bus(bus: PciBusDev) -> list[PciDev]:
 
 def probe_reset_slot(dev: Any) -> bool:
     """Whether its hotplug slot can be reset. C: ``int pci_probe_reset_slot(struct pci_slot *)``, 0 is True."""
-    slot = getattr(dev, "hotplug_slot", None)
-    return slot is not None and bool(slot.can_reset)
+    return dev.hotplug_slot is not None
 
 
 def probe_reset_bus(dev: Any) -> bool:
     """Whether the bus of *dev* can be reset: there is a bridge above. C: ``int pci_probe_reset_bus()``, 0 is True."""
     return upstream_bridge(dev) is not None
+
+
+def in_slot_or_bus(dev: Any) -> list[PciDev]:
+    """What a reset of the slot of *dev* hits, or of its bus. C: ``pci_walk_bus()`` with a look at ``dev->slot``."""
+    devices = walk_bus(dev.pci_bus)
+    if not probe_reset_slot(dev):
+        return devices
+    beside = [d for d in dev.pci_bus.pci_devices if d.hotplug_slot is dev.hotplug_slot]
+    below = [d for one in beside if one.subordinate is not None for d in walk_bus(one.subordinate)]
+    return [d for d in devices if d in beside or d in below]
+
+
+def reset_slot_or_bus(dev: Any) -> None:
+    """C: ``int pci_reset_bus(struct pci_dev *)``. Raises ENOTTY: neither can be; EAGAIN: some device's lock is held."""
+    if probe_reset_slot(dev):
+        _reset_all(in_slot_or_bus(dev), [], dev.hotplug_slot.reset_slot)
+    else:
+        reset_bus(dev.pci_bus)
 
 
 def reset_bus(bus: PciBusDev) -> None:
@@ -191,15 +232,19 @@ def reset_bus(bus: PciBusDev) -> None:
     bridge = bus.self_
     if bridge is None:
         raise err(ENOTTY, f"{bus.name} is a root bus")
-    devices, locked = walk_bus(bus), list[Any]()
+    _reset_all(walk_bus(bus), [bridge], lambda: _secondary_bus_reset(bridge))
+
+
+def _reset_all(devices: list[PciDev], bridges: list[PciDev], reset: Callable[[], None]) -> None:
+    locked = list[Any]()
     try:
-        for one in [bridge, *devices]:
+        for one in [*bridges, *devices]:
             if not one.mutex.trylock():
                 raise err(EAGAIN, f"the lock of {one.name} is held")
             locked.append(one)
         for one in devices:
             one.save_and_disable()
-        _secondary_bus_reset(bridge)
+        reset()
         for one in devices:
             one.restore_and_enable()
     finally:

@@ -143,7 +143,7 @@ class VfioPciCoreDevice(VfioDevice):
             pdev.warn("Cannot bind to PF with SR-IOV enabled")
             raise err(EBUSY)
         alone = pdev.pci_bus.is_root or pdev.is_virtfn
-        vfio_assign_device_set(self, self if alone else pdev.pci_bus)
+        vfio_assign_device_set(self, self if alone else pdev.hotplug_slot or pdev.pci_bus)
         try:
             self.sriov.init()
             self.set_power_state(PCI_D0)

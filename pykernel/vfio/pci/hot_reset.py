@@ -10,7 +10,7 @@ from pykernel.errors import err
 from pykernel.fs.fdtable import fget
 from pykernel.mm.uaccess import copy_from_user, copy_to_user
 from pykernel.pci.power import PCI_D0
-from pykernel.pci.reset import probe_reset_bus, probe_reset_slot, reset_bus, walk_bus
+from pykernel.pci.reset import in_slot_or_bus, probe_reset_bus, probe_reset_slot, reset_slot_or_bus
 from pykernel.uapi.linux.vfio import (
     VFIO_PCI_DEVID_NOT_OWNED,
     VFIO_PCI_DEVID_OWNED,
@@ -41,11 +41,9 @@ def _affected(pdev: PciDev) -> list[PciDev]:
     Raises:
         ENODEV: neither can be reset.
     """
-    slot = probe_reset_slot(pdev)
-    if not slot and not probe_reset_bus(pdev):
+    if not probe_reset_slot(pdev) and not probe_reset_bus(pdev):
         raise err(ENODEV, f"neither the slot nor the bus of {pdev.name} can be reset")
-    devices = walk_bus(pdev.pci_bus)
-    return [d for d in devices if d.devfn >> 3 == pdev.devfn >> 3] if slot else devices
+    return in_slot_or_bus(pdev)
 
 
 def _entry(vdev: VfioPciCoreDevice, pdev: PciDev, *, dev_id: bool) -> vfio_pci_dependent_device:
@@ -152,7 +150,7 @@ def _reset_set(dev_set: DeviceSet, owned: Any) -> None:
             raise err(EINVAL, "a device that is hit is not the caller's")
         for cur in members:
             cur.set_power_state(PCI_D0)
-        reset_bus(pdev.pci_bus)
+        reset_slot_or_bus(pdev)
 
 
 def try_reset_set(dev_set: DeviceSet) -> None:
@@ -170,7 +168,7 @@ def try_reset_set(dev_set: DeviceSet) -> None:
     for cur in members:
         cur.pdev.power.resume_and_get()
     try:
-        reset_bus(pdev.pci_bus)
+        reset_slot_or_bus(pdev)
         for cur in members:
             cur.needs_reset = False
     except OSError as e:

@@ -380,6 +380,25 @@ def test_hot_reset_by_groups(bus, monkeypatch):
     proc.exit()
 
 
+def test_hot_reset_of_a_slot(bus, monkeypatch):
+    """Where a hotplug driver can reset the slot, only what is in it is hit."""
+    kernel, proc = bus
+    done = []
+
+    class Slot:
+        def reset_slot(self):
+            done.append(1)
+
+    kernel.sub(Pci).devices[FIRST].hotplug_slot = Slot()
+    detach(proc, FIRST)
+    container = Container(proc)
+    device = container.device(sysfs(FIRST))
+    assert hot_info(proc, device)[2] == 1
+    assert hot_reset(proc, device, *container.groups.values()) == 0
+    assert done == [1]
+    proc.exit()
+
+
 # ---- asked to go
 
 
