@@ -11,11 +11,12 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from errno import EFAULT, EINVAL, EOPNOTSUPP, ESPIPE
-from typing import TYPE_CHECKING, Any
+from errno import EINVAL, EOPNOTSUPP, ESPIPE
+from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.fs.anon import AnonFile, AnonInode
+from pykernel.fs.fdtable import current_files
 from pykernel.fs.vfs import PollTable
 from pykernel.iommufd.objects import IommufdCtx, IommufdObject
 from pykernel.lib.xarray import XaFlags, XArray
@@ -185,7 +186,7 @@ def fault_alloc(ucmd: Ucmd, cmd: iommu_fault_alloc) -> None:
     """IOMMU_FAULT_QUEUE_ALLOC. Raises EOPNOTSUPP: a flag. EMFILE, EFAULT, ENOMEM."""
     if cmd.flags:
         raise err(EOPNOTSUPP, f"flags {cmd.flags:#x}")
-    ictx, fds = ucmd.ictx, _files(ucmd)
+    ictx, fds = ucmd.ictx, current_files(ucmd.kernel)
     fault = IommufdFault(ictx)
     file = IommufdFaultFile(fault)
     try:
@@ -197,10 +198,3 @@ def fault_alloc(ucmd: Ucmd, cmd: iommu_fault_alloc) -> None:
         raise
     ictx.finalize(fault)
     fds.install(file, cloexec=True)
-
-
-def _files(ucmd: Ucmd) -> Any:
-    files = ucmd.kernel.current.files
-    if files is None:
-        raise err(EFAULT, "a kernel thread has no descriptors")
-    return files
