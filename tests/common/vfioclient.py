@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
+from errno import EINVAL
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import Any
 
@@ -240,11 +241,20 @@ class Container:
         """All of it at once; how much that was."""
         return self.unmap(0, 0, v.VFIO_DMA_UNMAP_FLAG_ALL)
 
+    def leave(self, number: str) -> None:
+        """A group leaves; it has left by itself when its devices are not VFIO's any more (vfio_put_group())."""
+        fd = self.groups.pop(number)
+        try:
+            self.proc.ioctl(fd, v.VFIO_GROUP_UNSET_CONTAINER)
+        except OSError as e:
+            if e.errno != EINVAL:
+                raise
+        self.proc.close(fd)
+
     def close(self) -> None:
         """Groups leave, then the container goes."""
-        for fd in self.groups.values():
-            self.proc.ioctl(fd, v.VFIO_GROUP_UNSET_CONTAINER)
-            self.proc.close(fd)
+        for number in list(self.groups):
+            self.leave(number)
         self.proc.close(self.fd)
 
 
