@@ -218,12 +218,23 @@ class Msi:
         self.dev.write_config_word(at, flags)
 
     def restore(self) -> None:
-        """After a reset: messages, masks, enable bits. C: ``void pci_restore_msi_state(struct pci_dev *)``."""
+        """
+        After a reset: messages, masks, enable bits; the pin is off. The table needs memory decoding.
+
+        C: ``void pci_restore_msi_state(struct pci_dev *)``.
+        """
+        if not self.mode:
+            return
+        self.dev.intx(enable=False)
         if self.mode == "msix":
             self._msix_control(r.PCI_MSIX_FLAGS_MASKALL | r.PCI_MSIX_FLAGS_ENABLE, 0)
+            command = self.dev.read_config_word(r.PCI_COMMAND)
+            self.dev.write_config_word(r.PCI_COMMAND, command | r.PCI_COMMAND_MEMORY)
             self._write_table()
+            self.dev.write_config_word(r.PCI_COMMAND, command)
             self._msix_control(0, r.PCI_MSIX_FLAGS_MASKALL)
-        elif self.mode == "msi":
+        else:
+            self._msi_enable(on=False)
             self._write_msi()
             self._msi_enable(on=True)
 
