@@ -13,10 +13,12 @@ import signal
 import struct
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from types import ModuleType
 
 from pykernel.kernel import Kernel
+from pykernel.sched import Thread
 from pykernel.syscalls import Process
 from pykernel.uapi.ioctl import Ioctl
 from pykernel.uapi.linux import iommufd, vfio
@@ -49,9 +51,11 @@ NAMES = {name: row for module in (vfio, iommufd) for name, row in vars(module).i
 class Vandal:
     """Random calls; the same *seed* is the same calls."""
 
-    def __init__(self, kernel: Kernel, seed: int, paths: list[str], names: list[str]) -> None:
+    def __init__(self, kernel: Kernel, seed: int, names: list[str], mdev_type: str) -> None:
         self.kernel, self.random = kernel, random.Random(seed)
-        self.paths, self.names = paths, names
+        self.names, self.mdev_type = names, mdev_type
+        self.root = kernel.process(comm="root")
+        self.orders: dict[str, Thread] = {}
         self.processes = [kernel.process(comm=f"vandal{n}", uid=uid) for n, uid in enumerate((0, 0, 1000))]
         self.fds: dict[Process, list[int]] = {p: [] for p in self.processes}
         self.memory: dict[Process, list[int]] = {p: [] for p in self.processes}
@@ -61,6 +65,7 @@ class Vandal:
             (8, self.prepare), (4, self.open), (40, self.ioctl), (40, self.sensible), (4, self.eventfd),
             (4, self.close), (2, self.dup), (4, self.map), (2, self.unmap), (4, self.access), (4, self.read),
             (4, self.write), (2, self.poll), (1, self.fork), (1, self.die), (3, self.let_go),
+            (2, self.administer),
         ]  # fmt: skip
 
     def step(self) -> None:
@@ -86,9 +91,22 @@ class Vandal:
         return self.random.choice(have if have and self.random.random() < 0.7 else self.processes)
 
     def end(self) -> None:
-        """Everybody exits."""
+        """Everybody exits, and what waited for them is done."""
         for proc in list(self.processes):
             proc.exit()
+        self.kernel.sched.run_until(list(self.orders.values()))
+        self.root.exit()
+
+    @property
+    def paths(self) -> list[str]:
+        """The nodes that there are."""
+        root = self.root
+        groups = [f"/dev/vfio/{name}" for name in root.listdir("/dev/vfio") if name.isdecimal()]
+        nodes = [f"/dev/vfio/devices/{name}" for name in root.listdir("/dev/vfio/devices")] if self._new() else []
+        return ["/dev/vfio/vfio", *groups, *nodes, *(["/dev/iommu"] if self._new() else [])]
+
+    def _new(self) -> bool:
+        return "iommu" in self.root.listdir("/dev")
 
     # ---- what they do
 
@@ -145,7 +163,7 @@ class Vandal:
         memory = proc.mmap(0, 64 * PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS)
         self.memory[proc].append(memory)
         v, i = vfio, iommufd
-        node = self.random.choice([path for path in self.paths if path[-1].isdecimal()])
+        node = self.random.choice([path for path in self.paths if path[-1].isdecimal()] or ["/dev/vfio/0"])
         fds.append(device := proc.open(node, os.O_RDWR))
         iova = self.random.randrange(8) * 64 * PAGE
         if "devices" in node:
@@ -371,6 +389,27 @@ class Vandal:
     def poll(self, proc: Process) -> None:
         """What is ready; time passes."""
         proc.poll([(self._fd(proc), 5)], self.random.choice((0, 1, 20)))
+
+    def administer(self, proc: Process) -> None:
+        """Root takes a device away, and waits while it is in use, or gives it again; one order for each at a time."""
+        name = self.random.choice(self.names)
+        if name in self.orders and not self.orders[name].done:
+            return
+        gone = self.random.random() < 0.3
+        path, text = self._order(name, gone=gone)
+        for node in self.paths:
+            self.root.chmod(node, 0o666)
+
+        def order() -> None:
+            with suppress(OSError):
+                self.root.write_text(path, text)
+
+        self.orders[name] = self.kernel.spawn(order, f"order {name}")
+
+    def _order(self, name: str, *, gone: bool) -> tuple[str, str]:
+        if name.count("-") < 4:
+            return f"/sys/bus/pci/drivers/vfio-pci/{'unbind' if gone else 'bind'}", name
+        return (f"/sys/bus/mdev/devices/{name}/remove", "1") if gone else (f"{self.mdev_type}/create", name)
 
     def fork(self, proc: Process) -> None:
         """A child with the same descriptors and memory."""
