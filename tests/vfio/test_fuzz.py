@@ -25,10 +25,8 @@ mtty = ""
 STEPS = 600
 
 
-@pytest.mark.parametrize("seed", range(16))
-@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12"])
-def test_random_calls_of_several_clients_end_in_errnos_and_leave_nothing(profile, seed):
-    """No oops, no leak: nothing is pinned, no group is held, no memory is locked."""
+def play(profile, seed, steps, *, faults=False):
+    """Random calls on a machine that is whole again at the end."""
     kernel = pykernel.boot(parse(MACHINE), profile)
     root = kernel.process()
     for bdf in (EDU, DSA):
@@ -38,16 +36,34 @@ def test_random_calls_of_several_clients_end_in_errnos_and_leave_nothing(profile
     vandal = Vandal(kernel, seed, [EDU, DSA, UUID], mdev_type)
     for path in vandal.paths:
         root.chmod(path, 0o666)
+    if faults:
+        kernel.faults.fail("alloc", nth=3 + seed % 11, every=5 + seed % 17)
+        kernel.faults.fail("copy", nth=30 + seed % 13, every=37 + seed % 29)
 
-    for _ in range(STEPS):
+    for _ in range(steps):
         vandal.step()
+    kernel.faults.clear()
     vandal.end()
 
     assert not kernel.oopses
-    assert sum(n for what, n in vandal.said.items() if what.endswith(": ok")) > STEPS // 10  # they met some state
+    assert sum(n for what, n in vandal.said.items() if what.endswith(": ok")) > steps // 10  # they met some state
     if UUID in root.listdir("/sys/bus/mdev/devices"):
         root.write_text(f"/sys/bus/mdev/devices/{UUID}/remove", "1")
     for bdf in (EDU, DSA):
         client.reattach(root, bdf)
     root.exit()
     kernel.shutdown()
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12"])
+def test_random_calls_of_several_clients_end_in_errnos_and_leave_nothing(profile, seed):
+    """No oops, no leak: nothing is pinned, no group is held, no memory is locked."""
+    play(profile, seed, STEPS)
+
+
+@pytest.mark.parametrize("seed", range(100, 108))
+@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12"])
+def test_random_calls_while_allocations_fail_leave_nothing(profile, seed):
+    """The way back out of what was half done."""
+    play(profile, seed, STEPS, faults=True)
