@@ -30,6 +30,11 @@ EXT_CONTROLS = (
     (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_ALLOC_REQ),
     (r.PCI_EXT_CAP_ID_PRI, r.PCI_PRI_CTRL),
     (r.PCI_EXT_CAP_ID_ATS, r.PCI_ATS_CAP),
+    # drivers/pci/pcie/aer.c:pci_save_aer_state()
+    (r.PCI_EXT_CAP_ID_ERR, r.PCI_ERR_UNCOR_MASK),
+    (r.PCI_EXT_CAP_ID_ERR, r.PCI_ERR_UNCOR_SEVER),
+    (r.PCI_EXT_CAP_ID_ERR, r.PCI_ERR_COR_MASK),
+    (r.PCI_EXT_CAP_ID_ERR, r.PCI_ERR_CAP),
 )
 
 
