@@ -11,10 +11,11 @@ and the modules vfio_pci, vfio_iommu_type1 and pci_stub loaded: ``python3 vfio_b
 from __future__ import annotations
 
 import vfio_bus_parts
+import vfio_random_bus_parts
 from probing import main
 from vfio_host import Host
 
-PARTS = {**vfio_bus_parts.PARTS}
+PARTS = {**vfio_bus_parts.PARTS, **vfio_random_bus_parts.PARTS}
 
 if __name__ == "__main__":
     main(PARTS, Host())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import vfio_card_parts
+import vfio_random_config_parts
 from probing import main
 from vfio_host import Host
 
-PARTS = {**vfio_card_parts.PARTS}
+PARTS = {**vfio_card_parts.PARTS, **vfio_random_config_parts.PARTS}
 
 if __name__ == "__main__":
     main(PARTS, Host())
