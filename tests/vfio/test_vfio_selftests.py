@@ -1,7 +1,7 @@
 """
 The kernel's selftests of VFIO (tools/testing/selftests/vfio, Linux 6.18 and later), case by case, by their names.
 
-vfio_iommufd_setup_test is in tests/iommufd/test_cdev.py, what vfio_pci_driver_test does in test_dsa_user_driver.py.
+vfio_iommufd_setup_test is in tests/iommufd/test_cdev.py, the driver's and virtual functions' are in the file beside this one.
 Modes are those of lib/iommu.c; where an older kernel answers otherwise, the docstring says so.
 """
 
