@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EFAULT, EINVAL, EPERM
+from errno import EBUSY, EFAULT, EINVAL, ENODEV, EPERM
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
+from typing import Any
 
 import pytest
 from errnos import errno_of
 from iommufdclient import FIXED, PAGE, Cdev, Iommufd, shared
 from vfioclient import Device, detach, reattach, sysfs
 
+from pykernel.iommufd.fault import Fault
 from pykernel.machine import IommuSpec, Machine, PciSpec
 from pykernel.pci.core import Pci
 from pykernel.start import boot
 from pykernel.uapi.linux import iommufd as i
 
 
-def machine(*slots: str, modules: str = "", **iommu: object):
+def machine(*slots: str, modules: str = "", **iommu: Any):
     """A kernel with edu in these slots, on vfio-pci, and a client."""
     pci = tuple(PciSpec("edu", slot) for slot in slots)
     spec = Machine("devices", pci=pci, modules={"iommufd": modules, "vfio_pci": ""}, iommu=IommuSpec(**iommu))
@@ -158,3 +160,46 @@ def test_a_guest_s_tables_on_top_of_the_host_s():
     cdev.close()
     iommu.close()
     end(kernel, proc, slot)
+
+
+def test_page_requests_of_a_device_go_to_the_queue_of_its_page_table():
+    """An accelerator, which can ask for pages; edu cannot: ENODEV."""
+    slot, plain = "0000:6a:01.0", "0000:00:05.0"
+    pci = (PciSpec("dsa", slot), PciSpec("edu", plain))
+    modules = {"vfio_pci": "disable_denylist=1"}
+    kernel = boot(Machine("faults", pci=pci, modules=modules), "linux-6.12")
+    kernel.up()
+    proc = kernel.process()
+    iommu = Iommufd(proc)
+    ioas, queue = iommu.ioas(), iommu(i.IOMMU_FAULT_QUEUE_ALLOC)
+    s1 = {"data_type": i.IOMMU_HWPT_DATA_VTD_S1, "data_len": 24}
+    s1["data_uptr"] = iommu.put(bytes(i.iommu_hwpt_vtd_s1(addr_width=48)))
+    cdevs = []
+    for bdf in (slot, plain):
+        detach(proc, bdf)
+        cdev = Cdev(proc, sysfs(bdf))
+        cdevs.append(cdev)
+        device = cdev.bind(iommu.fd)
+        parent = iommu.hwpt(device, ioas, i.IOMMU_HWPT_ALLOC_NEST_PARENT)
+        flags = i.IOMMU_HWPT_FAULT_ID_VALID
+        nested = iommu.hwpt(device, parent, flags, fault_id=queue.out_fault_id, **s1)
+        assert errno_of(iommu.destroy, queue.out_fault_id) == EBUSY
+        assert errno_of(cdev.attach, nested) == (0 if bdf == slot else ENODEV)
+    file: Any = proc.fds.get(iommu.fd)
+    idev = file.ictx.objects.load(3)
+    answers: list[int] = []
+    idev.report_fault([Fault(flags=2, perm=1, addr=0x5000)], answers.append)
+    asked = i.iommu_hwpt_pgfault.from_bytes(proc.read(queue.out_fault_fd, 40))
+    assert (asked.dev_id, asked.addr, asked.perm) == (idev.id, 0x5000, 1)
+    proc.write(queue.out_fault_fd, bytes(i.iommu_hwpt_page_response(cookie=asked.cookie)))
+    idev.report_fault([Fault(flags=2, addr=0x6000)], answers.append)
+    assert answers == [i.IOMMUFD_PAGE_RESP_SUCCESS]
+    cdevs[0].detach()  # who still waits is answered when the device leaves
+    assert answers == [i.IOMMUFD_PAGE_RESP_SUCCESS, i.IOMMUFD_PAGE_RESP_INVALID]
+    idev.report_fault([Fault(flags=2, addr=0x7000)], answers.append)  # nobody takes it
+    assert answers[2:] == [i.IOMMUFD_PAGE_RESP_INVALID]
+    for cdev in cdevs:
+        cdev.close()
+    proc.close(queue.out_fault_fd)
+    iommu.close()
+    end(kernel, proc, slot, plain)
