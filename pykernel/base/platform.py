@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pykernel.base.bus import Bus
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device, cdev_device_add
+from pykernel.base.misc import Misc
 from pykernel.base.uevent import KernelKobj
 from pykernel.errors import err
 from pykernel.fs.chardev import MKDEV, FullFile, NullFile, Open, RandomFile, ZeroFile
@@ -72,3 +73,4 @@ def base_init(kernel: Kernel) -> None:
     for name in ("platform", "auxiliary", "event_source"):
         Bus(kernel, name).register()
     kernel.sub(MemDevices)
+    kernel.sub(Misc)

@@ -4,6 +4,7 @@ What VFIO has one of in a kernel: its classes, numbers, groups and device sets (
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pykernel.base.class_ import Class
@@ -135,14 +136,19 @@ class VfioCore:
     def init(self, module: Owner, iommufd: IommufdHooks | None) -> None:
         """C: ``int vfio_init(void)``; *iommufd*: it is built with IOMMUFD. Raises ENOMEM, EBUSY."""
         kernel = self.kernel
+        with ExitStack() as undo:
+            self.class_ = Class(kernel, "vfio")
+            self.class_.register()
+            undo.callback(self.class_.unregister)
+            self.group_devt = alloc_chrdev_region(kernel, 0, MINORS, "vfio")
+            undo.callback(unregister_chrdev_region, kernel, self.group_devt, MINORS)
+            self.device_class = Class(kernel, "vfio-dev")
+            self.device_class.register()
+            undo.callback(self.device_class.unregister)
+            if self.cdevs:
+                self.device_devt = alloc_chrdev_region(kernel, 0, MINORS, "vfio-dev")
+            undo.pop_all()
         self.module, self.iommufd = module, iommufd
-        self.class_ = Class(kernel, "vfio")
-        self.class_.register()
-        self.group_devt = alloc_chrdev_region(kernel, 0, MINORS, "vfio")
-        self.device_class = Class(kernel, "vfio-dev")
-        self.device_class.register()
-        if self.cdevs:
-            self.device_devt = alloc_chrdev_region(kernel, 0, MINORS, "vfio-dev")
 
     def exit(self) -> None:
         """C: ``void vfio_cleanup(void)``."""

@@ -16,7 +16,7 @@ from pykernel.errors import Oops, err, is_bug, is_errno
 
 SOURCE = Path(sys.modules[SkeletonModule.__module__].__file__ or "").read_text()
 LIVENESS = "/sys/class/skeleton/skeleton0/liveness"
-SHOW, STORE, PROBE = "def liveness_show", "def liveness_store", "def probe"
+SHOW, STORE, PROBE = "def liveness_show", "def liveness_store", "def probe(self, pdev"
 IOCTL = "@ioctl(SKELETON_FACTORIAL)\n    def "
 
 
@@ -160,7 +160,8 @@ BIN = """        self.regs.writel(0, LIVENESS)
 def test_a_slip_in_a_binary_attribute(tmp_path, result, read, write):
     text, n = re.subn(r"( def liveness_store.*:\n)", lambda m: m[0] + BIN.format(result), SOURCE)
     assert n == 1
-    text = text.replace("import AttrGroup", "import AttrGroup, BinAttr").replace("import ENODEV", "import EIO, ENODEV")
+    text = text.replace("import AttrGroup", "import AttrGroup, BinAttr")
+    text = text.replace("from errno import ", "from errno import EIO, ")
     (tmp_path / "card.py").write_text(text)
     (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
     kernel = pykernel.boot(str(tmp_path / "m.toml"))
