@@ -8,7 +8,9 @@ so and the test has Linux's answer. What logs is a device of the test's: no driv
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from errno import EEXIST, EFAULT, EINVAL, ENOTTY
+from typing import Any
 
 import pytest
 import vfioclient as client
@@ -68,12 +70,12 @@ class Logging(Toy):
 class Box:
     """A client with the device in a container."""
 
-    def __init__(self, profile: str, cls: type[Toy] = Logging, limit: int = 65535) -> None:
+    def __init__(self, profile: str, cls: Callable[[Device], Toy] = Logging, limit: int = 65535) -> None:
         self.kernel = boot(Machine("log", modules={"vfio_iommu_type1": f"dma_entry_limit={limit}"}), profile)
         self.kernel.up()
         dev = Device(self.kernel, "log0")
         dev.register()
-        self.toy = cls(dev) if cls is Logging else cls(dev, [])  # type: ignore[call-arg]
+        self.toy: Any = cls(dev)
         vfio_register_emulated_iommu_dev(self.toy)
         self.proc = self.kernel.process()
         self.container = client.Container(self.proc)
@@ -215,7 +217,7 @@ def test_dirty_pages_stop(log):
 
 def test_dirty_pages_uninitialised_dma(profile):
     """A device that keeps no log has no such feature: ENOTTY in Linux, EINVAL in libvfio-user."""
-    box = Box(profile, Toy)
+    box = Box(profile, lambda dev: Toy(dev, []))
     assert errno_of(box.start) == ENOTTY
     assert errno_of(box.dirty) == ENOTTY
 

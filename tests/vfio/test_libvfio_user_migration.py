@@ -11,6 +11,7 @@ import os
 import struct
 from collections import deque
 from errno import EBADF, EFAULT, EINVAL, EIO, ENODEV, ENOMEM
+from typing import Any
 
 import pytest
 import vfioclient as client
@@ -67,6 +68,7 @@ class Client:
         name = bytearray(os.path.basename(directory).encode() + b"\0")
         self.fd = self.proc.ioctl(group, v.VFIO_GROUP_GET_DEVICE_FD, name)
         self.path = []
+        self.toy: Any = None
 
     def feature(self, flags, payload, argsz=None):
         """VFIO_DEVICE_FEATURE; the payload afterwards."""

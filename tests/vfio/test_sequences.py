@@ -75,6 +75,14 @@ class Host:
         assert not self.kernel.oopses
 
 
+class Hosted(Guest):
+    """A guest that knows its host."""
+
+    def __init__(self, space, host):
+        super().__init__(space)
+        self.host = host
+
+
 @pytest.fixture(params=["linux-6.1", "linux-6.12"])
 def host(request):
     host = Host(request.param)
@@ -87,8 +95,7 @@ def qemu(request):
     """A guest on such a host, by both ways."""
     profile, way = request.param
     host = Host(profile)
-    guest = Guest(way(host.kernel.process(comm="qemu-system-x86")))
-    guest.host = host
+    guest = Hosted(way(host.kernel.process(comm="qemu-system-x86")), host)
     yield guest
     guest.proc.exit()
     host.reattach(EDU, EDU2, DSA)

@@ -1,14 +1,16 @@
 """
 The kernel's selftests of VFIO (tools/testing/selftests/vfio, Linux 6.18 and later), case by case, by their names.
 
-vfio_iommufd_setup_test is in tests/iommufd/test_cdev.py, the driver's and virtual functions' are in the file beside this one.
+vfio_iommufd_setup_test is in tests/iommufd/test_cdev.py; a driver's and virtual functions' cases are beside this file.
 Modes are those of lib/iommu.c; where an older kernel answers otherwise, the docstring says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EFAULT, EINVAL, EOVERFLOW
 from functools import partial
+from typing import Any
 
 import pytest
 import vfioclient as client
@@ -30,7 +32,7 @@ address = "{DSA}"
 [modules]
 vfio_pci = "disable_denylist=1"
 """
-MODES = {
+MODES: dict[str, Callable[..., Any]] = {
     "vfio_type1_iommu": partial(client.Container, iommu_type=v.VFIO_TYPE1_IOMMU),
     "vfio_type1v2_iommu": partial(client.Container, iommu_type=v.VFIO_TYPE1v2_IOMMU),
     "iommufd_compat_type1": partial(client.Container, iommu_type=v.VFIO_TYPE1_IOMMU, path="/dev/iommu"),
@@ -50,7 +52,7 @@ MAX_TEST_MSI = 16
 class Bed:
     """One of the devices, opened in a mode."""
 
-    def __init__(self, profile, mode, bdf=EDU):
+    def __init__(self, profile: str, mode: str, bdf: str = EDU) -> None:
         self.kernel = pykernel.boot(parse(MACHINE), profile)
         self.root, self.proc = self.kernel.process(comm="run.sh"), self.kernel.process(comm="selftest")
         self.bdf = bdf
@@ -68,14 +70,15 @@ class Bed:
 
 @pytest.fixture(params=ALL_MODES, ids="-".join)
 def bed(request):
-    bed = Bed(*request.param)
+    profile, mode = request.param
+    bed = Bed(profile, mode)
     yield bed
     bed.tear_down()
 
 
 @pytest.fixture(params=[EDU, DSA], ids=["edu", "dsa"])
 def device(request, bed_mode):
-    bed = Bed(*bed_mode, request.param)
+    bed = Bed(bed_mode[0], bed_mode[1], request.param)
     yield bed.device
     bed.tear_down()
 
