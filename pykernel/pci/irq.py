@@ -76,7 +76,7 @@ class Irqs:
         self.kernel = kernel
         self.descs: dict[int, IrqDesc] = {}
         machine = kernel.machine
-        self.remapping = machine is not None and machine.iommu.enabled
+        self.remapping = machine is not None and machine.iommu.enabled and machine.iommu.intr_remap
         self._lowest = FIRST_IRQ  # no number below is free
         kernel.sub(ProcFs).create("interrupts", self.proc_interrupts)
 
