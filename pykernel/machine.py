@@ -256,7 +256,8 @@ def _iommu(where: _Where, data: dict[str, Any]) -> IommuSpec:
     for text in rmrr:
         if not isinstance(text, str) or not _RMRR.fullmatch(text):
             raise where.error("iommu", 0, "rmrr", f'{text!r} is no region like "0000:6a:01.0 7d000000-7dffffff"')
-    return IommuSpec(**spec | {"rmrr": rmrr})
+    known: dict[str, Any] = {**spec, "rmrr": rmrr}
+    return IommuSpec(**known)
 
 
 def _memory(where: _Where, text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,8 +34,11 @@ def frames():
         taken.append((w, w.phys.alloc_pages(n), n))
         return taken[-1][1]
 
-    take.free = lambda: [w.phys.free_pages(pa, n) for w, pa, n in taken]
-    return take
+    def free() -> None:
+        for w, pa, n in taken:
+            w.phys.free_pages(pa, n)
+
+    return SimpleNamespace(take=take, free=free)
 
 
 # ---- addresses
@@ -111,7 +115,7 @@ def test_physical_addresses(world, frames, fails, how):
     w = world("" if how else "enabled = false", cmdline="iommu=pt" if how else "")
     buffer = dma_alloc_coherent(w.dev, 4096)
     assert buffer.addr == buffer.pa
-    pa = frames(w, 1)
+    pa = frames.take(w, 1)
     assert dma_map_single(w.dev, pa + 5, 10, TO_DEVICE) == pa + 5
     w.dev.set_dma_mask(12)
     assert fails(dma_map_single, w.dev, pa, 10, TO_DEVICE) == errno.ENOMEM
@@ -126,7 +130,7 @@ def test_physical_addresses(world, frames, fails, how):
 def test_a_mapping_has_the_offset_of_the_page_and_the_direction(world, frames):
     """To the device: it may only read. The rest of the page is reachable, as on real hardware."""
     w = world()
-    pa = frames(w, 2)
+    pa = frames.take(w, 2)
     w.phys.write(pa + 0xF80, b"payload")
     addr = dma_map_single(w.dev, pa + 0xF80, 0x100, TO_DEVICE)
     assert addr & 0xFFF == 0xF80
@@ -144,7 +148,7 @@ def test_a_mapping_has_the_offset_of_the_page_and_the_direction(world, frames):
 
 def test_scatter_gather_maps_all_or_nothing(world, frames, fails):
     w = world(cmdline=STRICT)
-    pa = frames(w, 4)
+    pa = frames.take(w, 4)
     sg = [(pa, 100), (pa + 8192, 4096)]
     mapped = dma_map_sg(w.dev, sg, BIDIRECTIONAL)
     assert [size for _, size in mapped] == [100, 4096]
@@ -158,7 +162,7 @@ def test_scatter_gather_maps_all_or_nothing(world, frames, fails):
 
 def test_what_is_mapped_twice_has_two_addresses(world, frames):
     w = world()
-    pa = frames(w, 1)
+    pa = frames.take(w, 1)
     a, b = (dma_map_single(w.dev, pa, 4096, BIDIRECTIONAL) for _ in "ab")
     assert a != b
     w.dev.function.dma_write(a, b"one")
@@ -203,7 +207,7 @@ def test_lazy_unmapping_lets_a_device_through_for_10_ms(world):
 def test_a_full_flush_queue_is_flushed(world, frames):
     """IOVA_FQ_SIZE is 256, one place of the ring stays empty: the 256th unmapping flushes."""
     w = world()
-    pa = frames(w, 1)
+    pa = frames.take(w, 1)
     addrs = [dma_map_single(w.dev, pa, 4096, BIDIRECTIONAL) for _ in range(256)]
     for addr in addrs:
         w.dev.function.dma_read(addr, 1)

@@ -222,7 +222,7 @@ def test_an_identity_domain_is_physical(world):
 def test_peer_to_peer_through_the_iommu(world, card):
     """A BAR of another device, mapped at an address: reads and writes are register accesses."""
 
-    class Register(card):
+    class Register(card):  # type: ignore[valid-type, misc]
         value = 0x11223344
 
         def bar_read(self, bar: int, off: int, size: int) -> int:

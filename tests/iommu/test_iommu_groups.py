@@ -66,6 +66,7 @@ def test_a_reference_keeps_an_empty_group(world):
     """iommu_group_get() holds the group; its default domain went with the last device."""
     w = world()
     group = iommu_group_get(w.dev)
+    assert group is not None
     w.p.write_text("/sys/bus/pci/devices/0000:6a:01.0/remove", "1")
     assert w.p.read_text(f"{w.sysfs}/type") == "unknown\n"
     assert w.p.read_text(f"{w.sysfs}/reserved_regions") == ""
@@ -337,7 +338,7 @@ def test_a_native_driver_and_user_space_exclude_each_other(world, card_driver, f
 def test_a_failed_probe_gives_the_group_back(world, card_driver):
     w = world()
 
-    class Failing(card_driver):
+    class Failing(card_driver):  # type: ignore[valid-type, misc]
         def probe(self, dev: Any, /) -> None:
             raise OSError(errno.EIO, "no")
 

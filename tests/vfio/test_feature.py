@@ -160,6 +160,8 @@ def test_others_are_the_drivers(w):
 @pytest.mark.parametrize("argsz", [7, 8])
 def test_drivers_check_alike(flags, ops, argsz):
     """vfio_check_feature() of include/linux/vfio.h: 1 goes on, 0 is a probe."""
+    wanted: int | bool
+    got: int | bool
     if flags & (GET | SET) & ~ops:
         wanted = EINVAL
     elif flags & PROBE:

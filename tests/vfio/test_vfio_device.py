@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from errno import E2BIG, EBADF, EBUSY, EINVAL, ENODEV, ENOTTY, ESPIPE
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from errnos import errno_of
@@ -120,7 +121,8 @@ def test_the_drivers_module_stays_while_its_device_is_open(w):
     owner = Owner()
     dev = Device(w.kernel, "toy1")
     dev.register()
-    dev.driver = SimpleNamespace(module=owner, name="toydrv")  # type: ignore[assignment]  # pyright: ignore
+    driver: Any = SimpleNamespace(module=owner, name="toydrv")
+    dev.driver = driver
     toy = Toy(dev, [])
     vfio_register_emulated_iommu_dev(toy)
     _c, g = usable(w.proc, toy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EBUSY, EINTR, EINVAL, ENODEV, ENOENT, ENXIO
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from errnos import errno_of
@@ -135,7 +136,8 @@ def test_a_signal_does_not_end_the_wait_for_a_device(boot_vfio):
             raise err(EINTR)
         return wait(cond, timeout_ns)
 
-    toy.comp.queue = SimpleNamespace(wait_event=wait_event, wake_up=toy.comp.queue.wake_up)
+    queue: Any = SimpleNamespace(wait_event=wait_event, wake_up=toy.comp.queue.wake_up)
+    toy.comp.queue = queue
     toy.on_request = lambda count: proc.close(d) if count == 4 else None
     vfio_unregister_group_dev(toy)
     text = kernel.log.human()
