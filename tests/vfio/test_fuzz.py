@@ -7,7 +7,10 @@ import vfioclient as client
 from vandal import Vandal
 
 import pykernel
+from pykernel.iommu.core import IommuCore
+from pykernel.iommu.iommu import iommu_group_dma_owner_claimed
 from pykernel.machine import parse
+from pykernel.mm.phys import PhysMem
 
 EDU, DSA = "0000:00:04.0", "0000:6a:01.0"
 UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
@@ -46,6 +49,8 @@ def play(profile, seed, steps, *, faults=False):
     vandal.end()
 
     assert not kernel.oopses
+    assert kernel.sub(PhysMem).pinned == 0
+    assert not [group for group in kernel.sub(IommuCore).groups.values() if iommu_group_dma_owner_claimed(group)]
     assert sum(n for what, n in vandal.said.items() if what.endswith(": ok")) > steps // 10  # they met some state
     if UUID in root.listdir("/sys/bus/mdev/devices"):
         root.write_text(f"/sys/bus/mdev/devices/{UUID}/remove", "1")
