@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from probing import call
+from stand_ins import UeventSocket
 from vfio_host import Host
 
 from pykernel.hw.bridge import BridgeFunction
@@ -102,6 +103,10 @@ class EmulatedHost(Host):  # type: ignore[misc,unused-ignore]  # probes are impo
         mm = self.process.task.mm
         assert mm is not None
         return f"{mm.locked_vm * 4} kB"
+
+    def uevent_socket(self) -> UeventSocket:
+        """Netlink sockets are the host's."""
+        return UeventSocket(self.kernel)
 
     def pause(self, seconds: float) -> None:
         """The virtual clock goes on."""

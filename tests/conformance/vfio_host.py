@@ -9,9 +9,11 @@ import os
 import re
 import resource
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from probing import call, read_all, read_text
@@ -80,6 +82,26 @@ class Host:
         """VmLck of this process."""
         found = re.search(r"VmLck:\s*(\d+ kB)", read_text("/proc/self/status"))
         return found[1] if found else "none"
+
+    @contextmanager
+    def uevents(self) -> Iterator[Callable[[], list[list[str]]]]:
+        """What the kernel's uevent socket hears: a function that gives each message's fields since its last call."""
+        with self.uevent_socket() as sock:
+            sock.bind((0, 1))
+
+            def heard() -> list[list[str]]:
+                out: list[list[str]] = []
+                while True:
+                    try:
+                        out.append(sock.recv(16384).decode("latin-1").rstrip("\0").split("\0"))
+                    except BlockingIOError:
+                        return out
+
+            yield heard
+
+    def uevent_socket(self) -> Any:
+        """Of NETLINK_KOBJECT_UEVENT."""
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 15)
 
     def settle(self) -> None:
         """Let the silicon finish."""

@@ -15,6 +15,7 @@ import vfio_device_parts
 import vfio_dma_parts
 import vfio_irq_parts
 import vfio_life_parts
+import vfio_tell_parts
 from probing import main
 from vfio_host import Host
 
@@ -24,6 +25,7 @@ PARTS = {
     **vfio_irq_parts.PARTS,
     **vfio_dma_parts.PARTS,
     **vfio_life_parts.PARTS,
+    **vfio_tell_parts.PARTS,
 }
 
 if __name__ == "__main__":
