@@ -17,7 +17,7 @@ from pykernel.machine import Cpu, IommuSpec, Machine, PciSpec
 @pytest.fixture
 def edu():
     """A machine with an edu function and VFIO, its kernel patched in."""
-    modules = dict.fromkeys(("vfio", "vfio_iommu_type1", "vfio_pci"), "")
+    modules: dict[str, str] = dict.fromkeys(("vfio", "vfio_iommu_type1", "vfio_pci"), "")
     machine = Machine("edu", Cpu(count=1), IommuSpec(), (PciSpec("edu", "0000:00:02.0", {}),), modules)
     kernel = pykernel.boot(machine)
     with kernel.patched():
