@@ -53,7 +53,6 @@ from pykernel.uapi.linux.vfio import (
     vfio_irq_info,
     vfio_region_info,
 )
-from pykernel.vfio.main import vfio_register_emulated_iommu_dev, vfio_unregister_group_dev
 
 __all__ = ["MODULE", "MdpyDevice", "MdpyDriver", "MdpyModule", "MdpyType"]
 
@@ -255,6 +254,8 @@ class MdpyDriver(MdevDriver):
 
     def probe(self, mdev: MdevDevice, /) -> None:
         """mdpy_probe(). Raises ENOMEM."""
+        from pykernel.vfio.main import vfio_register_emulated_iommu_dev  # many load the module, few make a display
+
         mtype: Any = mdev.mdev_type
         device = MdpyDevice(mdev, mtype)
         vfio_register_emulated_iommu_dev(device)
@@ -262,6 +263,8 @@ class MdpyDriver(MdevDriver):
 
     def remove(self, mdev: MdevDevice, /) -> None:
         """mdpy_remove(): waits until nobody has it open."""
+        from pykernel.vfio.main import vfio_unregister_group_dev
+
         mdev.info("mdpy_remove")
         vfio_unregister_group_dev(mdev.drvdata)
 

@@ -13,21 +13,16 @@ from pykernel.base.module import Module, Param
 from pykernel.errors import err
 from pykernel.log import INFO, WARNING
 from pykernel.pci.driver import PCI_ANY_ID, PciDriver, PciId, sscanf_hex
-from pykernel.vfio.pci.core import CoreParams, VfioPciCoreDevice
+from pykernel.vfio.pci.params import CoreParams
 
 if TYPE_CHECKING:
+    from pykernel.drivers.vfio_pci_device import VfioPciDevice
     from pykernel.kernel import Kernel
 
-__all__ = ["VfioPciCoreModule", "VfioPciDevice", "VfioPciDriver", "VfioPciModule"]
+__all__ = ["VfioPciCoreModule", "VfioPciDriver", "VfioPciModule"]
 
 # QuickAssist, DSA and IAX of Sapphire Rapids: errata of theirs let a user do harm
 DENYLIST = {(0x8086, device) for device in (0x19E2, 0x19E3, 0x37C8, 0x37C9, 0x0435, 0x0443, 0x0B25, 0x0CFE)}
-
-
-class VfioPciDevice(VfioPciCoreDevice):
-    """``static const struct vfio_device_ops vfio_pci_ops``."""
-
-    ops_name = "vfio-pci"
 
 
 class VfioPciDriver(PciDriver):
@@ -51,6 +46,8 @@ class VfioPciDriver(PciDriver):
         """vfio_pci_probe(). Raises EINVAL: the denylist, no endpoint; EBUSY: it has virtual functions; ..."""
         if self._denied(dev):
             raise err(EINVAL, "the device is on the denylist")
+        from pykernel.drivers.vfio_pci_device import VfioPciDevice  # most machines have the module, few a device of it
+
         dev.drvdata = vdev = VfioPciDevice(dev)
         vdev.register_device()
 

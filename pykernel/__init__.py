@@ -33,8 +33,11 @@ def __getattr__(name: str) -> Any:
     # PEP 562: importing pykernel costs nothing until something of it is used
     from importlib import import_module
 
+    from pykernel.lib.collector import collector_paused
+
     if name not in _WHERE:
         raise AttributeError(f"module 'pykernel' has no attribute {name!r}")
-    value = getattr(import_module(f"pykernel.{_WHERE[name]}"), name)
+    with collector_paused():
+        value = getattr(import_module(f"pykernel.{_WHERE[name]}"), name)
     globals()[name] = value
     return value

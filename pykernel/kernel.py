@@ -7,7 +7,6 @@ instance and makes it at first use. Boot is lazy: devices come up when somebody 
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from pykernel.errors import Oops, err
+from pykernel.lib.collector import collector_paused
 from pykernel.lib.fault_inject import FaultInjector
 from pykernel.lib.ledger import Holder, Ledger, place, place_of
 from pykernel.log import CRIT, Dmesg
@@ -48,18 +48,6 @@ PATIENCE_S = sum(RINGS_S)
 
 def _is_kernel_code(namespace: dict[str, Any]) -> bool:
     return namespace.get("__name__", "").startswith("pykernel.") or "__pykernel__" in namespace
-
-
-@contextmanager
-def _collector_paused() -> Generator[None, None, None]:
-    """Bringing a large machine up makes nothing but what stays: looking through it again and again costs a third."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 class Leak(AssertionError):
@@ -214,7 +202,7 @@ class Kernel:
             return
         self.check_alive()
         self.is_up = self._coming_up = True
-        with self.as_task(self.idle_task), self.ledger.held(self.ledger.kernel), _collector_paused():
+        with self.as_task(self.idle_task), self.ledger.held(self.ledger.kernel), collector_paused():
             for call in self.initcalls:
                 call()
             self.sched.run_ready()

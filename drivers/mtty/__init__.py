@@ -8,12 +8,11 @@ ports. What is written to a port is read from it again. Two parameters are not L
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
 from pykernel.base.module import Module, Param
-from pykernel.drivers.mtty.device import MttyDevice
 from pykernel.fs.chardev import MAJOR, Chrdevs, alloc_chrdev_region, unregister_chrdev_region
 from pykernel.fs.sysfs import Attribute
 from pykernel.fs.vfs import File
@@ -29,7 +28,9 @@ from pykernel.mdev import (
     mdev_unregister_parent,
 )
 from pykernel.uapi.linux.vfio import VFIO_DEVICE_API_PCI_STRING
-from pykernel.vfio.main import vfio_register_emulated_iommu_dev, vfio_unregister_group_dev
+
+if TYPE_CHECKING:
+    from pykernel.drivers.mtty.device import MttyDevice
 
 __all__ = ["MODULE", "MttyDev", "MttyDriver", "MttyModule", "MttyType"]
 
@@ -79,6 +80,9 @@ class MttyDriver(MdevDriver):
 
     def probe(self, mdev: MdevDevice, /) -> None:
         """mtty_probe(). Raises ENOSPC: no ports; as vfio_register_emulated_iommu_dev()."""
+        from pykernel.drivers.mtty.device import MttyDevice  # many load the module, few make a card
+        from pykernel.vfio.main import vfio_register_emulated_iommu_dev
+
         mtype: Any = mdev.mdev_type
         device = MttyDevice(mdev, mtype.mdev_parent.dev, mtype.nr_ports)
         try:
@@ -90,6 +94,8 @@ class MttyDriver(MdevDriver):
 
     def remove(self, mdev: MdevDevice, /) -> None:
         """mtty_remove(): waits until nobody has it open."""
+        from pykernel.vfio.main import vfio_unregister_group_dev
+
         device: MttyDevice = mdev.drvdata
         vfio_unregister_group_dev(device)
         device.release()

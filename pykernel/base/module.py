@@ -8,7 +8,6 @@ names them in the entry point group ``pykernel.modules``.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -132,7 +131,9 @@ class Module(Kobject):
 
     def srcversion_show(self) -> str:
         """23 hexadecimal digits that stand for the source."""
-        return f"{hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:23].upper()}\n"
+        from hashlib import md5  # it loads OpenSSL
+
+        return f"{md5(self.name.encode(), usedforsecurity=False).hexdigest()[:23].upper()}\n"
 
     def uevent_store(self, buf: str) -> None:
         """

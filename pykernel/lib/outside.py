@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from hashlib import blake2s
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,8 @@ def load_file(path: str) -> ModuleType:
         source = file.read_bytes()
     except OSError as e:
         raise ValueError(f"{path}: {e.strerror}") from e
+    from hashlib import blake2s  # it loads OpenSSL
+
     # structs are laid out, and annotations looked up, when they are used first: the module must stay where it is
     name = f"pykernel_file_{blake2s(bytes(file) + source, digest_size=8).hexdigest()}_{file.stem}"
     if name in sys.modules:

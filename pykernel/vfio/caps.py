@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InfoCaps"]
 
-HEADER = vfio_info_cap_header.sizeof()
-
 
 class InfoCaps:
     """``struct vfio_info_cap``: capabilities, back to back; from Linux 6.6 on each begins at a multiple of 8."""
@@ -27,13 +25,13 @@ class InfoCaps:
 
         *payload* is what comes after the header.
         """
-        size = HEADER + len(payload)
+        size = vfio_info_cap_header.sizeof() + len(payload)
         self.caps.append((id, version, payload + bytes(-size % self.align)))
 
     @property
     def size(self) -> int:
         """How many bytes they take."""
-        return sum(HEADER + len(payload) for _, _, payload in self.caps)
+        return sum(vfio_info_cap_header.sizeof() + len(payload) for _, _, payload in self.caps)
 
     def __bool__(self) -> bool:
         return bool(self.caps)
@@ -46,7 +44,7 @@ class InfoCaps:
         """
         out = b""
         for n, (id, version, payload) in enumerate(self.caps, 1):
-            offset += HEADER + len(payload)
+            offset += vfio_info_cap_header.sizeof() + len(payload)
             following = offset if n < len(self.caps) else 0
             out += bytes(vfio_info_cap_header(id=id, version=version, next=following)) + payload
         return out

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["vfio_check_feature", "vfio_ioctl_device_feature"]
 
 GET, SET, PROBE = VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_SET, VFIO_DEVICE_FEATURE_PROBE
-LOG_MAX_RANGES = PAGE_SIZE // vfio_device_feature_dma_logging_range.sizeof()
 U64 = 1 << 64
 
 
@@ -193,8 +192,9 @@ def logging_start(vdev: VfioDevice, flags: int, arg: int, argsz: int) -> int:
     control = _read(vdev, vfio_device_feature_dma_logging_control, arg)
     if not control.num_ranges:
         raise err(EINVAL, "no range")
-    if control.num_ranges > LOG_MAX_RANGES:
-        raise err(E2BIG, f"{control.num_ranges} ranges, at most {LOG_MAX_RANGES}")
+    most = PAGE_SIZE // vfio_device_feature_dma_logging_range.sizeof()
+    if control.num_ranges > most:
+        raise err(E2BIG, f"{control.num_ranges} ranges, at most {most}")
     control.page_size = ops.log_start(_ranges(vdev, control), control.page_size)
     try:
         copy_to_user(vdev.kernel, arg, bytes(control))

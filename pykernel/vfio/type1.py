@@ -98,7 +98,6 @@ DIRTY_FLAGS: Final = (
 )
 MAP_FLAGS: Final = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE | VFIO_DMA_MAP_FLAG_VADDR
 UNMAP_FLAGS: Final = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR
-CAP_HEADER: Final = vfio_info_cap_header.sizeof()
 GET_INFO_6_1: Final = 20  # up to cap_offset
 
 
@@ -284,16 +283,16 @@ class VfioIommuType1(VfioIommuDriver):
 
 def _info_caps(data: VfioIommu) -> InfoCaps:
     """Migration, entries left, usable ranges. C: ``vfio_iommu_*_build_caps()``."""
-    caps = InfoCaps(data.kernel)
+    caps, header = InfoCaps(data.kernel), vfio_info_cap_header.sizeof()
     migration = vfio_iommu_type1_info_cap_migration(
         pgsize_bitmap=1 << data.pgshift, max_dirty_bitmap_size=DIRTY_BITMAP_SIZE_MAX
     )
-    caps.add(VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, bytes(migration)[CAP_HEADER:])
+    caps.add(VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, bytes(migration)[header:])
     avail = vfio_iommu_type1_info_dma_avail(avail=data.dma_avail)
-    caps.add(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, bytes(avail)[CAP_HEADER:])
+    caps.add(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, bytes(avail)[header:])
     if data.iova_list:
         ranges = vfio_iommu_type1_info_cap_iova_range(nr_iovas=len(data.iova_list))
-        payload = bytes(ranges)[CAP_HEADER:] + b"".join(
+        payload = bytes(ranges)[header:] + b"".join(
             bytes(vfio_iova_range(start=start, end=end)) for start, end in data.iova_list
         )
         caps.add(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, payload)

@@ -66,27 +66,20 @@ from pykernel.vfio.pci.info import get_info, get_irq_info, get_region_info
 from pykernel.vfio.pci.intrs import Interrupts
 from pykernel.vfio.pci.lowpower import LowPower
 from pykernel.vfio.pci.mmap import OFFSET_SHIFT, mmap_region
+from pykernel.vfio.pci.params import CoreParams
 from pykernel.vfio.pci.rdwr import Bars
 from pykernel.vfio.pci.regions import Region, RegionOps
 from pykernel.vfio.pci.sriov import Sriov
 
 if TYPE_CHECKING:
-    from pykernel.kernel import Kernel
     from pykernel.pci.dev import PciDev
 
-__all__ = ["CoreParams", "VfioPciCoreDevice"]
+__all__ = ["VfioPciCoreDevice"]
 
 OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
 INTEL, CLASS_VGA = 0x8086, 0x0300
 # Ethernet controllers whose INTx is broken: vfio_pci_core.c:vfio_pci_nointx()
 NO_INTX = {0x1572, 0x1574, 0x1580, 0x1581, *range(0x1583, 0x158C), 0x37D0, 0x37D1, 0x37D2, 0x1563}
-
-
-class CoreParams:
-    """``vfio_pci_core_set_params()``: what the module vfio_pci was told."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.nointxmask = self.disable_vga = self.disable_idle_d3 = False
 
 
 class VfioPciCoreDevice(VfioDevice):
