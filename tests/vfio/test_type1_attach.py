@@ -80,7 +80,7 @@ def ranges(box):
     ],
 )
 def test_what_is_mapped_before_a_domain_comes_must_be_usable(profile, iova, size, code):
-    """3.7: a conflict refuses the group, and leaves the container as it was."""
+    """A conflict refuses the group, and leaves the container as it was."""
     kernel, (card, _), emu = boot(profile)
     box = Box(kernel, emu)
     box.set_iommu()
@@ -144,7 +144,7 @@ def test_a_domain_that_would_lock_too_much_does_not_come(profile):
 
 @pytest.mark.parametrize("profile", BOTH)
 def test_pages_that_a_driver_has_pinned_are_charged_once(profile):
-    """3.5: whether the domain comes after the pin or before it, and when it goes while the pin stays."""
+    """Whether the domain comes after the pin or before it, and when it goes while the pin stays."""
     kernel, (card, _), emu = boot(profile)
     box = Box(kernel, emu)
     box.set_iommu()

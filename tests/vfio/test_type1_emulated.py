@@ -54,7 +54,7 @@ def errno_of(fn, *args, **kw):
     return e.value.errno
 
 
-# ---- 3.1, 3.2: what is otherwise without an IOMMU
+# ---- MAP_DMA and UNMAP_DMA: what is otherwise without an IOMMU
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def errno_of(fn, *args, **kw):
     ],
 )
 def test_mappings_are_only_noted(box, steps, answers):
-    """Nothing is pinned when something is mapped; rows of 3.1 and 3.2."""
+    """Nothing is pinned when something is mapped."""
     assert play(box, steps) == answers
     assert box.locked() == 0
 
@@ -125,7 +125,7 @@ def test_parameters_are_as_in_linux(kernel, name, mode, value):
     proc.exit()
 
 
-# ---- 3.4
+# ---- IOMMU_GET_INFO
 
 
 @pytest.mark.parametrize("argsz", [15, 16, 20, 24, 67, 68, 71, 72, 100])
@@ -147,7 +147,7 @@ def test_info_has_no_ranges_without_a_domain(kernel, box, argsz):
         assert len(data) == total
 
 
-# ---- 3.6: pins
+# ---- pins
 
 
 def test_pins_are_physical_addresses_of_the_clients_memory(kernel, box, emu):
@@ -230,7 +230,7 @@ def test_an_unpin_of_what_is_not_pinned_is_nothing(box, emu):
     assert box.locked() == 0
 
 
-# ---- 3.2: the driver's callback
+# ---- UNMAP_DMA: the driver's callback
 
 
 def test_an_unmap_asks_drivers_to_unpin_first(box, emu):
@@ -261,7 +261,7 @@ def test_a_driver_that_keeps_its_pins_is_a_bug_after_ten_more_calls(kernel, box,
     vfio_unpin_pages(emu, 0, 1)
 
 
-# ---- 3.6: reads and writes
+# ---- reads and writes
 
 
 def test_reads_and_writes_go_over_several_mappings(box, emu):
@@ -326,7 +326,7 @@ def test_when_the_process_is_gone_its_mappings_are_dead(kernel, box, emu):
     child.exit()
 
 
-# ---- 3.3
+# ---- DIRTY_PAGES
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_bits_of_several_mappings_do_not_touch_each_other(box, emu):
 
 @pytest.mark.parametrize("where", ["vfio_dma_bitmap_alloc", "vfio_dma_do_map"])
 def test_without_memory_for_it_nothing_is_mapped(kernel, box, where):
-    """Rows 11 and 13 of 3.1."""
+    """ENOMEM: of the mapping, and of its bitmap."""
     box.dirty(START)
     with kernel.faults.fail("alloc", where):
         assert box.map(0, K) == -ENOMEM
@@ -424,7 +424,7 @@ def test_tracking_does_not_start_without_memory_or_of_too_large_a_mapping(kernel
     assert box.map(1 << 44, K << 31) == -EINVAL
 
 
-# ---- 3.5
+# ---- locked memory
 
 
 def test_pins_without_the_right_to_lock_end_at_the_limit(kernel, emu):

@@ -66,7 +66,7 @@ def result(fn, *args, **kw):
         return -(e.errno or 0)
 
 
-# ---- 2.2
+# ---- VFIO_DEVICE_GET_IRQ_INFO
 
 INFO = [
     pytest.param({}, INTX, 1, {"*": 7}, id="INTx: eventfd, maskable, automasked"),
@@ -98,7 +98,7 @@ def test_argsz_of_irq_info(box, argsz, want):
     assert errno_of(box.proc.ioctl, box.device.fd, v.VFIO_DEVICE_GET_IRQ_INFO, row) == want
 
 
-# ---- 2.3: validation, in this order
+# ---- VFIO_DEVICE_SET_IRQS: validation, in this order
 
 U32 = 0xFFFFFFFF
 INVALID = [
@@ -145,7 +145,7 @@ def test_err_of_a_conventional_function_is_refused_by_its_count(make_box):
     assert result(irqs.set, ERR, NONE | TRIGGER, 0, 1) == -EINVAL
 
 
-# ---- 2.3.1: INTx
+# ---- INTx
 
 ON = ("eventfds", INTX, "A")
 
@@ -212,7 +212,7 @@ def test_intx(irqs, steps, want, counts):
     assert irqs.counts()[: len(counts)] == counts
 
 
-# ---- 2.3.1: MSI and MSI-X
+# ---- MSI and MSI-X
 
 X = [pytest.param(MSI, id="MSI"), pytest.param(MSIX, id="MSI-X")]
 MSG_ROWS = [
@@ -309,7 +309,7 @@ def test_names_in_proc_interrupts(irqs):
     assert irqs.names() == ["vfio-msix[1](0000:6a:01.0)"]
 
 
-# ---- 2.3.1: ERR and REQ
+# ---- ERR and REQ
 
 K = [pytest.param(ERR, id="ERR"), pytest.param(REQ, id="REQ")]
 SINGLE = [
