@@ -49,9 +49,11 @@ def box(kernel, emu):
 
 def errno_of(fn, *args, **kw):
     """The errno of what is raised."""
-    with pytest.raises(OSError) as e:
+    try:
         fn(*args, **kw)
-    return e.value.errno
+    except OSError as e:
+        return e.errno
+    return 0
 
 
 # ---- MAP_DMA and UNMAP_DMA: what is otherwise without an IOMMU
@@ -114,9 +116,14 @@ def test_dma_entry_limit_counts_entries_of_a_container(limit):
     box.close()
 
 
-@pytest.mark.parametrize(("name", "mode", "value"), [
-    ("allow_unsafe_interrupts", 0o644, "N\n"), ("disable_hugepages", 0o644, "N\n"), ("dma_entry_limit", 0o644, "65535\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "mode", "value"),
+    [
+        ("allow_unsafe_interrupts", 0o644, "N\n"),
+        ("disable_hugepages", 0o644, "N\n"),
+        ("dma_entry_limit", 0o644, "65535\n"),
+    ],
+)
 def test_parameters_are_as_in_linux(kernel, name, mode, value):
     """Mode and default."""
     proc = kernel.process()
@@ -329,6 +336,12 @@ def test_when_the_process_is_gone_its_mappings_are_dead(kernel, box, emu):
 # ---- DIRTY_PAGES
 
 
+def pin_and_unpin(emu):
+    """One page, for a write."""
+    vfio_pin_pages(emu, K, 1, IOMMU_WRITE)
+    vfio_unpin_pages(emu, K, 1)
+
+
 @pytest.mark.parametrize(
     ("act", "expected"),
     [
@@ -338,9 +351,7 @@ def test_when_the_process_is_gone_its_mappings_are_dead(kernel, box, emu):
         pytest.param(lambda emu: vfio_dma_write(emu, 2 * K - 1, b"xx"), [0b110, 0], id="two-pages"),
         pytest.param(lambda emu: vfio_dma_write(emu, 0, bytes(8 * K)), [0xFF, 0], id="all"),
         pytest.param(lambda emu: vfio_pin_pages(emu, K, 2, IOMMU_WRITE), [0b110, 0b110], id="pinned"),
-        pytest.param(
-            lambda emu: (vfio_pin_pages(emu, K, 1, IOMMU_WRITE), vfio_unpin_pages(emu, K, 1)), [0b10, 0], id="unpinned"
-        ),
+        pytest.param(pin_and_unpin, [0b10, 0], id="unpinned"),
     ],
 )
 def test_what_a_device_wrote_is_told_once_and_what_it_has_pinned_each_time(box, emu, act, expected):
