@@ -66,7 +66,7 @@ class PagingDomain(IommuDomain):
         self.cookie: DmaCookie | None = None
         self.iotlb = Iotlb(kernel, f"domain {self.id}")
         if type == IOMMU_DOMAIN_UNMANAGED:
-            kernel.ledger.take("iommu domain", self, lambda: f"IOMMU domain {self.id}")
+            kernel.ledger.take("iommu domain", self, lambda: f"IOMMU domain {self.id}", client=True)
 
     def free(self) -> None:
         """drivers/iommu/intel/iommu.c:domain_exit()."""

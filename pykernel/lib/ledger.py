@@ -81,9 +81,13 @@ class Ledger:
             return self.holder
         return getattr(dev, "holder", None) or self.kernel
 
-    def take(self, kind: str, thing: object, what: Callable[[], str], dev: Any = None) -> None:
-        """Note *thing*; of the same kind it may be taken several times."""
-        holder = self.whose(dev)
+    def take(self, kind: str, thing: object, what: Callable[[], str], dev: Any = None, *, client: bool = False) -> None:
+        """
+        Note *thing*; of the same kind it may be taken several times.
+
+        What was taken for a *client* is nobody's when its descriptors are gone.
+        """
+        holder = self.holder if client else self.whose(dev)
         origin = "" if holder is self.kernel else self._origin()
         self._entries.setdefault((kind, id(thing)), []).append(Entry(thing, what, holder, origin))
 

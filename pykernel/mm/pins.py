@@ -52,7 +52,7 @@ class Pins:
             self._pieces.setdefault(run.pa, []).append((run.npages, pin))
         self.count += pin.npages
         if self.ledger is not None and runs:
-            self.ledger.take("pin", pin, pin.describe)
+            self.ledger.take("pin", pin, pin.describe, client=True)
 
     def give(self, pa: int, npages: int) -> None:
         """*npages* pages from *pa* on lose one pin each. Raises Oops: one is not pinned; those before it are."""
