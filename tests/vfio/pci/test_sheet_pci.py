@@ -238,11 +238,10 @@ def _again(box: Any) -> int | None:
     return _bind(box)
 
 
-def _bridge(box: Any) -> int | None:
+def _bridge(box: Any, ask: Any = _bind) -> Any:
     box.silicon.config.define(r.PCI_HEADER_TYPE, 1, 1)
     box.silicon.config.settle()
-    box.pdev.hdr_type = 1
-    return _bind(box, "vfio-pci")
+    return ask(box, "vfio-pci")
 
 
 def _with_functions(box: Any) -> int | None:
@@ -365,3 +364,88 @@ def test_more_vectors_than_the_machine_gives(profile):
     assert errno_of(device.disable, MSI) == EINVAL
     assert device.signal_by(MSI, fds[:1]) == 0
     proc.exit()
+
+
+# ---- the files that programs bind with
+
+
+def _override(box: Any, text: str) -> Any:
+    """What driver_override says after it was written, or the errno."""
+    failed = errno_of(box.proc.write_text, f"{box.path}/driver_override", text)
+    return failed or box.attr("driver_override")
+
+
+def _write(box: Any, path: str, text: str) -> int | None:
+    return errno_of(box.proc.write_text, f"/sys/bus/pci/{path}", text)
+
+
+def _probe(box: Any, override: str = "") -> tuple[int | None, str | None]:
+    """The answer of drivers_probe, and who drives it then."""
+    if override:
+        box.proc.write_text(f"{box.path}/driver_override", override)
+    return _write(box, "drivers_probe", SLOT), driver_of(box.proc, SLOT)
+
+
+def _removed(box: Any, text: str) -> int | None:
+    _new_id(box, "1234 ca4d")
+    return _write(box, "drivers/vfio-pci/remove_id", text)
+
+
+FILES: dict[str, tuple[Any, Any]] = {
+    "driver_override: none": (lambda b: b.attr("driver_override"), "(null)"),
+    "driver_override": (lambda b: _override(b, "vfio-pci"), "vfio-pci"),
+    "driver_override: a newline": (lambda b: _override(b, "vfio-pci\n"), "vfio-pci"),
+    "driver_override: cleared": (lambda b: (_override(b, "x"), _override(b, "\n"))[1], "(null)"),
+    "driver_override: a page": (lambda b: _override(b, "x" * 4095), EINVAL),
+    "unbind: not bound": (lambda b: _write(b, "drivers/vfio-pci/unbind", SLOT), ENODEV),
+    "unbind: unknown": (lambda b: _write(b, "drivers/vfio-pci/unbind", "0000:ff:1f.7"), ENODEV),
+    "unbind: a newline": (lambda b: (_bind(b, "vfio-pci"), _write(b, "drivers/vfio-pci/unbind", f"{SLOT}\n"))[1], 0),
+    "bind: unknown": (lambda b: _write(b, "drivers/vfio-pci/bind", "0000:ff:1f.7"), ENODEV),
+    "bind: a newline": (lambda b: (_override(b, "vfio-pci"), _write(b, "drivers/vfio-pci/bind", f"{SLOT}\n"))[1], 0),
+    "drivers_probe: unknown": (lambda b: _write(b, "drivers_probe", "0000:ff:1f.7"), ENODEV),
+    "drivers_probe: nobody wants it": (_probe, (0, None)),
+    "drivers_probe": (lambda b: _probe(b, "vfio-pci"), (0, "vfio-pci")),
+    "drivers_probe: bound": (lambda b: (_bind(b, "vfio-pci"), _probe(b))[1], (0, "vfio-pci")),
+    "drivers_probe: it fails": (lambda b: _bridge(b, _probe), (EINVAL, None)),
+    "remove_id": (lambda b: _removed(b, "1234 ca4d"), 0),
+    "remove_id: none such": (lambda b: _removed(b, "1234 ca4e"), ENODEV),
+    "remove_id: one number": (lambda b: _removed(b, "1234"), EINVAL),
+}
+
+
+@pytest.mark.parametrize("row", FILES)
+def test_files_of_the_bus(make_box, row):
+    """drivers/base/bus.c, drivers/base/dd.c, drivers/pci/pci-driver.c."""
+    ask, wanted = FILES[row]
+    assert ask(_unbound(make_box)) == wanted
+
+
+# ---- VFIO_DEVICE_FEATURE: what vfio-pci has; each is probed
+
+NEITHER, SETS = (ENOTTY, ENOTTY), (EINVAL, 0)
+FEATURES: dict[str, tuple[int, tuple[int, int]]] = {
+    # number: GET, SET of a physical function with virtual ones
+    "PCI_VF_TOKEN": (0, SETS),
+    "MIGRATION": (1, NEITHER),
+    "MIG_DEVICE_STATE": (2, NEITHER),
+    "LOW_POWER_ENTRY": (3, SETS),
+    "LOW_POWER_ENTRY_WITH_WAKEUP": (4, SETS),
+    "LOW_POWER_EXIT": (5, SETS),
+    "DMA_LOGGING_START": (6, NEITHER),
+    "DMA_LOGGING_STOP": (7, NEITHER),
+    "DMA_LOGGING_REPORT": (8, NEITHER),
+    "MIG_DATA_SIZE": (9, NEITHER),
+    "BUS_MASTER": (10, NEITHER),
+    "DMA_BUF": (11, NEITHER),
+    "MIG_PRECOPY_INFOv2": (12, NEITHER),
+    "none": (0xFFFF, NEITHER),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_features(make_box, name):
+    number, wanted = FEATURES[name]
+    box = make_box(Card(vfs=2), "enable_sriov=1")
+    probe = v.VFIO_DEVICE_FEATURE_PROBE | number
+    rows = [struct.pack("<II", 8, probe | op) for op in (v.VFIO_DEVICE_FEATURE_GET, v.VFIO_DEVICE_FEATURE_SET)]
+    assert tuple(errno_of(box.proc.ioctl, box.device.fd, 0x3B75, bytearray(row)) for row in rows) == wanted
