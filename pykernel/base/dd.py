@@ -156,7 +156,8 @@ def _add_groups(dev: Device, drv: Driver) -> None:
 
 
 def _groups(drv: Driver) -> list[tuple[str, tuple[Attribute, ...]]]:
-    return [("", drv.dev_attrs), *drv.dev_groups.items()]
+    # most drivers have no files, and no directory is filled to add none
+    return [*([("", drv.dev_attrs)] if drv.dev_attrs else []), *drv.dev_groups.items()]
 
 
 def _not_bound(dev: Device, drv: Driver) -> None:
