@@ -163,6 +163,30 @@ def test_the_command_line_loads_nothing_that_it_does_not_use():
     assert done.stdout == "[]\n"
 
 
+VFIO = ("vfio", "iommufd", "mdev")
+FULL = ("vfio.main", "vfio.pci.core", "iommufd", "drivers.mtty.device")  # what only a device of VFIO needs
+
+
+@pytest.mark.parametrize(
+    ("machine", "unused"),
+    [("dsa", (*VFIO, "drivers.vfio_pci", "uapi.linux.vfio")), ("full", FULL)],
+    ids=["dsa", "full"],
+)
+def test_a_machine_imports_vfio_when_a_device_is_given_to_it(machine, unused):
+    """No code of VFIO for a machine without it, none of its devices where modules are loaded; no struct is laid out."""
+    code = (
+        f"import sys\nfrom pykernel.tools.cli import main\nsys.argv[1:] = ['run', '-m', {machine!r}, '--', 'true']\n"
+        "try:\n    main()\nfinally:\n    print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    imported = done.stdout.split()
+    assert "pykernel.drivers.idxd.init" in imported
+    names = tuple(f"pykernel.{name}" for name in unused)
+    assert [m for m in imported if m in names or m.startswith(tuple(f"{n}." for n in names))] == []
+    assert {"cffi", "hashlib"}.isdisjoint(imported)
+
+
 @pytest.mark.parametrize(("profile", "status"), [("linux-6.1", 1), ("linux-7.2", 0)])
 def test_a_parameters_value_is_judged_as_that_kernel_does(pykernel, profile, status):
     """lib/kstrtox.c:kstrtobool() takes "e" and "d" in newer kernels only."""
