@@ -406,7 +406,7 @@ FILES: dict[str, tuple[Any, Any]] = {
     "drivers_probe: nobody wants it": (_probe, (0, None)),
     "drivers_probe": (lambda b: _probe(b, "vfio-pci"), (0, "vfio-pci")),
     "drivers_probe: bound": (lambda b: (_bind(b, "vfio-pci"), _probe(b))[1], (0, "vfio-pci")),
-    "drivers_probe: it fails": (lambda b: _bridge(b, _probe), (EINVAL, None)),
+    "drivers_probe: it fails": (lambda b: _bridge(b, _probe), (0, None)),
     "remove_id": (lambda b: _removed(b, "1234 ca4d"), 0),
     "remove_id: none such": (lambda b: _removed(b, "1234 ca4e"), ENODEV),
     "remove_id: one number": (lambda b: _removed(b, "1234"), EINVAL),
@@ -415,7 +415,12 @@ FILES: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("row", FILES)
 def test_files_of_the_bus(make_box, row):
-    """drivers/base/bus.c, drivers/base/dd.c, drivers/pci/pci-driver.c."""
+    """
+    drivers/base/bus.c, drivers/base/dd.c, drivers/pci/pci-driver.c.
+
+    What a driver's probe() says is nothing to drivers_probe: really_probe() makes it positive, and only what is below 0
+    (the IOMMU's, before it) becomes EINVAL.
+    """
     ask, wanted = FILES[row]
     assert ask(_unbound(make_box)) == wanted
 
