@@ -293,7 +293,7 @@ def main():
             try:
                 return [fcntl.ioctl(self.container, cmd, arg), arg]
             except OSError as e:
-                return [-e.errno, arg]
+                return [-(e.errno or 0), arg]
 
         def set_iommu(self):
             return self.ioctl(0x3B66, self.kind)[0]

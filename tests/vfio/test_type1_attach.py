@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from errno import EBUSY, EFAULT, EINVAL, ENOMEM, EPERM
+from typing import Any
 
 import pytest
 from errnos import errno_of
@@ -37,6 +38,11 @@ def join(box, vdev):
         box.proc.close(fd)
         return -(e.errno or 0), -1
     return 0, fd
+
+
+def group_of(vdev) -> Any:
+    """The IOMMU's group of the device."""
+    return vdev.dev.iommu_group
 
 
 def leave(box, fd):
@@ -183,7 +189,7 @@ def test_groups_with_equal_abilities_share_a_domain(profile):
     assert code == 0
     (domain,) = state(kernel).domain_list
     assert [g.iommu_group for g in domain.group_list] == [b.dev.iommu_group, a.dev.iommu_group]
-    assert a.dev.iommu_group.domain is b.dev.iommu_group.domain is domain.domain
+    assert group_of(a).domain is group_of(b).domain is domain.domain
     assert box.locked() == 4
 
     leave(box, fd)
@@ -207,7 +213,7 @@ def test_groups_of_other_coherency_have_domains_of_their_own(profile, monkeypatc
         patch.setattr(kind, "enforce_cache_coherency", lambda self: False)
         _, fd = join(box, b)
     new, old = state(kernel).domain_list
-    assert new.domain is b.dev.iommu_group.domain
+    assert new.domain is group_of(b).domain
     assert play(box, [("extension", v.VFIO_DMA_CC_IOMMU)]) == [0]
     box.map(M_IOVA, 2 * K)
 
@@ -266,7 +272,7 @@ def test_who_gives_an_address_is_charged(profile):
     box.set_iommu()
     box.map(0, 4 * K)
     box.unmap(0, 4 * K, UNMAP_VADDR)
-    child = box.proc.fork()
+    child: Any = box.proc.fork()
     row = v.vfio_iommu_type1_dma_map(argsz=32, flags=VADDR, vaddr=box.areas["a"], iova=0, size=4 * K)
     child.ioctl(box.container, v.VFIO_IOMMU_MAP_DMA, row)
 
@@ -331,7 +337,7 @@ def test_the_nesting_type_is_for_emulated_devices_only_as_vtd_cannot(profile):
     kernel, (a, _), emu = boot(profile)
     box = Box(kernel, a, kind=NESTING)
     assert box.set_iommu() == -EINVAL
-    assert a.dev.iommu_group.domain is not a.dev.iommu_group.default_domain  # the group is still owned
+    assert group_of(a).domain is not group_of(a).default_domain  # the group is still owned
     box.close()
     box = Box(kernel, emu, kind=NESTING)
     assert box.set_iommu() == 0
