@@ -11,7 +11,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ __all__ = [
     "parse",
 ]
 
-BUILT_IN = "pykernel.machines"
+BUILT_IN = Path(__file__).with_name("machines")  # importlib.resources would import what archives need
 
 # module name -> where its class is
 DRIVERS = {
@@ -183,7 +183,7 @@ class _Where:
 
 def built_in_names() -> list[str]:
     """The machines that come with pykernel."""
-    return sorted(p.name.removesuffix(".toml") for p in resources.files(BUILT_IN).iterdir() if p.name.endswith(".toml"))
+    return sorted(p.stem for p in BUILT_IN.glob("*.toml"))
 
 
 def load(name: str | os.PathLike[str]) -> Machine:
@@ -205,7 +205,7 @@ def load(name: str | os.PathLike[str]) -> Machine:
         return _dump(text, name) if name.endswith(".umockdev") else parse(text, name)
     if name not in built_in_names():
         raise MachineError(f"no machine {name!r}: one of {', '.join(built_in_names())}, or the path of a .toml file")
-    return parse((resources.files(BUILT_IN) / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
+    return parse((BUILT_IN / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
 
 
 def parse(text: str, file: str = "<machine>") -> Machine:
