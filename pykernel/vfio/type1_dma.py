@@ -117,7 +117,7 @@ class DmaList:
 
     def __init__(self, *, whole: bool) -> None:
         self._whole = whole
-        self._dmas: SortedDict[int, VfioDma] = SortedDict()
+        self._dmas: SortedDict = SortedDict()  # iova -> VfioDma
         self._top: list[VfioDma] = []  # those that end at 2 ** 64, unless they are found
 
     def __len__(self) -> int:
