@@ -6,6 +6,7 @@ Regions, interrupts, configuration space and ioeventfds have their rows in the o
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from errno import EAGAIN, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENOSPC, ENOTTY
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from errnos import errno_of
 from vfiocard import SLOT, Card
-from vfioclient import Container, Iommufd, detach, driver_of, sysfs
+from vfioclient import Container, Device, Iommufd, detach, driver_of, sysfs
 
 import pykernel
 from pykernel.hw.edu import EduFunction
@@ -22,6 +23,7 @@ from pykernel.machine import parse
 from pykernel.pci.core import Pci
 from pykernel.uapi.linux import pci_regs as r
 from pykernel.uapi.linux import vfio as v
+from pykernel.vfio.pci.regions import RegionOps
 
 DRIVER = "/sys/bus/pci/drivers/vfio-pci"
 INTX, MSI, MSIX, ERR, REQ = range(5)
@@ -454,3 +456,33 @@ def test_features(make_box, name):
     probe = v.VFIO_DEVICE_FEATURE_PROBE | number
     rows = [struct.pack("<II", 8, probe | op) for op in (v.VFIO_DEVICE_FEATURE_GET, v.VFIO_DEVICE_FEATURE_SET)]
     assert tuple(errno_of(box.proc.ioctl, box.device.fd, 0x3B75, bytearray(row)) for row in rows) == wanted
+
+
+# ---- regions of a driver's own
+
+
+class Window(RegionOps):
+    """A region that can be mapped, if its flags say so."""
+
+    def mmap(self, vdev: Any, region: Any, vma: Any) -> bool:
+        return True
+
+
+# flags of the region, what it can do; how it is mapped, and the answer
+OWN = {
+    "it can be mapped": (7, Window(), mmap.MAP_SHARED, 0),
+    "private": (7, Window(), mmap.MAP_PRIVATE, EINVAL),
+    "its flags say no": (3, Window(), mmap.MAP_SHARED, EINVAL),
+    "it cannot": (7, RegionOps(), mmap.MAP_SHARED, EINVAL),
+}
+
+
+@pytest.mark.parametrize("row", OWN)
+def test_mapping_a_region_of_a_drivers_own(box, row):
+    """vfio_pci_core_mmap(): behind PCI's nine the region's own operation is asked."""
+    flags, ops, how, wanted = OWN[row]
+    box.pdev.drvdata.register_dev_region(v.VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x1234, 1, ops, 4096, flags)
+    region = Device(box.proc, box.device.fd).region(9)
+    assert (region.info.offset, region.info.flags) == (9 << 40, flags | v.VFIO_REGION_INFO_FLAG_CAPS)
+    assert region.caps == {v.VFIO_REGION_INFO_CAP_TYPE: struct.pack("<II", 0x80001234, 1)}
+    assert errno_of(box.proc.mmap, 0, 4096, 3, how, box.device.fd, 9 << 40) == wanted
