@@ -170,13 +170,22 @@ def _unwind(dma: VfioDma, domain: VfioDomain, batch: Batch) -> None:
     domain.domain.unmap(dma.iova, dma.size)
     if not dma.iommu_mapped:
         batch.drop(dma)
-        pinned = sum(at in dma.pfns for at in _charged(dma))
-        vfio_lock_acct(dma, pinned - vfio_unpin_dma(dma), async_=True)
+        locked = _pinned_by_drivers(dma)
+        vfio_lock_acct(dma, locked - vfio_unpin_dma(dma), async_=True)
 
 
-def _charged(dma: VfioDma) -> list[int]:
-    """The pages that drivers have pinned and that count."""
-    return [iova for iova, vpfn in dma.pfns.items() if vpfn.runs]
+def _pinned_by_drivers(dma: VfioDma) -> int:
+    """How many pages of those that the replay has pinned drivers have, too. C: ``vfio_unpin_pages_remote(...)``."""
+    if not dma.pfns:
+        return 0
+    ours = {runs[0].pa for _, runs in dma.pins}  # where extents begin that are not reserved
+    locked, iova = 0, dma.iova
+    for pa, npage in dma.extents:
+        end = iova + (npage << SHIFT)
+        if pa in ours:
+            locked += sum(iova <= at < end for at in dma.pfns)
+        iova = end
+    return locked
 
 
 def vfio_iommu_detach_group(iommu: VfioIommu, iommu_group: IommuGroup) -> None:
@@ -253,7 +262,8 @@ def _unmap_all(iommu: VfioIommu) -> None:
 def _reaccount(iommu: VfioIommu) -> None:
     """Nothing is mapped any more; what drivers have pinned stays charged. C: vfio_iommu_unmap_unpin_reaccount()."""
     for dma in iommu.dma_list:
-        vfio_lock_acct(dma, len(_charged(dma)) - vfio_unmap_unpin(iommu, dma), async_=True)
+        charged = sum(bool(vpfn.runs) for vpfn in dma.pfns.values())  # the others are reserved
+        vfio_lock_acct(dma, charged - vfio_unmap_unpin(iommu, dma), async_=True)
 
 
 def vfio_iommu_release(iommu: VfioIommu) -> None:

@@ -178,6 +178,27 @@ def test_pages_that_a_driver_has_pinned_are_charged_once(profile):
 
 
 @pytest.mark.parametrize("profile", BOTH)
+def test_a_failed_attach_charges_nothing(profile):
+    """Neither for pins of drivers that were reached, nor for those behind: each of three tries leaves two pages."""
+    kernel, (card,), emu = boot(profile, 1)
+    box = Box(kernel, emu)
+    box.set_iommu()
+    box.open(emu)
+    box.map(0, 2 * K)
+    box.map(16 * K, 8 * K, vaddr=box.areas["beforehole"])  # the last four pages are not there
+    with kernel.as_task(box.proc.task):
+        vfio_pin_pages(emu, K, 1, 3)
+        vfio_pin_pages(emu, 17 * K, 1, 3)
+        for _ in range(3):
+            assert join(box, card) == (-EFAULT, -1)
+            assert (box.locked(), kernel.sub(PhysMem).pinned) == (2, 2)
+        vfio_unpin_pages(emu, K, 1)
+        vfio_unpin_pages(emu, 17 * K, 1)
+    assert box.locked() == 0
+    box.close()
+
+
+@pytest.mark.parametrize("profile", BOTH)
 def test_groups_with_equal_abilities_share_a_domain(profile):
     """Its page tables are one; it goes with the last group, and all mappings with it."""
     kernel, (a, b), _ = boot(profile)
