@@ -250,6 +250,8 @@ def _iommu(where: _Where, data: dict[str, Any]) -> IommuSpec:
     spec = _only(where, "iommu", 0, data, _IOMMU)
     if spec.get("address_width", 48) not in (39, 48, 57):
         raise where.error("iommu", 0, "address_width", "must be 39, 48 or 57")
+    if not 1 <= spec.get("pasid_bits", 20) <= 20:  # PCI_PASID_CAP_WIDTH: 20 bits are all that a request has
+        raise where.error("iommu", 0, "pasid_bits", "must be 1 to 20")
     if spec.get("largest_page", "1G") not in ("4K", "2M", "1G"):
         raise where.error("iommu", 0, "largest_page", 'must be "4K", "2M" or "1G"')
     rmrr = tuple(spec.get("rmrr", ()))
@@ -314,6 +316,8 @@ def _only(where: _Where, table: str, nth: int, data: dict[str, Any], kinds: dict
 
 
 def _must_be(key: str, kind: type, value: Any) -> str:
+    if key == "rmrr":
+        return f"must be an array of strings, not {value!r}"
     how = f"; write [[{key}]]" if kind is list and isinstance(value, dict) else f", not {value!r}"
     return f"must be {_NAMES[kind]}{how}"
 
@@ -353,6 +357,7 @@ def default_address(nth: int) -> str:
 
 def _check_options(where: _Where, specs: list[PciSpec]) -> None:
     from pykernel.hw import MODELS, make
+    from pykernel.hw.topology import TopologyError, check_buses
 
     good: list[tuple[str, dict[str, Any]]] = []  # rows are often alike
     for nth, spec in enumerate(specs):
@@ -370,6 +375,10 @@ def _check_options(where: _Where, specs: list[PciSpec]) -> None:
                 raise
             said = why(spec.model, e) if is_path(spec.model) else f"{spec.model}: {type(e).__name__}: {e}"
             raise where.error("pci", nth, "model", said) from e
+    try:
+        check_buses([(spec.model, spec.address, spec.options) for spec in specs])
+    except TopologyError as e:
+        raise where.error("pci", e.nth, e.key, str(e)) from e
 
 
 def module_class(name: str) -> type[Module]:

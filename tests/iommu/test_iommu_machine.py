@@ -17,7 +17,11 @@ REGION = "rmrr: '{}' is no region like \"0000:6a:01.0 7d000000-7dffffff\""
     [
         ("address_width = 47", "x.toml:2: iommu.address_width: must be 39, 48 or 57"),
         ("largest_page = '4M'", 'x.toml:2: iommu.largest_page: must be "4K", "2M" or "1G"'),
+        ("pasid_bits = 0", "x.toml:2: iommu.pasid_bits: must be 1 to 20"),
+        ("pasid_bits = 21", "x.toml:2: iommu.pasid_bits: must be 1 to 20"),
         ("snoop_control = 1", "x.toml:2: iommu.snoop_control: must be true or false, not 1"),
+        ("rmrr = 'text'", "x.toml:2: iommu.rmrr: must be an array of strings, not 'text'"),
+        ("rmrr = {a = 1}", "x.toml:2: iommu.rmrr: must be an array of strings, not {'a': 1}"),
         ("rmrr = ['7d000000-7dffffff']", "x.toml:2: iommu." + REGION.format("7d000000-7dffffff")),
         (
             "rmrr = ['0000:6a:01.0 7d000800-7dffffff']",
