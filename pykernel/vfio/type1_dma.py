@@ -151,19 +151,24 @@ class DmaList:
         dma: VfioDma | None = self._dmas.get(iova)
         return dma if dma is not None and dma.size == size else None
 
-    def walk(self, start: int, size: int) -> list[VfioDma]:
+    def walk(self, start: int, size: int) -> Iterator[VfioDma]:
         """
-        The mappings that reach into the range or begin in it, by address.
+        The mappings that reach into the range or begin in it, by address. Those that were given may go meanwhile.
 
         C: ``vfio_find_dma_first_node(iommu, start, size)`` and ``rb_next()`` until behind the range
         """
         end = start + size
         if self._wraps(end):
-            return []
-        before = self.find(start, 1)
-        low = start if before is None else before.iova
-        first = next(self._dmas.irange(low, end - 1), None)
-        return [] if first is None else self.within(first, end - first)
+            return
+        dma = self.find(start, 1) or self._after(start - 1, end)
+        while dma is not None:
+            yield dma
+            dma = self._after(dma.iova, end)
+
+    def _after(self, iova: int, end: int) -> VfioDma | None:
+        """The first mapping that begins behind *iova* and before *end*."""
+        key = next(self._dmas.irange(iova + 1, end - 1), None)
+        return None if key is None else self._dmas[key]
 
     def within(self, start: int, size: int) -> list[VfioDma]:
         """The mappings that begin in the range, by address."""

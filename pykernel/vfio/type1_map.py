@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, EOVERFLOW
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from pykernel.errors import err
@@ -152,11 +154,11 @@ def vfio_dma_do_unmap(iommu: VfioIommu, flags: int, iova: int, size: int, bitmap
             vfio_remove_dma(iommu, only)
             return size
         if invalidate:
-            return _invalidate(iommu, _range(iommu, flags, iova, size))
+            return _invalidate(iommu, list(_range(iommu, flags, iova, size)))
         return _unmap(iommu, flags, iova, size, bitmap)
 
 
-def _range(iommu: VfioIommu, flags: int, iova: int, size: int) -> list[VfioDma]:
+def _range(iommu: VfioIommu, flags: int, iova: int, size: int) -> Iterator[VfioDma]:
     """
     The mappings that an unmap means. Raises EINVAL: one is cut, of version 2.
 
@@ -165,9 +167,7 @@ def _range(iommu: VfioIommu, flags: int, iova: int, size: int) -> list[VfioDma]:
     if iommu.v2 and not flags & VFIO_DMA_UNMAP_FLAG_ALL and cut_by(iommu, iova, size):
         raise err(EINVAL, f"a mapping is cut by {iova:#x}-{iova + size - 1:#x}")
     found = iommu.dma_list.walk(iova, size)
-    if found and not iommu.v2 and found[0].iova < iova:
-        return []
-    return found
+    return found if iommu.v2 else takewhile(lambda dma: dma.iova >= iova, found)
 
 
 def _invalidate(iommu: VfioIommu, dmas: list[VfioDma]) -> int:
@@ -186,21 +186,24 @@ def _invalidate(iommu: VfioIommu, dmas: list[VfioDma]) -> int:
 def _unmap(iommu: VfioIommu, flags: int, iova: int, size: int, bitmap: vfio_bitmap | None) -> int:
     unmapped, retries = 0, 0
     last: VfioDma | None = None
-    while True:
-        for dma in _range(iommu, flags, iova, size):
-            if dma.pfns:
-                break
+    dmas = _range(iommu, flags, iova, size)
+    while (dma := next(dmas, None)) is not None:
+        if not dma.pfns:
             if bitmap is not None:
                 update_user_bitmap(bitmap.data, iommu, dma, iova)
             unmapped += dma.size
             vfio_remove_dma(iommu, dma)
-        else:
-            return unmapped
+            continue
         retries = retries + 1 if dma is last else 0
         if retries > RETRIES:
             iommu.kernel.bug(f"drivers do not unpin {dma} in dma_unmap()")
         last = dma
         _notify(iommu, dma)
+        try:
+            dmas = _range(iommu, flags, iova, size)
+        except OSError:  # mapped meanwhile: no error any more, once a first pass was made
+            break
+    return unmapped
 
 
 def _notify(iommu: VfioIommu, dma: VfioDma) -> None:
