@@ -10,7 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, vfio
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -29,6 +29,10 @@ TARGETS = {
     "an mdev created and removed, direct": 1e-3,
     "an mdev created, the first of 12": 1e-3,
     "an mdev created, the last of 12": 1e-3,
+    "MAP_DMA of a page, 2 live mappings": 60e-6,
+    "UNMAP_DMA of a page, 2 live mappings": 60e-6,
+    "MAP_DMA of a page, 5 live mappings": 60e-6,
+    "UNMAP_DMA of a page, 5 live mappings": 60e-6,
     "12 devices registered, looked up": 1.0,
     "12 devices registered, looked up, memory": 60.0,
     "12 recorded devices, load": 2.0,
@@ -53,6 +57,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(dma, "per_call", once)
     monkeypatch.setattr(mdev, "per_call", once)
     monkeypatch.setattr(mdev, "COUNT", 12)
+    monkeypatch.setattr(vfio, "per_call", once)
+    monkeypatch.setattr(vfio, "LIVE", (2, 5))
+    monkeypatch.setattr(vfio, "BLOCKS", 1)
+    monkeypatch.setattr(vfio, "CALLS", 2)
     monkeypatch.setattr(headers, "per_call", once)
     monkeypatch.setattr(headers, "wall", lambda argv, **_how: 1e-3 if shutil.which(argv[0]) else 0)
     monkeypatch.setattr(startup, "python", lambda code, **_how: 1e-3 if compile(code, "bench", "exec") else 0)
@@ -66,7 +74,7 @@ def quick(monkeypatch):
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    groups = (startup, inside, headers, dma, devices, mdev, process)
+    groups = (startup, inside, headers, dma, devices, mdev, vfio, process)
     rows: list[Row] = [row for group in groups for row in group.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS

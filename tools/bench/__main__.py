@@ -9,12 +9,12 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, vfio
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
 
-GROUPS = ("startup", "inside", "headers", "dma", "devices", "mdev", "process")
+GROUPS = ("startup", "inside", "headers", "dma", "devices", "mdev", "vfio", "process")
 
 
 def measured(only: str) -> Iterator[Row]:
@@ -32,6 +32,8 @@ def measured(only: str) -> Iterator[Row]:
         yield from devices.rows()
     if only in ("", "mdev"):
         yield from mdev.rows()
+    if only in ("", "vfio"):
+        yield from vfio.rows()
     if only in ("", "process") and programs:
         yield from process.rows()
 
