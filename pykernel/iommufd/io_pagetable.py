@@ -287,30 +287,32 @@ class IoPagetable:
         unmapped = tries = 0
         while True:
             with self.domains_lock.read():
-                done, start, busy, error = self._unmap_some(start, last)
+                done, hole, busy, error = self._unmap_some(start, last)
             unmapped += done
             if busy is None:
                 return unmapped, error
-            tries = tries + 1 if not done else 1
+            tries = 1 if hole else tries + 1  # all areas that adjoin share them
+            start = busy.start
             self.notify_unmap(busy.start, busy.length)
             if tries > TRIES:
-                return unmapped, err(EDEADLK, "a driver does not unpin its pages")
+                return unmapped, err(EDEADLK, "a driver does not unpin its pages, or of too many areas in a row")
 
-    def _unmap_some(self, start: int, last: int) -> tuple[int, int, IoptArea | None, OSError | None]:
-        """Until the end, an error, or an area that drivers access: bytes, where to go on, that area, the error."""
-        unmapped = 0
+    def _unmap_some(self, start: int, last: int) -> tuple[int, bool, IoptArea | None, OSError | None]:
+        """Until the end, an error, or an area that drivers access: bytes, whether over a hole, that area, the error."""
+        unmapped, hole = 0, False
         while True:
             with self.iova_lock.write():
                 area = self.areas.first(start, last) if start <= last else None
                 if area is None:
-                    return unmapped, start, None, None
+                    return unmapped, hole, None, None
                 if area.pages is None:
-                    return unmapped, start, None, err(EBUSY, f"{area.start:#x} is being mapped or unmapped")
+                    return unmapped, hole, None, err(EBUSY, f"{area.start:#x} is being mapped or unmapped")
                 if area.start < start or area.last > last:
-                    return unmapped, start, None, err(ENOENT, f"{area.start:#x} to {area.last:#x} is mapped as one")
+                    return unmapped, hole, None, err(ENOENT, f"{area.start:#x} to {area.last:#x} is mapped as one")
+                hole |= area.start != start
                 if area.num_accesses:
                     area.prevent_access = True
-                    return unmapped, area.start, area, None
+                    return unmapped, hole, area, None
                 pages, area.pages = area.pages, None
             area.unfill(pages, self.domains)
             self._remove_area(area)

@@ -347,6 +347,38 @@ def test_unmapping_what_a_driver_has(w, polite):
     cdev.close()
 
 
+TRIES: dict[str, tuple[list[int], int, int]] = {
+    "100 adjoin": ([*range(100)], 0, 0),
+    "101 adjoin": ([*range(101)], 0, -EDEADLK),
+    "101 adjoin, nobody has the second": ([*range(101)], 1, 0),
+    "150 with a hole in the middle": ([*range(75), *range(76, 151)], 0, 0),
+    "150 with holes": ([*range(0, 300, 2)], 0, 0),
+    "150, nobody has the first behind the hole": ([*range(60), *range(61, 151)], 61, 0),
+}
+
+
+@pytest.mark.parametrize("compat", [False, True], ids=["native", "VFIO"])
+@pytest.mark.parametrize("row", TRIES)
+def test_areas_that_adjoin_share_the_tries_of_an_unmap(w, row, compat):
+    """iopt_unmap_iova_range() counts to 100 until a hole, though drivers give all back; another unmap goes on there."""
+    pages, free, code = TRIES[row]
+    cdev, _ = w.attached("node")
+    w.compat()
+    base, size = 1 << 20, 512 * PAGE
+    for n in pages:
+        w.iommu.map_fixed(w.ioas, w.buffer, PAGE, base + n * PAGE)
+        if n != (free or -1):
+            vfio_pin_pages(w.minimal, base + n * PAGE, 1, 3)
+    w.minimal.dma_unmap = lambda iova, length: vfio_unpin_pages(w.minimal, iova, 1)
+    if compat:
+        assert _compat(w, "UNMAP", ioas=True, iova=base, size=size) == code
+    else:
+        assert w.said(w.iommu.unmap, w.ioas, base, size) == code
+    if code:
+        assert w.iommu.unmap(w.ioas, base, size) == PAGE
+    cdev.close()
+
+
 # ---- VFIO's ioctls: what is looked at before there is an IOAS
 
 
