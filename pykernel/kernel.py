@@ -101,10 +101,10 @@ class _Scheduler(Scheduler):
         """Whether ready work is under way, and not a client that is a task."""
         return self._running > 0 and not getattr(self.thread, "client", False)
 
-    def _run_one(self) -> None:
+    def _run_one(self) -> bool:
         self._running += 1
         try:
-            super()._run_one()
+            return super()._run_one()
         finally:
             self._running -= 1
 
@@ -180,6 +180,7 @@ class Kernel:
         self.sched.get_context = lambda: (self.current, self.ledger.holder)
         self.sched.set_context = self._set_current
         self.sched.on_stuck = self.wait_for_threads
+        self.sched.on_busy = lambda: self.serve_threads() if self.foreign else None
 
     # ---- subsystems and life
 

@@ -7,6 +7,10 @@ A wait in a task parks it; a wait outside any task runs the scheduler in place u
 left to run, the virtual clock jumps to the next timer; with no timer either, the wait can never end: a hung task, which
 is an oops.
 
+Work may make itself ready for ever: a client can tie an interrupt to its own unmasking. On Linux a kworker spins then
+and the rest of the machine goes on. Here :meth:`Scheduler.run_ready` leaves what exceeds :data:`BUDGET` for later, and
+a wait whose run queue does not get empty lets time pass after as many.
+
 While a test explores interleavings (:meth:`Scheduler.explore`), tasks are also switched at switch points: where system
 calls begin and end, before MMIO, user copies and notifier calls, after wake-ups, at locks. There work that may sleep -
 interrupt threads, work items - is tasks, too. All tasks are then switched to from one place, the wait that runs them.
@@ -27,8 +31,11 @@ from pykernel.lib.wait import Completion, WaitQueue
 if TYPE_CHECKING:
     from pykernel.lib.interleave import Strategy
 
-__all__ = ["Completion", "Scheduler", "Thread", "Timer", "WaitQueue"]
+__all__ = ["BUDGET", "Completion", "Scheduler", "Thread", "Timer", "WaitQueue"]
 
+BUDGET = 10_000  # turns beyond those that were ready; no chain of work that ends is that long between system calls
+_SPUN_NS = 10**6  # what the first BUDGET turns of a wait take; the next ones twice that, and so on, up to a second
+_HUNG_NS = 120 * 10**9  # kernel/hung_task.c:sysctl_hung_task_timeout_secs
 _EPOCH_NS = 1_767_225_600 * 10**9  # 2026-01-01: where the virtual wall clock starts
 
 
@@ -131,6 +138,7 @@ class Scheduler:
         self.get_context: Callable[[], Any] = lambda: None
         self.set_context: Callable[[Any], None] = lambda _context: None
         self.on_stuck: Callable[[], bool] = lambda: False
+        self.on_busy: Callable[[], None] = lambda: None
         self.idle_context: Any = None
         self._now = 0
         self._seq = 0
@@ -218,14 +226,19 @@ class Scheduler:
             self.ready.append(thread)
 
     def run_ready(self) -> None:
-        """Run everything that can run now, timers that are due included; time does not pass."""
-        while True:
+        """
+        Run everything that can run now, timers that are due included; time does not pass.
+
+        Work of the kernel that has no end goes on in a later call.
+        """
+        left = len(self.ready) + BUDGET
+        while left > 0:
             self._expire()
             if self.spinning:
                 self._look_at_spinning()
             if not self.ready:
                 return
-            self._run_one()
+            left -= self._run_one()
 
     def resched(self) -> None:
         """A system call ends: what became ready runs; where a client is a task, it takes its turn."""
@@ -254,21 +267,32 @@ class Scheduler:
             self.set_context(context)
 
     def _idle_until(self, cond: Callable[[], bool], deadline: int | None) -> bool:
+        turns, busy, since = 0, 0, 0
         while not cond():
             if self.spinning:
                 self._look_at_spinning()
-            if self.ready:
-                self._run_one()
+            if self.ready and turns < BUDGET:
+                turns += self._run_one()
                 continue
             step = self.next_timer_ns()
             left = None if deadline is None else deadline - self.clock_ns()
             if left is not None and left <= 0:
                 return False
-            if step is None and left is None:
-                if self.on_stuck():
-                    continue
-                raise Oops(self._hung())
-            self._pass(min(x for x in (step, left) if x is not None))
+            ends = [x for x in (step, left) if x is not None]
+            if self.ready:
+                self.on_busy()
+                since, busy = since if busy else self.clock_ns(), busy + 1
+                hung = not ends and self.clock_ns() - since >= _HUNG_NS
+                ends.append(_SPUN_NS << min(busy - 1, 10) if self.virtual else 0)
+            else:
+                busy, hung = 0, not ends
+            turns = 0
+            if hung:
+                if not self.on_stuck():
+                    raise Oops(self._hung())
+                busy = 0
+                continue
+            self._pass(min(ends))
             self._expire()
         return True
 
@@ -360,7 +384,8 @@ class Scheduler:
         assert self.strategy is not None
         return self.strategy
 
-    def _run_one(self) -> None:
+    def _run_one(self) -> bool:
+        """One turn: True unless a client had it, whose turns are its own affair."""
         ready = self.ready
         if self.exploring and len(ready) > 1:
             ready.rotate(-self._explorer().pick(ready))
@@ -371,6 +396,7 @@ class Scheduler:
             if not (isinstance(e, Exception) or is_bug(e)):
                 raise
             self._oops(e)
+        return not (isinstance(fn, Thread) and fn.client)
 
     def switch_to(self, thread: Thread) -> None:
         """Run *thread* until it waits; nothing if it runs, or ended."""

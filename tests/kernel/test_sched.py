@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykernel.errors import Oops, err
-from pykernel.sched import Completion, Scheduler, WaitQueue
+from pykernel.sched import BUDGET, Completion, Scheduler, WaitQueue
 
 
 def boom() -> None:
@@ -321,3 +321,103 @@ def test_clocks():
 @given(st.integers(0, 1 << 32))
 def test_random_numbers_are_the_seeds(seed):
     assert Scheduler(seed=seed).rng.random() == random.Random(seed).random()
+
+
+def runaway(s: Scheduler) -> list[int]:
+    """Work that queues itself for ever, and how often it ran."""
+    turns = [0]
+
+    def again() -> None:
+        turns[0] += 1
+        s.call_soon(again)
+
+    s.call_soon(again)
+    return turns
+
+
+def test_work_without_an_end_goes_on_later():
+    """What was ready when the call began has run, and the rest is not lost."""
+    s, out = Scheduler(), []
+    turns = runaway(s)
+    for n in range(3 * BUDGET):
+        s.call_soon(partial(out.append, n))
+    s.run_ready()
+    assert out == list(range(3 * BUDGET))
+    first = turns[0]
+    assert first >= 1
+    s.run_ready()
+    assert turns[0] > first
+    assert s.clock_ns() == 0
+
+
+def test_a_long_chain_of_work_ends_in_one_call():
+    s, out = Scheduler(), []
+
+    def link(left: int) -> None:
+        if left:
+            s.call_soon(partial(link, left - 1))
+        else:
+            out.append("end")
+
+    link(BUDGET)
+    s.run_ready()
+    assert out == ["end"]
+
+
+def test_time_passes_beside_work_without_an_end():
+    """Timers come, in their order, and time-outs end exactly."""
+    s, out = Scheduler(), []
+    runaway(s)
+    for ns in (10**9, 5, 10**7):
+        s.call_later(ns, lambda ns=ns: out.append((ns, s.clock_ns())))
+    assert not s.idle_until(lambda: False, 3 * 10**9)
+    assert out == [(ns, ns) for ns in (5, 10**7, 10**9)]
+    assert s.clock_ns() == 3 * 10**9
+
+
+def test_a_condition_is_looked_at_beside_work_without_an_end():
+    s = Scheduler()
+    turns = runaway(s)
+    assert s.idle_until(lambda: turns[0] == 7)
+    assert s.clock_ns() == 0
+
+
+def test_other_threads_are_served_beside_work_without_an_end():
+    s, served = Scheduler(), []
+    runaway(s)
+    s.on_busy = lambda: served.append(1)
+    assert s.idle_until(lambda: bool(served))
+
+
+def test_a_wait_beside_work_without_an_end_may_be_a_hung_task():
+    s = Scheduler()
+    runaway(s)
+    with pytest.raises(Oops, match="hung task"):
+        s.idle_until(lambda: False)
+    assert s.clock_ns() > 119 * 10**9
+
+
+def test_clients_may_take_turns_for_long():
+    """Their turns are no work without an end: no time passes."""
+    s = Scheduler()
+
+    def client() -> None:
+        for _ in range(BUDGET):
+            s.resched()
+
+    s.gather([s.spawn(client, client=True) for _ in range(2)])
+    assert s.clock_ns() == 0
+
+
+def test_exploring_survives_work_without_an_end():
+    """Tasks that wake each other for ever are tasks, too: a client's time-out ends."""
+    s = Scheduler(seed=3)
+    s.explore()
+
+    def again() -> None:
+        s.spawn(again)
+
+    s.spawn(again)
+    client = s.spawn(lambda: s.idle_until(lambda: False, 10**7), client=True)
+    assert client.join() is False
+    assert s.clock_ns() == 10**7

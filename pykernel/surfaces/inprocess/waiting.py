@@ -81,7 +81,7 @@ class Waiter:
                 left = None if end is None else max(0.0, (end - time.monotonic()) * 1e3)
                 if left == 0:
                     return ready, found
-                real(left, bell)
+                real(0 if self._work_left() else left, bell)
 
     def _let_time_pass(self, timeout_ms: float | None, *, alone: bool) -> bool:
         """Run the kernel's next timer, or its clock to the end of the time-out; False: only real time can help."""
@@ -97,6 +97,14 @@ class Waiter:
         if lonely and timeout_ms is not None:
             step = min(int(timeout_ms * 1e6), int(timeout_ms * 1e6) if step is None else step)
         self.process.poll([], (step or 0) / 1e6)
+        return True
+
+    def _work_left(self) -> bool:
+        """Go on with what one system call did not finish: whether there is such work, and real time must not wait."""
+        kernel = self.kernel
+        if kernel.owner != threading.get_ident() or not kernel.sched.ready:
+            return False
+        self.process.poll([], 0)
         return True
 
     @contextmanager

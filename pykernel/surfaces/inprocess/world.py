@@ -273,7 +273,7 @@ class _Session:
 
     def _step(self, timeout_s: float) -> bool:
         """Handle what is readable within *timeout_s*. Time passes at once for calls that sleep till a timer."""
-        events = self.loop.epoll.poll(timeout_s, 16)
+        events = self.loop.epoll.poll(0 if self.kernel.sched.ready else timeout_s, 16)
         for fd, _ in events:
             handler = self.loop.handlers.get(fd)
             if handler is not None:

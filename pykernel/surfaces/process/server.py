@@ -87,7 +87,7 @@ class Loop:
             self._tick()
             sched.run_ready()
         step = sched.next_timer_ns() if sched.timers else None
-        wait = None if step is None else step / 1e9
+        wait = 0.0 if sched.ready else None if step is None else step / 1e9  # more work than one turn of this loop's
         if end is not None:
             left = max(0.0, end - time.monotonic())
             wait = left if wait is None else min(wait, left)

@@ -14,6 +14,7 @@ import pytest
 
 import pykernel
 from pykernel.log import INFO
+from pykernel.sched import BUDGET
 
 pytestmark = pytest.mark.kernel(machine="dsa")
 
@@ -224,3 +225,23 @@ def test_epoll_reports_no_more_than_asked_for_and_loses_nothing(kernel, wq, rais
             os.close(fd)
         for fd in (fds[0], r):
             raises_errno(errno.EBADF, ep.unregister, fd)
+
+
+def test_work_that_one_call_did_not_finish_goes_on_in_a_wait(kernel, kmsg):
+    """A real descriptor is waited for as well: no real time passes before the work is done."""
+    r, w = os.pipe()
+    sched = kernel.sched
+
+    def link(left: int) -> None:
+        if left:
+            sched.call_soon(lambda: link(left - 1))
+        else:
+            kernel.log.printk(INFO, "done")
+
+    poll = select.poll()
+    poll.register(kmsg, select.POLLIN)
+    poll.register(r, select.POLLIN)
+    link(4 * BUDGET)
+    assert poll.poll(600_000) == [(kmsg, select.POLLIN)]
+    os.close(r)
+    os.close(w)

@@ -14,6 +14,7 @@ from pykernel.hw.edu import EduFunction
 from pykernel.pci.config import COMMAND_RW
 from pykernel.uapi.linux import pci_regs as r
 from pykernel.uapi.linux import vfio as v
+from pykernel.uapi.linux.eventpoll import EPOLL_CTL_ADD, EPOLLIN
 
 INTX, MSI, MSIX, ERR, REQ = range(5)
 NONE, BOOL, EVENTFD, MASK, UNMASK, TRIGGER = 1, 2, 4, 8, 16, 32
@@ -490,3 +491,22 @@ def test_closing_the_device_switches_all_off(irqs, box):
     box.device = box.container.device(box.path)
     assert result(irqs.off, MSIX) == -EINVAL
     assert result(irqs.set, REQ, NONE | TRIGGER, 0, 1) == -EINVAL
+
+
+def test_an_interrupt_that_unmasks_itself(make_box):
+    """System calls return, time-outs end, and acknowledging the device ends it."""
+    box = make_box(EduFunction())
+    irqs, region = Irqs(box), box.device.region(0)
+    fd = irqs.fds[0]
+    irqs.eventfds(INTX, fd)
+    irqs.eventfds(INTX, fd, action=UNMASK)
+    region.write(0x60, b"\1\0\0\0")
+    assert irqs.counts()[0] == 0  # whoever unmasks took it
+    epoll = irqs.proc.epoll_create()
+    irqs.proc.epoll_ctl(epoll, EPOLL_CTL_ADD, irqs.fds[1], EPOLLIN)
+    before = box.kernel.sched.clock_ns()
+    assert irqs.proc.epoll_wait(epoll, 1, 50) == []
+    assert box.kernel.sched.clock_ns() - before == 50_000_000
+    assert box.kernel.sched.ready
+    region.write(0x64, b"\1\0\0\0")
+    assert not box.kernel.sched.ready
