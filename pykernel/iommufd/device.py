@@ -208,8 +208,7 @@ class IommufdDevice(IommufdObject):
             try:
                 self._replace_group(hwpt, old)
             except OSError:
-                if moves:
-                    self._unreserve_all(hwpt.iopt)
+                self._unreserve_all(hwpt.iopt)  # within one address space, too: then nothing is reserved any more
                 raise
             if moves:
                 self._unreserve_all(old.iopt)

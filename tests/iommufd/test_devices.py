@@ -162,6 +162,33 @@ def test_a_guest_s_tables_on_top_of_the_host_s():
     end(kernel, proc, slot)
 
 
+def test_a_replacement_that_fails_gives_the_reserved_addresses_up():
+    """iommufd_device_do_replace(): err_unresv comes of page tables of one address space, too; a good one keeps them."""
+    slot = "0000:00:05.0"
+    kernel, proc = machine(slot)
+    iommu, cdev = Iommufd(proc), Cdev(proc, sysfs(slot))
+    ioas, device, queue = iommu.ioas(), cdev.bind(iommu.fd), iommu(i.IOMMU_FAULT_QUEUE_ALLOC)
+    s1 = iommu.put(bytes(i.iommu_hwpt_vtd_s1(addr_width=48)))
+    nested = {"data_type": i.IOMMU_HWPT_DATA_VTD_S1, "data_len": 24, "data_uptr": s1}
+    parent = iommu.hwpt(device, ioas, i.IOMMU_HWPT_ALLOC_NEST_PARENT)
+    good = iommu.hwpt(device, parent, **nested)
+    bad = iommu.hwpt(device, parent, i.IOMMU_HWPT_FAULT_ID_VALID, fault_id=queue.out_fault_id, **nested)
+    free = iommu.ranges(ioas)[0]
+    cdev.attach(parent)
+    without = iommu.ranges(ioas)[0]
+    assert [start for start, _ in without] == [0, 0xFEF00000]
+    cdev.attach(good)
+    cdev.attach(parent)
+    assert iommu.ranges(ioas)[0] == without
+    assert errno_of(cdev.attach, bad) == ENODEV  # edu asks for no pages
+    assert iommu.ranges(ioas)[0] == free
+    cdev.detach()
+    cdev.close()
+    proc.close(queue.out_fault_fd)
+    iommu.close()
+    end(kernel, proc, slot)
+
+
 def test_page_requests_of_a_device_go_to_the_queue_of_its_page_table():
     """An accelerator, which can ask for pages; edu cannot: ENODEV."""
     slot, plain = "0000:6a:01.0", "0000:00:05.0"
