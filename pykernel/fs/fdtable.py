@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from errno import EBADF, EMFILE
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from errno import EBADF, EBUSY, EMFILE
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,18 @@ __all__ = ["FdTable", "current_files", "fget"]
 
 
 class FdTable:
-    """``struct files_struct``: numbers to open files; ``cloexec`` holds the numbers that exec() closes."""
+    """
+    ``struct files_struct``: numbers to open files.
 
-    __slots__ = ("cloexec", "files", "limit")
+    ``cloexec`` holds the numbers that exec() closes, ``unused`` those that are taken and have no file yet.
+    """
+
+    __slots__ = ("cloexec", "files", "limit", "unused")
 
     def __init__(self, limit: int = 1024) -> None:
         self.files: dict[int, File] = {}
         self.cloexec: set[int] = set()
+        self.unused: set[int] = set()
         self.limit = limit
 
     def get(self, fd: int) -> File:
@@ -34,10 +40,10 @@ class FdTable:
         except KeyError:
             raise err(EBADF) from None
 
-    def lowest(self, start: int = 0) -> int:
+    def _lowest(self, start: int = 0) -> int:
         """The lowest free number. Raises EMFILE."""
-        fd, files = start, self.files
-        while fd in files:
+        fd, files, unused = start, self.files, self.unused
+        while fd in files or fd in unused:
             fd += 1
         if fd >= self.limit:
             raise err(EMFILE)
@@ -45,11 +51,42 @@ class FdTable:
 
     def install(self, file: File, *, cloexec: bool = False, start: int = 0) -> int:
         """Give *file* a number; the reference is the table's now. C: ``get_unused_fd_flags()``, ``fd_install()``."""
-        fd = self.lowest(start)
+        fd = self._lowest(start)
         self.files[fd] = file
         if cloexec:
             self.cloexec.add(fd)
         return fd
+
+    @contextmanager
+    def unused_fd(self) -> Generator[int, None, None]:
+        """
+        A number that the body gives a file with :meth:`fd_install`; it is free again if the body raises.
+
+        For calls that tell the number in a struct, before anything can be read there.
+        C: ``int get_unused_fd_flags(unsigned)``, ``void put_unused_fd(unsigned int)``. Raises EMFILE.
+        """
+        fd = self._take()
+        self.unused.add(fd)
+        try:
+            yield fd
+        except BaseException:
+            self.unused.discard(fd)
+            self._release(fd)
+            raise
+
+    def fd_install(self, fd: int, file: File, *, cloexec: bool = False) -> None:
+        """*file* is behind the number of :meth:`unused_fd`; the reference is the table's. C: ``fd_install()``."""
+        self.unused.remove(fd)
+        self.files[fd] = file
+        if cloexec:
+            self.cloexec.add(fd)
+
+    def _take(self, start: int = 0) -> int:
+        """A number that nobody has. Raises EMFILE."""
+        return self._lowest(start)
+
+    def _release(self, fd: int) -> None:
+        """The number is nobody's."""
 
     def close(self, fd: int) -> None:
         """C: ``int close_fd(unsigned)``. Raises EBADF, and what flush() says."""
@@ -63,10 +100,12 @@ class FdTable:
             file.put()
 
     def dup2(self, old: int, new: int, *, cloexec: bool = False) -> int:
-        """fs/file.c:ksys_dup3(), old and new differ. Raises EBADF."""
+        """fs/file.c:ksys_dup3(), old and new differ. Raises EBADF; EBUSY: *new* is about to get a file."""
         file = self.get(old)
         if not 0 <= new < self.limit:
             raise err(EBADF)
+        if new in self.unused:
+            raise err(EBUSY)
         if new in self.files:
             self._close_silently(new)
         self.files[new] = file.get()

@@ -190,11 +190,12 @@ def fault_alloc(ucmd: Ucmd, cmd: iommu_fault_alloc) -> None:
     fault = IommufdFault(ictx)
     file = IommufdFaultFile(fault)
     try:
-        cmd.out_fault_id, cmd.out_fault_fd = fault.id, fds.lowest()
-        ucmd.respond(cmd)
+        with fds.unused_fd() as fd:
+            cmd.out_fault_id, cmd.out_fault_fd = fault.id, fd
+            ucmd.respond(cmd)
+            fds.fd_install(fd, file, cloexec=True)
     except OSError:
         file.put()
         ictx.abort_and_destroy(fault)
         raise
     ictx.finalize(fault)
-    fds.install(file, cloexec=True)

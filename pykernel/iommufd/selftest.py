@@ -301,19 +301,19 @@ def _create_access(call: Call) -> None:
     file = AccessFile(call.kernel, pins=bool(args.flags))
     fds = current_files(call.kernel)
     try:
-        args.out_access_fd = fds.lowest()
-        access = iommufd_access_create(call.ictx, file.unmap, needs_pin_pages=file.pins)
-        try:
-            access.attach(call.cmd.id)
-            call.respond(args)
-        except OSError:
-            iommufd_access_destroy(access)
-            raise
+        with fds.unused_fd() as args.out_access_fd:
+            access = iommufd_access_create(call.ictx, file.unmap, needs_pin_pages=file.pins)
+            try:
+                access.attach(call.cmd.id)
+                call.respond(args)
+            except OSError:
+                iommufd_access_destroy(access)
+                raise
+            file.access = access
+            fds.fd_install(args.out_access_fd, file, cloexec=True)
     except OSError:
         file.put()
         raise
-    file.access = access
-    fds.install(file, cloexec=True)
 
 
 def _access_replace_ioas(call: Call) -> None:

@@ -139,12 +139,12 @@ def _return_fd(vdev: VfioDevice, arg: int, mig: vfio_device_feature_mig_state, f
     # drivers/vfio/vfio_main.c:vfio_ioct_mig_return_fd(): the reference of the file is ours
     try:
         files = current_files(vdev.kernel)
-        mig.data_fd = files.lowest()
-        copy_to_user(vdev.kernel, arg, bytes(mig))
+        with files.unused_fd() as mig.data_fd:
+            copy_to_user(vdev.kernel, arg, bytes(mig))
+            files.fd_install(mig.data_fd, file, cloexec=True)
     except OSError:
         file.put()
         raise
-    files.install(file, cloexec=True)
     return 0
 
 

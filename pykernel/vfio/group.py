@@ -269,12 +269,12 @@ class VfioGroupFile(IoctlFile):
         vdev = self.group.device_from_name(name)
         try:
             files = current_files(kernel)
-            files.lowest()
-            file = vfio_device_open_file(vdev)
+            with files.unused_fd() as fd:
+                files.fd_install(fd, vfio_device_open_file(vdev), cloexec=True)
         except BaseException:
             vdev.put_registration()
             raise
-        return files.install(file, cloexec=True)
+        return fd
 
     def release(self) -> None:
         """The container goes with it: no device is open, they hold this file. C: ``vfio_group_fops_release()``."""

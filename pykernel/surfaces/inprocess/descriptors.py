@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from errno import EBADF, EOPNOTSUPP
+from errno import EBADF, EBUSY, EOPNOTSUPP
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +79,17 @@ class HostFdTable(FdTable):
     def install(self, file: File, *, cloexec: bool = False, start: int = 0) -> int:
         """Give *file* the number that the real kernel gives now. Raises EMFILE."""
         try:
-            if start:
-                fd: int = self.fcntl(self.placeholder, fcntl.F_DUPFD_CLOEXEC, start)
-            else:
-                fd = self.dup(self.placeholder)
+            fd = self._take(start)
         except OSError:
             file.put()
             raise
         self.files[fd] = file
         if cloexec:
             self.cloexec.add(fd)
+        return fd
+
+    def _take(self, start: int = 0) -> int:
+        fd: int = self.fcntl(self.placeholder, fcntl.F_DUPFD_CLOEXEC, start) if start else self.dup(self.placeholder)
         return fd
 
     def close(self, fd: int) -> None:
@@ -105,8 +106,10 @@ class HostFdTable(FdTable):
         super().close(fd)
 
     def dup2(self, old: int, new: int, *, cloexec: bool = False) -> int:
-        """Take the real number *new* from whoever has it. Raises EBADF."""
+        """Take the real number *new* from whoever has it. Raises EBADF; EBUSY: it is about to get a file."""
         file = self.get(old)
+        if new in self.unused:
+            raise err(EBUSY)
         if new in self.files:
             self.forget(new)
         self.dup2_real(self.placeholder, new, inheritable=not cloexec)
