@@ -92,21 +92,26 @@ PORT = """
 model = "root-port"
 address = "0000:64:00.0"
 secondary = 0x65
+subordinate = 0x66
 [[pci]]
-model = "edu"
+model = "upstream-port"
 address = "0000:65:00.0"
+secondary = 0x66
 [[pci]]
 model = "edu"
-address = "0000:65:01.0"
+address = "0000:66:00.0"
+[[pci]]
+model = "edu"
+address = "0000:66:01.0"
 [modules]
 vfio_iommu_type1 = ""
 vfio_pci = ""
 """
-FIRST, SECOND = "0000:65:00.0", "0000:65:01.0"
+FIRST, SECOND = "0000:66:00.0", "0000:66:01.0"
 
 
 class Bus:
-    """Two functions below a port; the first is open, by its group or by its node."""
+    """Two functions below the upstream port of a switch; the first is open, by its group or by its node."""
 
     def __init__(self, profile: str, way: str = "group") -> None:
         self.old = profile == "linux-6.1"

@@ -317,22 +317,27 @@ PORT = """
 model = "root-port"
 address = "0000:64:00.0"
 secondary = 0x65
+subordinate = 0x66
 [[pci]]
-model = "edu"
+model = "upstream-port"
 address = "0000:65:00.0"
+secondary = 0x66
 [[pci]]
 model = "edu"
-address = "0000:65:01.0"
+address = "0000:66:00.0"
+[[pci]]
+model = "edu"
+address = "0000:66:01.0"
 [modules]
 vfio_iommu_type1 = ""
 vfio_pci = ""
 """
-FIRST, SECOND = "0000:65:00.0", "0000:65:01.0"
+FIRST, SECOND = "0000:66:00.0", "0000:66:01.0"
 
 
 @pytest.fixture
 def bus(profile):
-    """Two functions on a bus below a port."""
+    """Two functions on the bus of a switch: below a root port there is one device only."""
     kernel = pykernel.boot(parse(PORT), profile)
     kernel.up()
     return kernel, kernel.process()
@@ -357,7 +362,7 @@ def test_hot_reset_by_groups(bus, monkeypatch):
     container = Container(proc)
     device = container.device(sysfs(FIRST))
     numbers = [int(os.path.basename(proc.readlink(f"{sysfs(bdf)}/iommu_group"))) for bdf in (FIRST, SECOND)]
-    assert hot_info(proc, device) == (0, 0, 2, [(numbers[0], 0, 0x65, 0), (numbers[1], 0, 0x65, 8)])
+    assert hot_info(proc, device) == (0, 0, 2, [(numbers[0], 0, 0x66, 0), (numbers[1], 0, 0x66, 8)])
     assert hot_info(proc, device, 12 + 15)[:3] == (ENOSPC, 0, 2)
     mine = list(container.groups.values())
     assert hot_reset(proc, device, *mine) == EINVAL  # the other one is no device of VFIO
@@ -668,7 +673,7 @@ def test_hot_reset_by_nodes(nodes):
     code, flags, count, entries = hot_info(proc, device)
     assert (code, count) == (0, 2)
     other = entries[1][0]
-    assert entries[0] == (first, 0, 0x65, 0)
+    assert entries[0] == (first, 0, 0x66, 0)
     assert (flags, other) in (
         (owned, v.VFIO_PCI_DEVID_OWNED),  # one group
         (v.VFIO_PCI_HOT_RESET_FLAG_DEV_ID, v.VFIO_PCI_DEVID_NOT_OWNED & 0xFFFFFFFF),
