@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from errno import EAGAIN, EBUSY, ECONNRESET, EINVAL, ENOTTY, EPERM, EPIPE, ESPIPE
 from typing import TYPE_CHECKING
 
@@ -131,6 +131,18 @@ class EventFd(AnonFile):
         """C: ``__u64 eventfd_signal(struct eventfd_ctx *, __u64)``."""
         self.count = min(self.count + n, ULLONG_MAX)
         self._wake(arrived=True)
+
+    def remove_wait_queue(self, hook: Callable[[], None]) -> int:
+        """
+        Who was told of signals no longer is, and takes what the counter still has.
+
+        C: ``int eventfd_ctx_remove_wait_queue(struct eventfd_ctx *, wait_queue_entry_t *, __u64 *)``.
+        """
+        n = self.do_read()
+        self.queue.hooks.remove(hook)
+        if n:
+            self._wake(arrived=False)
+        return n
 
     def poll(self, pt: PollTable) -> int:
         """fs/eventfd.c:eventfd_poll()."""

@@ -73,8 +73,7 @@ class Virqfd:
 
     def shutdown(self) -> None:
         """C: ``void virqfd_shutdown(struct work_struct *)``."""
-        if self.wakeup in self.eventfd.queue.hooks:
-            self.eventfd.queue.hooks.remove(self.wakeup)
+        self.eventfd.remove_wait_queue(self.wakeup)
         self.flush()
 
     def flush(self) -> None:

@@ -14,7 +14,7 @@ from pykernel.hw.edu import EduFunction
 from pykernel.pci.config import COMMAND_RW
 from pykernel.uapi.linux import pci_regs as r
 from pykernel.uapi.linux import vfio as v
-from pykernel.uapi.linux.eventpoll import EPOLL_CTL_ADD, EPOLLIN
+from pykernel.uapi.linux.eventpoll import EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT
 
 INTX, MSI, MSIX, ERR, REQ = range(5)
 NONE, BOOL, EVENTFD, MASK, UNMASK, TRIGGER = 1, 2, 4, 8, 16, 32
@@ -510,3 +510,74 @@ def test_an_interrupt_that_unmasks_itself(make_box):
     assert box.kernel.sched.ready
     region.write(0x64, b"\1\0\0\0")
     assert not box.kernel.sched.ready
+
+
+def left_in(proc, fd):
+    """What one read gives, or 0."""
+    try:
+        return int.from_bytes(proc.read(fd, 8), "little")
+    except BlockingIOError:
+        return 0
+
+
+TAKEN = [
+    pytest.param(5, 0, 0, id="all of a counter"),
+    pytest.param(5, os.EFD_SEMAPHORE, 4, id="one of a semaphore"),
+    pytest.param(0, 0, 0, id="nothing"),
+]
+ENDS = ["eventfd -1", "INTx off", "close"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("count", "flags", "left"), TAKEN)
+def test_the_counter_goes_with_the_unmask_eventfd(box, count, flags, left, end):
+    """Recorded: fs/eventfd.c:eventfd_ctx_remove_wait_queue() reads it, and wakes writers."""
+    irqs, proc = Irqs(box), box.proc
+    irqs.eventfds(INTX, irqs.fds[0])
+    fd = proc.eventfd(count, os.O_NONBLOCK | flags)
+    irqs.eventfds(INTX, fd, action=UNMASK)
+    if end == "close":
+        box.device.close()
+    elif end == "INTx off":
+        irqs.off(INTX)
+    else:
+        irqs.eventfds(INTX, -1, action=UNMASK)
+    rest = 0
+    while got := left_in(proc, fd):
+        rest += got
+    assert rest == left
+
+
+@pytest.mark.parametrize("end", ["fd -1", "close"])
+@pytest.mark.parametrize(("count", "flags", "left"), TAKEN)
+def test_the_counter_goes_with_the_ioeventfd(box, count, flags, left, end):
+    proc = box.proc
+    fd = proc.eventfd(count, os.O_NONBLOCK | flags)
+
+    def ioeventfd(number):
+        proc.ioctl(box.device.fd, v.VFIO_DEVICE_IOEVENTFD, bytearray(struct.pack("<IIQQi4x", 32, 4, 0x10, 1, number)))
+
+    ioeventfd(fd)
+    if end == "close":
+        box.device.close()
+    else:
+        ioeventfd(-1)
+    rest = 0
+    while got := left_in(proc, fd):
+        rest += got
+    assert rest == left
+
+
+def test_taking_the_counter_wakes_writers(box):
+    """An eventfd that is full is writable when its unmasking ends."""
+    irqs, proc = Irqs(box), box.proc
+    irqs.eventfds(INTX, irqs.fds[0])
+    fd = proc.eventfd(0, os.O_NONBLOCK)
+    proc.write(fd, (2**64 - 2).to_bytes(8, "little"))
+    irqs.eventfds(INTX, fd, action=UNMASK)
+    assert proc.poll([(fd, EPOLLOUT)], 0) == []
+    epoll = proc.epoll_create()
+    proc.epoll_ctl(epoll, EPOLL_CTL_ADD, fd, EPOLLOUT | EPOLLET)
+    assert proc.epoll_wait(epoll, 1, 0) == []
+    irqs.eventfds(INTX, -1, action=UNMASK)
+    assert proc.epoll_wait(epoll, 1, 0) == [(fd, EPOLLOUT)]
