@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pykernel.mm.uaccess import copy_from_user, copy_to_user
+from pykernel.mm.uaccess import PAGE_SIZE, copy_from_user, copy_to_user
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
@@ -44,8 +44,14 @@ class IovaBitmap:
         if first > last:
             return
         low, high = first - self.iova >> self.shift, last - self.iova >> self.shift
-        at, size = self.data + low // 8, high // 8 - low // 8 + 1
-        bits = (1 << high - low + 1) - 1 << low % 8
         with suppress(*(OSError,) if self.quiet else ()):
-            old = int.from_bytes(copy_from_user(self.kernel, at, size), "little")
-            copy_to_user(self.kernel, at, (old | bits).to_bytes(size, "little"))
+            while low <= high:  # what comes before a page that is not there is set
+                at = self.data + low // 8
+                some = min(high - low + 1, (PAGE_SIZE - at % PAGE_SIZE) * 8 - low % 8)
+                self._set(at, low % 8, some)
+                low += some
+
+    def _set(self, at: int, bit: int, n: int) -> None:
+        size = -(-(bit + n) // 8)
+        old = int.from_bytes(copy_from_user(self.kernel, at, size), "little")
+        copy_to_user(self.kernel, at, (old | (1 << n) - 1 << bit).to_bytes(size, "little"))

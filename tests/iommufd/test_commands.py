@@ -28,12 +28,13 @@ from typing import Any
 
 import pytest
 from errnos import errno_of
-from iommufdclient import ALL, FIXED, PAGE, RW, Cdev, Iommufd
+from iommufdclient import ALL, FIXED, PAGE, RW, Cdev, Iommufd, shared
 from vfioclient import detach, reattach, sysfs
 from vfiominimal import add_minimal, remove_minimal
 from vfiotoy import open_group
 
 from pykernel.iommufd.fault import Fault, IopfGroup
+from pykernel.iommufd.iova_bitmap import IovaBitmap
 from pykernel.machine import Machine
 from pykernel.pci.core import Pci
 from pykernel.start import boot
@@ -737,6 +738,38 @@ def test_dirty_pages_of_a_device(kernel, iommu, ioas, buffer, bound):
     space.write(0x103000, b"again")
     assert ask() == 0b1000
     cdev.close()
+
+
+@physical
+def test_written_pages_in_a_row_are_one_stretch_of_bits(kernel, iommu, ioas, bound, monkeypatch):
+    """Two thousand pages are two accesses to the user's bitmap; a bit that is set there stays."""
+    device, cdev = bound
+    hwpt, pages = iommu.hwpt(device, ioas, i.IOMMU_HWPT_ALLOC_DIRTY_TRACKING), 2048
+    cdev.attach(hwpt)
+    iommu.option(i.IOMMU_OPTION_HUGE_PAGES, i.IOMMU_OPTION_OP_SET, 0, ioas)
+    iommu.map_fixed(ioas, shared(iommu.proc, pages * PAGE), pages * PAGE, 0x100000)
+    iommu(i.IOMMU_HWPT_SET_DIRTY_TRACKING, hwpt_id=hwpt, flags=1)
+    space = kernel.sub(Pci).devices["0000:00:05.0"].slot.space
+    for n in range(pages):
+        if n not in (100, 101):
+            space.write(0x100000 + n * PAGE, b"x")
+    rows, set_ = [], IovaBitmap.set
+    monkeypatch.setattr(IovaBitmap, "set", lambda self, *row: (rows.append(row), set_(self, *row)))
+    at = iommu.put((1 << 101).to_bytes(pages // 8, "little"))
+    iommu(i.IOMMU_HWPT_GET_DIRTY_BITMAP, hwpt_id=hwpt, iova=0x100000, length=pages * PAGE, page_size=PAGE, data=at)
+    assert int.from_bytes(iommu.proc.mem.read(at, pages // 8), "little") == (1 << pages) - 1 - (1 << 100)
+    assert rows == [(0x100000, 100 * PAGE), (0x100000 + 102 * PAGE, (pages - 102) * PAGE)]
+    cdev.close()
+
+
+def test_bits_before_a_page_that_is_not_there_are_set(kernel, proc):
+    """iova_bitmap_set() in a bitmap whose second page of memory nobody has: the first one's bits, to the last."""
+    at = shared(proc, 2 * PAGE)
+    proc.munmap(at + PAGE, PAGE)
+    with kernel.as_task(proc.task):
+        bitmap = IovaBitmap(kernel, 0, 1 << 40, PAGE, at + PAGE - 4)
+        bitmap.set(5 * PAGE, 1 << 30)
+    assert proc.mem.read(at + PAGE - 4, 4) == b"\xe0\xff\xff\xff"
 
 
 @physical
