@@ -2,8 +2,13 @@
 The mappings of one container in order (drivers/vfio/vfio_iommu_type1.c: struct vfio_dma, its tree, struct vfio_pfn).
 
 Looking one up, adding one and taking one off cost the logarithm of their number. Mappings do not overlap, with one
-exception: before Linux 6.18 the end of a mapping up to the last address, 2 ** 64, is 0 in the tree's arithmetic, so
-that no look-up finds it. Such mappings are kept apart, and a range that ends there finds nothing.
+exception: before Linux 6.18 the end of a mapping up to the last address, 2 ** 64, is 0 in the tree's arithmetic. No
+look-up finds such a mapping, nor does a range that ends there find anything; it goes with the container. They are
+kept apart here, and the others are found as ever.
+
+Linux has them in the same tree, sorted to the left, so that the tree is out of order. What else comes of it depends on
+the shape that all calls before gave the tree, and is not imitated: mappings that are left of one are not found to be
+unmapped, an unmap of all that begins left of one takes it off, and a dirty bitmap may end at it.
 """
 
 from __future__ import annotations

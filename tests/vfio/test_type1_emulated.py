@@ -81,9 +81,15 @@ def test_mappings_are_only_noted(box, steps, answers):
 
 
 def test_quirk_a_mapping_up_to_the_last_address_is_not_found_again(box):
-    """The tree's end of it is 0: it overlaps nothing, no range finds it, and not even all does."""
+    """The tree's end of it is 0: it overlaps nothing, no range finds it, and where nothing else is not even all does."""
     last = TOP - K
     assert play(box, [m(last, K), m(last, K), u(last, K), u(0, 0, ALL)]) == [0, 0, [0, 0], [0, 0]]
+
+
+def test_quirk_a_mapping_up_to_the_last_address_stays_when_all_go(box):
+    """One that was mapped after another is left of it in the tree: an unmap of all begins behind it."""
+    last = TOP - K
+    assert play(box, [m(0, K), m(last, K), u(0, 0, ALL), u(last, K)]) == [0, 0, [0, K], [0, 0]]
 
 
 def test_from_linux_6_18_on_the_last_address_is_as_others():
