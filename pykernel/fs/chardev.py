@@ -59,14 +59,21 @@ class Region:
     name: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cdev:
+    """``struct cdev``: several may have one *open*, a class for instance; open files hold *owner*."""
+
+    open: Open
+    owner: Owner | None
+
+
 class Chrdevs:
     """The character devices of one kernel."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.regions: list[Region] = [Region(MKDEV(1, 0), 256, "mem")]
-        self.cdevs: dict[int, Open] = {}
-        self.owners: dict[int, Owner] = {}
+        self.cdevs: dict[int, Cdev] = {}
 
     def find_dynamic_major(self) -> int:
         """fs/char_dev.c:find_dynamic_major(): 254 down to 234, then 511 down to 384. Raises EBUSY."""
@@ -103,15 +110,12 @@ class Chrdevs:
         """C: ``int cdev_add(struct cdev *, dev_t, unsigned)``; open files hold module *owner*. Raises EBUSY."""
         if dev in self.cdevs:
             raise err(EBUSY)
-        self.cdevs[dev] = open
-        self.kernel.ledger.take("cdev", open, lambda: f"character device {MAJOR(dev)}:{MINOR(dev)}")
-        if owner is not None:
-            self.owners[dev] = owner
+        cdev = self.cdevs[dev] = Cdev(open, owner)
+        self.kernel.ledger.take("cdev", cdev, lambda: f"character device {MAJOR(dev)}:{MINOR(dev)}")
 
     def delete(self, dev: int) -> None:
         """C: ``void cdev_del(struct cdev *)``; files that are open stay usable."""
         self.kernel.ledger.give("cdev", self.cdevs.pop(dev, None))
-        self.owners.pop(dev, None)
 
 
 def alloc_chrdev_region(kernel: Kernel, baseminor: int, count: int, name: str) -> int:
@@ -136,16 +140,15 @@ def unregister_chrdev_region(kernel: Kernel, dev: int, count: int) -> None:
 def chrdev_open(inode: Inode, flags: int) -> File:
     """fs/char_dev.c:chrdev_open(). Raises ENXIO: no driver has the number; and what the driver's open raises."""
     inode.kernel.up()
-    chrdevs = inode.kernel.sub(Chrdevs)
-    open = chrdevs.cdevs.get(inode.rdev) if stat.S_ISCHR(inode.mode) else None
-    if open is None:
+    cdev = inode.kernel.sub(Chrdevs).cdevs.get(inode.rdev) if stat.S_ISCHR(inode.mode) else None
+    if cdev is None:
         raise err(ENXIO, f"no driver for {MAJOR(inode.rdev)}:{MINOR(inode.rdev)}")
-    owner = chrdevs.owners.get(inode.rdev)
+    owner = cdev.owner
     if owner is None:
-        return open(inode, flags)
+        return cdev.open(inode, flags)
     owner.get_ref()
     try:
-        file = open(inode, flags)
+        file = cdev.open(inode, flags)
     except BaseException:
         owner.put_ref()
         raise

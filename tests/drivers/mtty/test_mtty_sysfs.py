@@ -7,6 +7,8 @@ from errno import EAGAIN, ENOSPC
 import pytest
 from errnos import errno_of
 
+import pykernel
+
 PARENT = "/sys/devices/virtual/mtty/mtty"
 TYPES = f"{PARENT}/mdev_supported_types"
 DEVICES = "/sys/bus/mdev/devices"
@@ -158,3 +160,10 @@ def test_remove_waits_until_a_card_is_closed(kernel, client, proc):
 
     assert order == ["closed", "removed"]
     assert proc.read_text(f"{TYPES}/mtty-1/available_instances") == "24\n"
+
+
+def test_a_module_that_goes_leaves_its_character_device_to_nobody():
+    """mtty and mdpy open the same class of file; what one gives back is its own."""
+    kernel = pykernel.boot("mdev")
+    kernel.modules.rmmod("mtty")
+    kernel.shutdown()  # raises Leak if anything is left
