@@ -205,6 +205,20 @@ def reason(e: OSError) -> str:
     return needs[0] if needs else e.strerror or str(e)
 
 
+def _word(param: tuple[str, object]) -> str:
+    """A parameter as a command line has it."""
+    name, value = param
+    return f"{name}={int(value)}" if isinstance(value, bool) else f'{name}="{value}"'
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    """Why there is no module *name*."""
+    first, _, args = name.partition(" ")
+    if args and first.replace("-", "_") in known:
+        return f'no module {name!r}: its arguments come second: modprobe("{first}", "{args}")'
+    return f"no module {name}; known: {', '.join(known)}"
+
+
 class Modules:
     """The modules of one kernel: those that are known and those that are loaded."""
 
@@ -221,22 +235,24 @@ class Modules:
         """Make a module known; *find* imports it when it is first loaded."""
         self.known[name.replace("-", "_")] = find
 
-    def modprobe(self, name: str, args: str = "") -> Module:
+    def modprobe(self, name: str, args: str = "", /, **params: object) -> Module:
         """
         Load *name* and what it needs. An already loaded module is left as it is, as modprobe(8) does.
 
-        *args* come after what ``options`` (modprobe.d's) has for the module, so they win. *name* may be the path of
-        a Python file: the module that it has is loaded.
+        ``modprobe("mtty", "ports=3")`` and ``modprobe("mtty", ports=3)`` are the same. *args* and *params* come after
+        what ``options`` (modprobe.d's) has for the module, so they win. *name* may be the path of a Python file: the
+        module that it has is loaded. The machine boots first.
 
         Raises:
             ValueError: the file is no module.
             ENOENT: no such module. EPERM: the caller has no CAP_SYS_MODULE. Else what its init() says.
         """
         self.kernel.check_alive()
+        self.kernel.up()
         name = self.find(name)
         if name in self.loaded:
             return self.loaded[name]
-        module = self.init_module(name, f"{self.options.get(name, '')} {args}")
+        module = self.init_module(name, " ".join([self.options.get(name, ""), args, *map(_word, params.items())]))
         for after in module.softdep_post:
             if after in self.known and after not in self.coming:
                 with suppress(OSError):
@@ -273,7 +289,7 @@ class Modules:
         if name in self.loaded:
             raise err(EEXIST, f"module {name} is loaded")
         if name not in self.known:
-            raise err(ENOENT, f"no module {name}; known: {', '.join(self.names())}")
+            raise err(ENOENT, _unknown(name, self.names()))
         cls = self.known[name]()
         needs = self._needs(name, cls)
         try:
@@ -347,9 +363,10 @@ class Modules:
             EIO: a bug in its exit(), which returns nothing and raises nothing; it is gone as far as can be.
         """
         self._may()
+        self.kernel.up()
         module = self.loaded.get(name.replace("-", "_"))
         if module is None:
-            raise err(ENOENT)
+            raise err(ENOENT, f"no module {name} is loaded; loaded: {', '.join(sorted(self.loaded))}")
         if module.users:
             raise err(EWOULDBLOCK, f"{', '.join(m.name for m in module.users)} need module {name}")
         if module.state != "live":

@@ -98,6 +98,27 @@ def test_modprobe_loads_what_a_module_needs(kernel):
     assert errno_of(kernel.modules.modprobe, "nothing") == ENOENT
 
 
+def test_modprobe_and_rmmod_are_a_first_look_at_the_machine():
+    """The machine boots, and then there are modules."""
+    kernel = boot("mdev")
+    assert kernel.modules.modprobe("vfio_pci").state == "live"
+    kernel = boot("mdev")
+    kernel.modules.rmmod("mtty")
+    assert kernel.is_up
+    assert "mtty" not in kernel.process().listdir("/sys/module")
+
+
+def test_parameters_as_keywords(kernel):
+    upper = kernel.modules.modprobe("upper", "limit=2 flag=0", flag=True, name="a b", limit=3)
+    assert (upper.param["flag"], upper.param["name"], upper.param["limit"]) == (True, "a b", 3)
+
+
+def test_a_command_line_is_no_name_and_the_note_says_what_to_write(kernel):
+    with pytest.raises(FileNotFoundError) as e:
+        kernel.modules.modprobe("upper limit=3")
+    assert e.value.__notes__ == ['no module \'upper limit=3\': its arguments come second: modprobe("upper", "limit=3")']
+
+
 def test_proc_modules_lists_last_loaded_first(kernel):
     """kernel/module/procfs.c:m_show(); source_list has the newest user first."""
     kernel.modules.modprobe("upper")
