@@ -83,6 +83,7 @@ class Recorder:
         real = self._resolve(path)
         self._dev = self.reader.lstat("/sys").st_dev
         self.root = self.root or real == "/sys"
+        self._links_on(path)
         self._tree(real)
         if real.startswith(DEVICES + "/"):
             self._parents(real)
@@ -108,6 +109,23 @@ class Recorder:
         if not stat.S_ISDIR(st.st_mode):
             raise RecordError(f"{path} is a file: name its directory")
         return real
+
+    def _links_on(self, path: str) -> None:
+        """The links of sysfs that *path* goes through: the recorded machine has the path that was named."""
+        at, left = "", os.path.abspath(path).split("/")[1:]
+        while left:
+            full = f"{at}/{left.pop(0)}"
+            try:
+                is_link = stat.S_ISLNK(self.reader.lstat(full).st_mode)
+                real = self.reader.realpath(full)
+            except OSError:
+                return
+            if is_link and full.startswith("/sys/"):
+                self._link(full)
+                if at.startswith(DEVICES + "/"):
+                    self._own(at)
+                    self._parents(at)
+            at = real.rstrip("/")
 
     def _targets(self, top: str) -> list[str]:
         """Where the links below *top* lead, those that exist."""

@@ -147,6 +147,17 @@ def test_a_device_brings_what_belongs_to_it():
     assert "parameters" in recorded.tree.at("module/idxd").dirs
 
 
+def test_a_path_that_is_a_link_is_recorded_too():
+    """What was named is there in the recorded machine, and leads where it led; so do links in the middle."""
+    source = emulator.boot("mdev").process()
+    for path, within in [("/sys/class/mdev_bus/mtty", "mdev_supported_types"), ("/sys/class/mtty/mtty/subsystem", "")]:
+        toml = to_toml(record(Emulated(source), [path]))
+        copy = emulator.boot(parse(toml, "m.toml")).process()
+        assert copy.realpath(path) == source.realpath(path)
+        assert copy.readlink(path) == source.readlink(path)
+        assert copy.listdir(f"{path}/{within}") == source.listdir(f"{path}/{within}")
+
+
 def test_a_device_node_is_its_device():
     proc = emulator.boot("dsa").process()
     recorded = record(Emulated(proc), ["/dev/null"])
