@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pykernel.fs.sysfs import Kset, SysFs
+from pykernel.iommu.cmdline import intel_options
 from pykernel.iommu.domain import (
     IOMMU_DOMAIN_BLOCKED,
     IOMMU_DOMAIN_DMA,
@@ -16,6 +17,7 @@ from pykernel.iommu.domain import (
 from pykernel.iommu.resv import IOMMU_RESV_DIRECT, IOMMU_RESV_DIRECT_RELAXABLE
 from pykernel.lib.idr import Ida
 from pykernel.lib.kstrtox import kstrtobool
+from pykernel.log import INFO, WARNING
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
@@ -46,21 +48,31 @@ class IommuCore:
         self.strict = False
         self.forcedac = False
         for word in kernel.machine.cmdline.split():
-            self._parameter(*word.partition("=")[::2])
+            name, equals, value = word.partition("=")
+            if not self._early(name, value if equals else None):
+                kernel.log.printk(WARNING, f"Malformed early option '{name}'")  # init/main.c:do_early_param()
+        options = {option for option, _ in intel_options(kernel.machine.cmdline)}
+        self.strict = self.strict or "strict" in options
+        self.forcedac = self.forcedac or "forcedac" in options
 
-    def _parameter(self, name: str, value: str) -> None:
-        # iommu.c:iommu_set_def_domain_type(), iommu_dma_setup(); arch/x86/kernel/pci-dma.c:iommu_setup()
-        if name == "iommu":
+    def _early(self, name: str, value: str | None) -> bool:
+        """Take one parameter of ours; False: its value is none that it may have."""
+        # iommu.c:iommu_set_def_domain_type(), iommu_dma_setup(); dma-iommu.c:iommu_dma_forcedac_setup()
+        if name in ("iommu.passthrough", "iommu.strict", "iommu.forcedac"):
+            try:
+                known = kstrtobool(value or "", e=self.kernel.profile.kstrtobool_enable)
+            except OSError:
+                return False
+            setattr(self, name.removeprefix("iommu."), known)
+            if name == "iommu.forcedac" and self.forcedac:
+                self.kernel.log.printk(INFO, "Forcing DAC for PCI devices")
+        elif name == "iommu":  # arch/x86/kernel/pci-dma.c:iommu_setup()
+            if value is None:
+                return False
             for option in value.split(","):
                 self.passthrough = {"pt": True, "nopt": False}.get(option, self.passthrough)
                 self.forcedac = self.forcedac or option == "forcedac"
-        elif name in ("iommu.passthrough", "iommu.strict", "iommu.forcedac"):
-            try:
-                setattr(self, name.removeprefix("iommu."), kstrtobool(value))
-            except OSError:
-                return
-        elif name == "intel_iommu":
-            self.strict = self.strict or "strict" in value.split(",")
+        return True
 
     @property
     def default_type(self) -> int:

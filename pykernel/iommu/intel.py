@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pykernel.errors import err
 from pykernel.iommu import dmar
+from pykernel.iommu.cmdline import intel_options, intel_text
 from pykernel.iommu.domain import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_CAP_DEFERRED_FLUSH,
@@ -63,10 +64,11 @@ class IntelIommu:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         spec = kernel.machine.iommu
-        self.enabled: bool = spec.enabled
-        self.scalable: bool = spec.enabled and spec.sva
+        said = self._setup()
+        self.enabled: bool = spec.enabled and said["on"]
+        self.scalable: bool = self.enabled and spec.sva and said["sm_on"]
         self.address_width: int = spec.address_width
-        self.largest_page: int = LEVELS[spec.largest_page]
+        self.largest_page: int = LEVELS[spec.largest_page] if said["sp_on"] else 1
         self.snoop_control: bool = spec.snoop_control
         self.ssads: bool = self.scalable and spec.dirty_tracking
         self.intr_remap: bool = spec.intr_remap
@@ -78,19 +80,21 @@ class IntelIommu:
         for text in spec.rmrr:
             name, start, end = re.split("[ -]+", text)
             self.rmrr.setdefault(name, []).append((int(start, 16), int(end, 16)))
-        for word in kernel.machine.cmdline.split():
-            if word.startswith("intel_iommu="):
-                for option in word.partition("=")[2].split(","):
-                    self._option(option)
 
-    def _option(self, option: str) -> None:
-        """drivers/iommu/intel/iommu.c:intel_iommu_setup()."""
-        if option == "off":
-            self.enabled = self.scalable = self.ssads = False
-        elif option == "sp_off":
-            self.largest_page = 1
-        elif option == "sm_off":
-            self.scalable = self.ssads = False
+    def _setup(self) -> dict[str, bool]:
+        """
+        What the command line says of ``dmar_disabled``, ``intel_iommu_sm`` and ``intel_iommu_superpage``.
+
+        C: ``static int __init intel_iommu_setup(char *str)``
+        """
+        said = {"on": True, "sm_on": True, "sp_on": True}
+        for option, text in intel_options(self.kernel.machine.cmdline):
+            self.kernel.log.printk(*intel_text(option, text))
+            if option in ("on", "sm_on"):
+                said[option] = True
+            elif option in ("off", "sm_off", "sp_off"):
+                said[option.replace("off", "on")] = False
+        return said
 
     # ---- what it can
 

@@ -77,13 +77,13 @@ class Iommu:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        kernel.sub(IommuCore)  # early parameters come before those of a driver
         self.unit = kernel.sub(IntelIommu)
         self.pasid_bits: int = kernel.machine.iommu.pasid_bits
         self.pasids = Ida()
         self.by_mm: dict[int, tuple[int, Mm, int]] = {}
         self.tables: dict[str, dict[int, SvaHandle | DomainHandle]] = {}
         self.features: dict[str, set[str]] = {}
-        kernel.sub(IommuCore)
         kernel.sub(IommuClass)
         if self.unit.enabled:
             kernel.sub(DmarDevice)

@@ -45,6 +45,57 @@ def test_options_of_the_driver(world, cmdline, pages):
     assert w.dev.iommu.scalable is ("sm_off" not in cmdline)
 
 
+@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12"])
+@pytest.mark.parametrize(
+    ("cmdline", "said"),
+    [
+        ("intel_iommu=bar", [(5, "DMAR: Unknown option - 'bar'")]),
+        ("intel_iommu=,on,,bar,sm_on", ["DMAR: Unknown option - ',on,,bar,sm_on'", "DMAR: IOMMU enabled",
+                                        "DMAR: Unknown option - 'bar,sm_on'",
+                                        "DMAR: Enable scalable mode if hardware supports"]),
+        ("intel_iommu=sm_off,igfx_off", ["DMAR: Scalable mode is disallowed", "DMAR: Disable GFX device mapping"]),
+        ("intel_iommu=strict", [(4, "DMAR: intel_iommu=strict deprecated; use iommu.strict=1 instead")]),
+        ("intel_iommu=sp_offx", [(6, "DMAR: Disable supported super page")]),
+        ("intel_iommu", []),
+        ("iommu.passthrough=x", [(4, "Malformed early option 'iommu.passthrough'")]),
+        ("iommu.passthrough", ["Malformed early option 'iommu.passthrough'"]),
+        ("intel_iommu=bar iommu.strict=", ["Malformed early option 'iommu.strict'", "DMAR: Unknown option - 'bar'"]),
+        ("iommu.forcedac=o", ["Malformed early option 'iommu.forcedac'"]),
+        ("iommu.forcedac=1", [(6, "Forcing DAC for PCI devices")]),
+        ("iommu", ["Malformed early option 'iommu'"]),
+        ("iommu= iommu=pt iommu.strict=on quiet", []),
+    ],
+)  # fmt: skip
+def test_what_the_log_says_of_the_command_line(world, cmdline, said, profile):
+    """intel_iommu_setup(), which compares beginnings; do_early_param(), which complains of what a handler refuses."""
+    w = world(cmdline=cmdline, profile=profile)
+    records = [r for r in w.kernel.log.records if r.text in w.log("DMAR: ", "Malformed", "Forcing")]
+    assert [(r.level, r.text) if isinstance(s, tuple) else r.text for r, s in zip(records, said, strict=True)] == said
+
+
+@pytest.mark.parametrize(("profile", "strict"), [("linux-6.1", False), ("linux-6.12", False), ("linux-7.2", True)])
+def test_enable_is_a_bool_of_newer_kernels(world, profile, strict):
+    """lib/kstrtox.c:kstrtobool() of 7.2 knows e and d."""
+    w = world(cmdline="iommu.strict=enable", profile=profile)
+    assert w.p.read_text(f"{w.sysfs}/type") == ("DMA\n" if strict else "DMA-FQ\n")
+    assert bool(w.log("Malformed")) is not strict
+
+
+def test_the_last_word_counts(world):
+    """dmar_disabled, intel_iommu_sm: each option overwrites what an earlier one said."""
+    unit = world(cmdline="intel_iommu=off,sm_off intel_iommu=sm_on,on").dev.iommu
+    assert (unit.enabled, unit.scalable) == (True, True)
+    unit = world("sva = false", cmdline="intel_iommu=sm_on").dev.iommu
+    assert (unit.enabled, unit.scalable) == (True, False), "the hardware has no scalable mode"
+
+
+def test_a_region_of_a_device_that_is_not_there(world):
+    """dmar_insert_dev_scope() looks at devices that are there: of others nothing is told, and nobody has the region."""
+    w = world("rmrr = ['0000:00:09.0 7d000000-7d001fff']")
+    assert w.log("DMAR", "RMRR", "scope", "00:09") == []
+    assert w.p.read_text(f"{w.sysfs}/reserved_regions") == "0x00000000fee00000 0x00000000feefffff msi\n"
+
+
 def test_off_is_no_iommu(world):
     w = world(cmdline="intel_iommu=off")
     assert (w.dev.iommu, w.dev.iommu_group) == (None, None)
