@@ -33,6 +33,7 @@ from pykernel.uapi.linux.vfio import (
     VFIO_PCI_NUM_IRQS,
     VFIO_PCI_REQ_IRQ_INDEX,
 )
+from pykernel.vfio.irqbypass import IrqBypass, hashed_pointer
 from pykernel.vfio.virqfd import VirqfdSlot, vfio_virqfd_disable, vfio_virqfd_enable, vfio_virqfd_flush_thread
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ NONE, BOOL, EVENTFD = VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_S
 class IrqCtx:
     """``struct vfio_pci_irq_ctx``: whom one interrupt signals."""
 
-    __slots__ = ("irq", "masked", "trigger", "unmask")
+    __slots__ = ("irq", "masked", "producer", "trigger", "unmask")
 
     def __init__(self, irq: int, trigger: EventFd | None) -> None:
         self.irq = irq
         self.trigger = trigger
         self.masked = False
+        self.producer: EventFd | None = None
         self.unmask = VirqfdSlot()
 
     def signal(self) -> None:
@@ -325,18 +327,31 @@ class Interrupts:
         ctx = self.ctx.pop(vector, None)
         irqs = self.kernel.sub(Irqs)
         if ctx is not None:
+            if ctx.producer is not None:
+                self.kernel.sub(IrqBypass).unregister_producer(ctx.producer)
             with self._memory():
                 irqs.free_irq(ctx.irq, ctx)
         if fd < 0:
             return
         irq = self._irq_of(vector, msix=msix)
-        ctx = IrqCtx(irq, eventfd_ctx_fdget(self.kernel, fd))
+        trigger = eventfd_ctx_fdget(self.kernel, fd)
+        ctx = IrqCtx(irq, trigger)
         with self._memory():
             if msix:
                 self.pdev.msi.write_msg(vector)
             name = f"vfio-msi{'x' * msix}[{vector}]({self.pdev.name})"
             irqs.request(irq, ctx.signal, name, ctx, hard=True)
+        self._produce(ctx, trigger)
         self.ctx[vector] = ctx
+
+    def _produce(self, ctx: IrqCtx, trigger: EventFd) -> None:
+        try:
+            self.kernel.sub(IrqBypass).register_producer(trigger)
+        except OSError as e:
+            token = hashed_pointer(trigger)
+            self.pdev.info(f"irq bypass producer (token {token}) registration fails: {-(e.errno or 0)}")
+        else:
+            ctx.producer = trigger
 
     def _set_block(self, start: int, fds: list[int], *, msix: bool) -> None:
         # drivers/vfio/pci/vfio_pci_intrs.c:vfio_msi_set_block(): all that were tried are off when one fails
