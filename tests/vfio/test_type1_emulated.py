@@ -81,7 +81,7 @@ def test_mappings_are_only_noted(box, steps, answers):
 
 
 def test_quirk_a_mapping_up_to_the_last_address_is_not_found_again(box):
-    """The tree's end of it is 0: it overlaps nothing, no range finds it, and where nothing else is not even all does."""
+    """The tree's end of it is 0: it overlaps nothing, no range finds it, and alone not even all does."""
     last = TOP - K
     assert play(box, [m(last, K), m(last, K), u(last, K), u(0, 0, ALL)]) == [0, 0, [0, 0], [0, 0]]
 
