@@ -30,13 +30,14 @@ class IoptArea:
         num_accesses: how often drivers access it.
         prevent_access: it is about to go: no more of them.
         filled: it is mapped in the domains of its address space, and its pages are pinned for that.
+        origin: the line that made it, for a leak report.
     """
 
-    __slots__ = ("filled", "last", "num_accesses", "pages", "prevent_access", "prot", "start", "start_byte")
+    __slots__ = ("filled", "last", "num_accesses", "origin", "pages", "prevent_access", "prot", "start", "start_byte")
 
-    def __init__(self, start: int, length: int, start_byte: int, prot: int) -> None:
+    def __init__(self, start: int, length: int, start_byte: int, prot: int, origin: str = "") -> None:
         self.start, self.last = start, start + length - 1
-        self.start_byte, self.prot = start_byte, prot
+        self.start_byte, self.prot, self.origin = start_byte, prot, origin
         self.pages: IoptPages | None = None
         self.num_accesses = 0
         self.prevent_access = self.filled = False

@@ -190,7 +190,7 @@ class IoPagetable:
         # drivers/iommu/iommufd/io_pagetable.c:iopt_insert_area()
         if prot & IOMMU_WRITE and not s.pages.writable:
             raise err(EPERM, "the memory was mapped to be read")
-        area = IoptArea(iova, s.length, s.start_byte, prot)
+        area = IoptArea(iova, s.length, s.start_byte, prot, s.pages.kernel.where())
         if area.page_offset & self.alignment - 1:
             raise err(EINVAL, f"the memory is not at a multiple of {self.alignment}")
         if area.last > ULONG_MAX:
@@ -342,8 +342,8 @@ class IoPagetable:
             raise err(EINVAL, "a driver accesses it")
         if area.filled and not self.disable_large_pages:
             raise err(EINVAL, "it may be mapped with large pages")
-        left = IoptArea(area.start, new_start - area.start, area.start_byte, area.prot)
-        right = IoptArea(new_start, area.last - new_start + 1, start_byte, area.prot)
+        left = IoptArea(area.start, new_start - area.start, area.start_byte, area.prot, area.origin)
+        right = IoptArea(new_start, area.last - new_start + 1, start_byte, area.prot, area.origin)
         self.areas.remove(area)
         left.pages, right.pages = pages, pages.get()
         left.filled = right.filled = area.filled

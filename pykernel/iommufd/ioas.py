@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from errno import EBUSY, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from pykernel.errors import Oops, err
 from pykernel.iommu.iommu import IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE
@@ -33,8 +34,12 @@ from pykernel.uapi.linux.iommufd import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pykernel.iommufd.area import IoptArea
     from pykernel.iommufd.hw_pagetable import HwptPaging
     from pykernel.iommufd.ucmd import Ucmd
+    from pykernel.kernel import Kernel
 
 __all__ = [
     "IommufdIoas",
@@ -52,6 +57,26 @@ MAP_FLAGS: Final = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE | IOMMU_
 U64_MAX: Final = (1 << 64) - 1
 
 
+class _Live:
+    """The I/O address spaces of one kernel: what is mapped in them at shutdown is a leak."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.spaces: WeakSet[IommufdIoas] = WeakSet()
+        kernel.check_leaks(lambda: [line for ioas in sorted(self.spaces, key=lambda s: s.id) for line in _leaks(ioas)])
+
+
+def _leaks(ioas: IommufdIoas) -> Iterator[str]:
+    runs: list[list[IoptArea]] = []
+    for area in ioas.iopt.areas:
+        if runs and (runs[-1][-1].last + 1, runs[-1][-1].origin) == (area.start, area.origin):
+            runs[-1].append(area)
+        else:
+            runs.append([area])
+    for run in runs:
+        n, where = len(run), f"IOVA {run[0].start:#x}-{run[-1].last:#x} of IOAS {ioas.id}"
+        yield f"{where}, {n} mapping{'s' * (n > 1)} of user memory{run[0].origin}"
+
+
 class IommufdIoas(IommufdObject):
     """``struct iommufd_ioas``: a map, and the hardware page tables that follow it."""
 
@@ -60,6 +85,7 @@ class IommufdIoas(IommufdObject):
         self.iopt = IoPagetable(ictx.kernel, self.notify_unmap)
         self.mutex = Mutex(ictx.kernel, "ioas.mutex")
         self.hwpts: list[HwptPaging] = []
+        ictx.kernel.sub(_Live).spaces.add(self)
 
     def destroy(self) -> None:
         """drivers/iommu/iommufd/ioas.c:iommufd_ioas_destroy()."""

@@ -129,3 +129,25 @@ def test_a_process_that_is_gone_is_not_charged_any_more(kernel, client):
     assert kernel.sub(UserLockedVm).pages[USER] == 8
     heir.unmap(ioas, START, 8 * PAGE)
     assert kernel.sub(UserLockedVm).pages[USER] == 0
+
+
+def test_what_is_mapped_and_never_unmapped_is_named(kernel, proc):
+    """The leak report has addresses and the line that mapped them, and not the descriptor alone."""
+    kernel.track_origins = True
+    mock = Mock(proc)
+    ioas, va = mock.ioas(), shared(proc, 4 * PAGE)
+    mock.map_fixed(ioas, va, 2 * PAGE, START)
+    lines = [line for line in kernel.leaks() if "IOVA" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"IOVA {START:#x}-{START + 2 * PAGE - 1:#x} of IOAS {ioas}, 1 mapping of user memory, ")
+    assert "iommufdclient.py" in lines[0]
+    mock.map_fixed(ioas, va, PAGE, START + 8 * PAGE)
+    mock.map_fixed(ioas, va, PAGE, START + 9 * PAGE)
+    lines = [line for line in kernel.leaks() if "IOVA" in line]
+    assert [line.split(" of ")[0] for line in lines] == [
+        f"IOVA {first:#x}-{last - 1:#x}"
+        for first, last in [(START, START + 2 * PAGE), (START + 8 * PAGE, START + 10 * PAGE)]
+    ]
+    assert "2 mappings of user memory" in lines[1]
+    mock.close()
+    assert not [line for line in kernel.leaks() if "IOVA" in line]
