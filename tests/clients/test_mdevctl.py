@@ -18,7 +18,7 @@ def mdevctl(pykernel_run, script, require_program):
     """``mdevctl(profile, SCRIPT)``: a shell script with mdevctl in it; what it printed and its exit status."""
     require_program("mdevctl")
 
-    def run(profile: str, text: str, persist: Path | None = None):
+    def run(profile: str, text: str, persist: Path | str | None = None):
         args = () if persist is None else ("--persist", str(persist))
         return pykernel_run(profile, "sh", script(text), machine="mdev", args=args)
 
@@ -124,6 +124,26 @@ def test_definitions_last_in_the_folder_that_persist_names(mdevctl, tmp_path):
     assert second.stdout.split("\n") == [f"{UUID} mtty mtty-1 auto", "", f"{UUID} mtty mtty-1 auto (defined)", "", ""]
     assert fresh.stdout.strip() == ""
     assert not Path("/etc/mdevctl.d/mtty").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("", "'': this is no name of a folder to put at /etc/mdevctl.d"),
+        ("dangling", "{0}/dangling: a symbolic link to nowhere, which is not there"),
+        ("dangling/", "{0}/dangling/: a symbolic link to nowhere, which is not there"),
+        ("file", "{0}/file: Not a directory"),
+    ],
+)
+def test_what_persist_cannot_name(mdevctl, tmp_path, name, sentence):
+    """One sentence, and nothing is made: not where the link leads, nor in the working directory."""
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    done = mdevctl("linux-6.1", "true", name and f"{tmp_path}/{name}")
+
+    assert (done.returncode, done.stderr) == (125, f"pykernel: {sentence.format(tmp_path)}\n")
+    assert not (tmp_path / "nowhere").exists()
+    assert not Path("scripts.d").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,18 @@ def definitions(persist: str | None) -> tuple[list[Bind], dict[str, tuple[str, .
     What to mount at /etc/mdevctl.d: *persist*, which is made if it is not there, or a fresh place and its folders.
 
     Raises:
-        OSError: *persist* cannot be made, or is no folder. FileNotFoundError: this host has no place to put it.
+        OSError: *persist* cannot be made, is no folder or no name. FileNotFoundError: this host has no place to put it.
     """
     there = os.path.isdir(MDEVCTL_D)
     if persist is None:
         return [], {MDEVCTL_D: SCRIPTS} if there else {}
+    if not persist:
+        raise FileNotFoundError(f"this is no name of a folder to put at {MDEVCTL_D}")
     if not there:
         raise FileNotFoundError(f"this host has no {MDEVCTL_D} to put it at: install mdevctl")
+    folder = os.path.abspath(persist)
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise FileNotFoundError(f"a symbolic link to {os.readlink(folder)}, which is not there")
     for name in SCRIPTS:
-        Path(persist, name).mkdir(parents=True, exist_ok=True)
-    return [Bind(os.path.abspath(persist), MDEVCTL_D, writable=True)], {}
+        Path(folder, name).mkdir(parents=True, exist_ok=True)
+    return [Bind(folder, MDEVCTL_D, writable=True)], {}

@@ -68,7 +68,7 @@ def run(kernel: Kernel, argv: Sequence[str], *, as_user: str | int | None = None
     try:
         binds, fresh = definitions(persist)
     except OSError as e:
-        raise RunError(f"{persist}: {e.strerror or e}") from e
+        raise RunError(f"{persist or repr('')}: {e.strerror or e}") from e
     where = cwd or _getcwd()
     session = _Session(kernel, list(argv), as_user, where, environ, stdio, binds, fresh, signals=signals)
     oopses = len(kernel.oopses)
