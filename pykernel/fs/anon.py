@@ -21,6 +21,7 @@ from pykernel.uapi.linux.eventpoll import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
+    from pykernel.sched import Thread
 
 __all__ = ["AnonInode", "EventFd", "PipeEnd", "SocketEnd", "eventfd_ctx_fdget", "pipe", "socketpair"]
 
@@ -71,10 +72,17 @@ class AnonFile(File):
         return bool(self.flags & os.O_NONBLOCK)
 
 
+class EventFdWakeups:
+    """Which tasks, None outside of any, are in an eventfd's wake-up: interrupts are off (``current->in_eventfd``)."""
+
+    def __init__(self, _kernel: Kernel) -> None:
+        self.threads: set[Thread | None] = set()
+
+
 class EventFd(AnonFile):
     """``struct eventfd_ctx`` as a file; ``arrived`` tells who is woken whether it was by a write or by a read."""
 
-    __slots__ = ("arrived", "count", "queue", "released", "semaphore")
+    __slots__ = ("arrived", "count", "queue", "released", "semaphore", "waking")
     has_fasync = False
     write_iter = False
 
@@ -82,13 +90,21 @@ class EventFd(AnonFile):
         super().__init__(AnonInode(kernel, 0, "eventfd"), os.O_RDWR | flags & os.O_NONBLOCK)
         self.count = count
         self.semaphore = bool(flags & EFD_SEMAPHORE)
+        self.waking = kernel.sub(EventFdWakeups)
         self.queue = kernel.waitqueue()
         self.released = False
         self.arrived = False
 
     def _wake(self, *, arrived: bool) -> None:
         self.arrived = arrived
-        self.queue.wake_up()
+        waking, thread = self.waking.threads, self.inode.kernel.sched.thread
+        inner = thread in waking
+        waking.add(thread)
+        try:
+            self.queue.wake_up()
+        finally:
+            if not inner:
+                waking.remove(thread)
 
     def read(self, count: int) -> bytes:
         """The counter, or 1 of a semaphore. Raises EINVAL (under 8 bytes), EAGAIN."""
@@ -128,7 +144,15 @@ class EventFd(AnonFile):
         return 0
 
     def signal(self, n: int = 1) -> None:
-        """C: ``__u64 eventfd_signal(struct eventfd_ctx *, __u64)``."""
+        """
+        An interrupt that arrives because an eventfd wakes somebody waits until interrupts are on again: a later turn.
+
+        C: ``__u64 eventfd_signal(struct eventfd_ctx *, __u64)``.
+        """
+        sched = self.inode.kernel.sched
+        if sched.thread in self.waking.threads:
+            sched.call_soon(lambda: self.signal(n))
+            return
         self.count = min(self.count + n, ULLONG_MAX)
         self._wake(arrived=True)
 

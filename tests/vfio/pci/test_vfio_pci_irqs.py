@@ -521,6 +521,10 @@ def left_in(proc, fd):
         return 0
 
 
+def ioeventfd(box, fd, off, value, size=4):
+    box.proc.ioctl(box.device.fd, v.VFIO_DEVICE_IOEVENTFD, bytearray(struct.pack("<IIQQi4x", 32, size, off, value, fd)))
+
+
 TAKEN = [
     pytest.param(5, 0, 0, id="all of a counter"),
     pytest.param(5, os.EFD_SEMAPHORE, 4, id="one of a semaphore"),
@@ -555,14 +559,11 @@ def test_the_counter_goes_with_the_ioeventfd(box, count, flags, left, end):
     proc = box.proc
     fd = proc.eventfd(count, os.O_NONBLOCK | flags)
 
-    def ioeventfd(number):
-        proc.ioctl(box.device.fd, v.VFIO_DEVICE_IOEVENTFD, bytearray(struct.pack("<IIQQi4x", 32, 4, 0x10, 1, number)))
-
-    ioeventfd(fd)
+    ioeventfd(box, fd, 0x10, 1)
     if end == "close":
         box.device.close()
     else:
-        ioeventfd(-1)
+        ioeventfd(box, -1, 0x10, 1)
     rest = 0
     while got := left_in(proc, fd):
         rest += got
@@ -611,3 +612,29 @@ def test_an_eventfd_bypasses_but_once(box):
     box.open()
     irqs.eventfds(MSIX, a, b)
     assert len(tokens()) == 4
+
+
+def test_an_eventfd_writes_a_register_that_signals_another(make_box):
+    """The interrupt has come when write() returns."""
+    box = make_box(EduFunction())
+    irqs = Irqs(box)
+    box.set_config(r.PCI_COMMAND, 2, r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_MASTER)
+    irqs.eventfds(MSI, irqs.fds[0])
+    ioeventfd(box, irqs.fds[1], 0x60, 1)
+    assert irqs.proc.write(irqs.fds[1], (7).to_bytes(8, "little")) == 8
+    assert irqs.counts()[:2] == [1, 0]
+
+
+def test_an_eventfd_that_signals_itself(make_box):
+    """The interrupts go on for ever; system calls return, until the client takes the register away."""
+    box = make_box(EduFunction())
+    irqs, proc = Irqs(box), box.proc
+    box.set_config(r.PCI_COMMAND, 2, r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_MASTER)
+    irqs.eventfds(MSI, irqs.fds[0])
+    ioeventfd(box, irqs.fds[0], 0x60, 1)
+    assert proc.write(irqs.fds[0], (1).to_bytes(8, "little")) == 8
+    assert box.kernel.sched.ready
+    ioeventfd(box, -1, 0x60, 1)
+    assert not box.kernel.sched.ready
+    assert irqs.counts()[0] == 1
+    assert irqs.counts()[0] == 0
