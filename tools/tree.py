@@ -35,7 +35,7 @@ class Reader(Protocol):
         ...
 
     def realpath(self, path: str) -> str:
-        """Where the links lead."""
+        """Where the links lead. Raises ENOENT: the last name is not there either."""
         ...
 
 
@@ -51,18 +51,27 @@ class Here:
         return Path(path).read_text("latin-1")
 
     def realpath(self, path: str) -> str:
-        """os.path.realpath()."""
-        return os.path.realpath(path)
+        """os.path.realpath(), which without *strict* makes up a name for what is not there."""
+        return os.path.realpath(path, strict=True)
 
 
 def draw_all(proc: Reader) -> Group:
-    """Everything of which *proc* sees something; the accelerators in any case."""
+    """Everything of which *proc* sees something; when that is nothing, that there are no accelerators."""
     from rich.console import Group
 
     from pykernel.tools.tree_vfio import Holders, draw_groups, draw_parents
 
     holders = Holders(proc)
-    return Group(*filter(None, (draw(proc), draw_parents(proc, holders), draw_groups(proc, holders))))
+    others = [*filter(None, (draw_parents(proc, holders), draw_groups(proc, holders)))]
+    return Group(*others) if others and not _has_bus(proc) else Group(draw(proc), *others)
+
+
+def _has_bus(proc: Reader) -> bool:
+    try:
+        proc.listdir(DEVICES)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def draw(proc: Reader) -> Tree:

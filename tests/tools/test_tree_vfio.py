@@ -54,7 +54,19 @@ def test_parents_types_devices_and_who_has_them_open(profile):
 
 
 def test_the_core_alone():
-    assert drawn(package.boot(machine.parse('[modules]\nmdev = ""\n')))[-2:] == ["/sys/class/mdev_bus", "no parents"]
+    """What else there is to see is not preceded by the accelerators that a machine does not have."""
+    assert drawn(package.boot(machine.parse('[modules]\nmdev = ""\n'))) == ["/sys/class/mdev_bus", "no parents"]
+
+
+def test_groups_alone():
+    """As the machine before, with a group; a bus without accelerators is drawn all the same."""
+    assert drawn(package.boot(machine.parse('[[pci]]\nmodel = "edu"\n'))) == [
+        "/sys/kernel/iommu_groups",
+        "0 DMA-FQ",
+        "0000:6a:01.0 no driver",
+    ]
+    both = drawn(package.boot(machine.parse('[[pci]]\nmodel = "edu"\n[modules]\nidxd = ""\n')))
+    assert both[:3] == ["/sys/bus/dsa/devices", "no devices", "/sys/kernel/iommu_groups"]
 
 
 def test_a_machine_that_has_nothing_of_it():
@@ -73,3 +85,13 @@ def test_tree_here_finds_programs_that_have_a_group_open(pykernel, fuse):
     done = pykernel("run", "--machine", "mdev", "--", "sh", "-c", script)
 
     assert re.search(rf"{UUIDS[0]} mtty group 0 open in sh \(\d+\)", done.stdout), done.stdout + done.stderr
+
+
+def test_tree_here_says_what_the_tree_of_a_machine_says(pykernel, fuse, tmp_path):
+    """A function that no driver has is told so, and no bus is missed."""
+    file = tmp_path / "edu.toml"
+    file.write_text('[[pci]]\nmodel = "edu"\n')
+    here = pykernel("run", "--machine", str(file), "--", sys.executable, "-m", "pykernel.tools.cli", "tree", "--here")
+
+    assert here.stdout == pykernel("tree", "--machine", str(file)).stdout
+    assert "0000:6a:01.0 no driver\n" in here.stdout
