@@ -80,7 +80,8 @@ class VfioMdevDriver(OpsDriver):
 
     def mdev_remove(self, mdev: MdevDevice) -> None:
         """vfio_mdev_remove(): waits until nobody has it open."""
-        vfio_unregister_group_dev(self.vdevs.pop(mdev))
+        vfio_unregister_group_dev(self.vdevs[mdev])
+        del self.vdevs[mdev]
 
 
 class VfioMdevModule(Module):

@@ -26,6 +26,7 @@ __all__ = [
     "EPROBE_DEFER",
     "ERESTARTSYS",
     "MAX_ERRNO",
+    "HungTask",
     "Oops",
     "call_void",
     "err",
@@ -54,6 +55,10 @@ def err(code: int, why: str = "", filename: str | None = None) -> OSError:
 
 class Oops(RuntimeError):
     """A bug in kernel code (BUG(), a wild exception): logged with its stack, the caller gets EIO."""
+
+
+class HungTask(Oops):
+    """A driver's remove() waits for what nobody will do. On Linux it would for ever; here the device is kept."""
 
 
 def is_errno(e: BaseException) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykernel.base import dd
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
-from pykernel.errors import call_void, err
+from pykernel.errors import HungTask, call_void, err
 from pykernel.fs.sysfs import AttrGroup, Attribute, Kobject, Kset, SysFs
 from pykernel.lib.ledger import place_of
 from pykernel.lib.notifier import Notifier, NotifierBlock, NotifierFlavour
@@ -98,11 +98,15 @@ class Bus(Kset):
         self.devices[dev.name] = dev
 
     def remove_device(self, dev: Device) -> None:
-        """C: ``void bus_remove_device(struct device *)``: unbinds it."""
+        """C: ``void bus_remove_device(struct device *)``: unbinds it. Raises HungTask: it is there as before."""
         dev.remove_link("subsystem")
         self.devices_dir.remove_link(dev.name)
         del self.devices[dev.name]
-        dd.device_release_driver(dev)
+        try:
+            dd.device_release_driver(dev)
+        except HungTask:
+            self.add_device(dev)
+            raise
 
     def probe_device(self, dev: Device) -> None:
         """C: ``void bus_probe_device(struct device *)``: nothing that goes wrong is an error here."""

@@ -10,7 +10,7 @@ from pykernel.base.dd import DeferredProbe
 from pykernel.base.notify import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_DEL_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
 from pykernel.base.power import Power
 from pykernel.base.uevent import Uevents, kobject_synth_uevent
-from pykernel.errors import err
+from pykernel.errors import HungTask, err
 from pykernel.fs.chardev import MAJOR, MINOR, Chrdevs, Open
 from pykernel.fs.rootfs import DevTmpFs
 from pykernel.fs.sysfs import AttrGroup, Kobject, Kset, SysFs
@@ -248,7 +248,7 @@ class Device(Kobject):
         self.kernel.sub(DevTmpFs).create_node(name, mode or 0o600, self.devt)
 
     def unregister(self) -> None:
-        """C: ``void device_unregister(struct device *)``."""
+        """C: ``void device_unregister(struct device *)``. Raises HungTask: it is there as before."""
         with self.mutex:
             self.dead = True
         if not self.registered:
@@ -265,7 +265,11 @@ class Device(Kobject):
         if self.class_:
             self.class_.remove_links(self)
         if self.bus:
-            self.bus.remove_device(self)
+            try:
+                self.bus.remove_device(self)
+            except HungTask:
+                self._keep()
+                raise
         self.kernel.sub(DeferredProbe).remove(self)
         if self.bus:
             self.bus.notify(BUS_NOTIFY_REMOVED_DEVICE, self)
@@ -274,6 +278,17 @@ class Device(Kobject):
         self.delete()
         self._cleanup_glue_dir()
         self.put()
+
+    def _keep(self) -> None:
+        """Undo what unregister() did before its driver hung."""
+        self.dead, self.registered = False, True
+        self.kernel.ledger.take("device", self, lambda: f"device {self.name}", self.device_parent)
+        if self.class_:
+            self.class_.add_links(self)
+        if MAJOR(self.devt):
+            self._add_node()
+        if self.device_parent is not None:
+            self.device_parent.devices.append(self)
 
     def children(self) -> list[Device]:
         """The devices below. C: ``device_for_each_child()``."""

@@ -12,7 +12,7 @@ from pykernel.base.notify import (
     BUS_NOTIFY_UNBIND_DRIVER,
     BUS_NOTIFY_UNBOUND_DRIVER,
 )
-from pykernel.errors import EPROBE_DEFER, err, is_bug
+from pykernel.errors import EPROBE_DEFER, HungTask, err, is_bug
 from pykernel.lib.ledger import Holder
 from pykernel.log import ERR, WARNING
 
@@ -255,6 +255,9 @@ def device_release_driver(dev: Device, only: Driver | None = None) -> None:
     Unbind a device, from driver *only* if that is given.
 
     C: ``void device_release_driver(struct device *)``, ``device_release_driver_internal()``.
+
+    Raises:
+        HungTask: the driver waits for ever; it keeps the device.
     """
     with dev.mutex:
         drv = dev.driver
@@ -276,6 +279,11 @@ def _release(dev: Device, drv: Driver) -> None:
         dev.remove_group(name, attrs)
     try:
         drv.bus.remove(dev)
+    except HungTask:
+        _sysfs_add(dev, drv)
+        for name, attrs in _groups(drv):
+            dev.create_group(name, attrs)
+        raise
     except BaseException as e:
         if not (isinstance(e, Exception) or is_bug(e)):
             raise

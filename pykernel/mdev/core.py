@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pykernel.base.core import Device
 from pykernel.base.module import Module
-from pykernel.errors import err
+from pykernel.errors import HungTask, err
 from pykernel.fs.sysfs import AttrGroup, Kset, SysFs
 from pykernel.lib.kstrtox import kstrtoul
 from pykernel.lib.locking import Mutex
@@ -103,7 +103,11 @@ class MdevDevice(Device):
         except OSError as e:
             raise err(EINVAL, f"{buf!r} is no number") from e
         if val and self.remove_file_self("remove"):
-            mdev_device_remove(self)
+            try:
+                mdev_device_remove(self)
+            except HungTask:
+                self.create_file(next(attr for attr in self._tables[""] if attr.name == "remove"))
+                raise
 
     def create_sysfs_files(self) -> None:
         """C: ``int mdev_create_sysfs_files(struct mdev_device *)``. Raises EEXIST; ENOMEM by faults."""
@@ -117,10 +121,19 @@ class MdevDevice(Device):
             raise
 
     def remove_common(self) -> None:
-        """C: ``void mdev_device_remove_common(struct mdev_device *)``: waits until nobody has it open."""
+        """
+        Wait until nobody has it open. C: ``void mdev_device_remove_common(struct mdev_device *)``.
+
+        Raises HungTask: nobody will close it; it is there as before.
+        """
         self.remove_link("mdev_type")
         self.mdev_type.devices_kobj.remove_link(self.name)
-        self.unregister()
+        try:
+            self.unregister()
+        except HungTask:
+            self.create_sysfs_files()
+            self.active = True
+            raise
 
 
 def mdev_register_parent(parent: MdevParent, dev: Device, driver: MdevDriver, types: Sequence[MdevType]) -> None:

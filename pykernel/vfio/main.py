@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from errno import EINTR, EINVAL
 
-from pykernel.errors import Oops, err
+from pykernel.errors import HungTask, Oops, err
 from pykernel.iommu.iommu import IOMMU_CAP_CACHE_COHERENCY, device_iommu_capable
 from pykernel.log import WARNING
 from pykernel.vfio.caps import InfoCaps
@@ -79,9 +79,14 @@ def _add(core: VfioCore, vdev: VfioDevice) -> None:
     if group.group_type == VfioGroupType.IOMMU and not device_iommu_capable(vdev.dev, IOMMU_CAP_CACHE_COHERENCY):
         raise err(EINVAL, f"the IOMMU of {vdev.dev.name} does not keep caches coherent")
     vdev.comp = core.completion()
+    _show(core, vdev)
+    vdev.refcount = 1
+
+
+def _show(core: VfioCore, vdev: VfioDevice) -> None:
     vdev.device = VfioClassDevice(core, vdev)
     vdev.device.add_device()
-    vdev.refcount = 1
+    group = vdev.the_group
     with group.device_lock:
         group.device_list.insert(0, vdev)
 
@@ -106,12 +111,21 @@ def vfio_unregister_group_dev(vdev: VfioDevice) -> None:
     Take the device away; while it is open, ask for it at once and every 10 seconds, and wait.
 
     C: ``void vfio_unregister_group_dev(struct vfio_device *)``.
+
+    Raises:
+        HungTask: nobody will close it; it stays registered.
     """
     group, first = vdev.the_group, vdev.kernel.profile.vfio_unregister_first
     if first:
         _remove(vdev, group)
     vdev.put_registration()
-    _wait_until_closed(vdev)
+    try:
+        _wait_until_closed(vdev)
+    except HungTask:
+        vdev.refcount += 1
+        if first:
+            _show(vdev.kernel.sub(VfioCore), vdev)
+        raise
     if not first:
         _remove(vdev, group)
     vfio_device_remove_group(vdev)
@@ -124,6 +138,9 @@ def _wait_until_closed(vdev: VfioDevice) -> None:
 
     The virtual clock would pass for ever: after 120 seconds, when Linux tells of a hung task, it stands still, so that
     a wait that nothing can end is found.
+
+    Raises:
+        HungTask: it is one.
     """
     count, interrupted = 0, False
     while not vdev.comp.done:
@@ -132,6 +149,8 @@ def _wait_until_closed(vdev: VfioDevice) -> None:
         forever = vdev.kernel.sched.virtual and count > HUNG_ROUNDS
         try:
             vdev.comp.queue.wait_event(lambda: vdev.comp.done > 0, None if forever else REQUEST_NS)
+        except Oops as e:
+            raise HungTask(f"{vdev.name} is open: {e}") from e
         except OSError as e:
             if e.errno != EINTR:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN, ENOSPC
+from errno import EAGAIN, EIO, ENOSPC
 
 import pytest
 from errnos import errno_of
@@ -167,3 +167,25 @@ def test_a_module_that_goes_leaves_its_character_device_to_nobody():
     kernel = pykernel.boot("mdev")
     kernel.modules.rmmod("mtty")
     kernel.shutdown()  # raises Leak if anything is left
+
+
+def test_who_removes_a_card_that_he_has_open_hangs_and_keeps_it(profile, client_of):
+    """Linux would wait for ever. The write fails, the card works on, and goes when it is closed."""
+    kernel = pykernel.boot("mdev", profile)
+    client = client_of(kernel)
+    card = client.open()
+    uuid = client.proc.listdir(DEVICES)[0]
+    before = {path: sorted(client.proc.listdir(path)) for path in (f"{DEVICES}/{uuid}", "/dev/vfio", f"{TYPES}/mtty-1")}
+    for _ in range(2):
+        assert errno_of(client.remove, uuid) == EIO
+        assert {path: sorted(client.proc.listdir(path)) for path in before} == before
+        assert client.proc.realpath(f"{DEVICES}/{uuid}/driver") == "/sys/bus/mdev/drivers/mtty"
+        assert card.config(0, 4) == bytes.fromhex("48435332")
+    assert all(str(e).startswith(f"{uuid} is open: hung task") for e in kernel.oopses)
+    assert len(kernel.oopses) == 2
+    client.proc.close(card.fd)
+    client.remove(uuid)
+    assert client.proc.listdir(DEVICES) == []
+    for fd in sorted(client.proc.fds.files):
+        client.proc.close(fd)
+    kernel.shutdown()
