@@ -7,7 +7,7 @@ from errno import EBUSY, EINVAL
 from typing import TYPE_CHECKING
 
 from pykernel.base import dd
-from pykernel.errors import err
+from pykernel.errors import HungTask, err
 from pykernel.pci.driver import PciDriver
 from pykernel.pci.intx import intx_mask_broken
 from pykernel.pci.iomem import Iomem, MappedIo
@@ -374,13 +374,17 @@ class PciDev(PciReset):
             self.warn(f"device attach failed ({-(e.errno or 0)})")
 
     def stop_and_remove(self) -> None:
-        """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``."""
+        """C: ``void pci_stop_and_remove_bus_device(struct pci_dev *)``. Raises HungTask: it is there as before."""
         below = self.subordinate
         if below is not None:
             for dev in reversed(list(below.pci_devices)):
                 dev.stop_and_remove()
         self.kernel.sub(ProcBusPci).detach_device(self)
-        dd.device_release_driver(self)
+        try:
+            dd.device_release_driver(self)
+        except HungTask:
+            self.kernel.sub(ProcBusPci).attach_device(self)
+            raise
         if self.iov is not None:
             self.iov.disable()
         self.unregister()  # unbinds again: a driver may have come meanwhile

@@ -6,7 +6,7 @@ from errno import EBUSY, EINVAL, EIO, ENODEV, EPERM
 from typing import TYPE_CHECKING, Any
 
 from pykernel.base.core import Device
-from pykernel.errors import err
+from pykernel.errors import HungTask, err
 from pykernel.fs.sysfs import AttrGroup, BinAttr, raw
 from pykernel.fs.vfs import PAGE_SIZE, File
 from pykernel.lib.kstrtox import kstrtobool, kstrtoint
@@ -338,8 +338,12 @@ class PciDevFiles(Device):
         """remove_store(). Raises EINVAL."""
         if parse_ul(buf) and not self.removing:  # device_remove_file_self(): one of several writers removes
             self.removing = True
-            with self.pci.rescan_remove:
-                self.stop_and_remove()
+            try:
+                with self.pci.rescan_remove:
+                    self.stop_and_remove()
+            except HungTask:
+                self.removing = False
+                raise
 
     def rescan_store(self: Any, buf: str) -> None:
         """dev_rescan_store(). Raises EINVAL."""

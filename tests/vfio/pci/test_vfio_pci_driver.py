@@ -775,3 +775,23 @@ def test_resetting_a_physical_function_keeps_its_virtual_ones(pf):
     assert [
         pf.hw(at + off, 4) for off in (r.PCI_SRIOV_CTRL, r.PCI_SRIOV_NUM_VF, r.PCI_SRIOV_BAR, r.PCI_SRIOV_BAR + 4)
     ] == before
+
+
+@pytest.mark.parametrize("name", ["remove", "driver/unbind"])
+def test_who_takes_away_a_card_that_he_has_open_hangs_and_keeps_it(make_box, name):
+    """Linux would wait for ever. The write fails, and all is as before; when the card is closed it can go."""
+    box = make_box()
+    text = {"remove": "1", "driver/unbind": SLOT}[name]
+    before = sorted(box.proc.listdir(box.path))
+    rows = box.proc.read_text("/proc/bus/pci/devices")
+    for _ in range(2):
+        assert errno_of(box.proc.write_text, f"{box.path}/{name}", text) == EIO
+        assert sorted(box.proc.listdir(box.path)) == before
+        assert box.proc.read_text("/proc/bus/pci/devices") == rows
+        assert driver_of(box.proc, SLOT) == "vfio-pci"
+        assert box.config(r.PCI_VENDOR_ID, 2) == box.hw(r.PCI_VENDOR_ID, 2)
+    assert all("is open: hung task" in str(e) for e in box.kernel.oopses)
+    box.kernel.oopses.clear()
+    box.close()
+    box.proc.write_text(f"{box.path}/{name}", text)
+    assert SLOT not in box.proc.listdir(DRIVER)
