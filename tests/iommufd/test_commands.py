@@ -754,7 +754,12 @@ def test_written_pages_in_a_row_are_one_stretch_of_bits(kernel, iommu, ioas, bou
         if n not in (100, 101):
             space.write(0x100000 + n * PAGE, b"x")
     rows, set_ = [], IovaBitmap.set
-    monkeypatch.setattr(IovaBitmap, "set", lambda self, *row: (rows.append(row), set_(self, *row)))
+
+    def noted(self, *row):
+        rows.append(row)
+        set_(self, *row)
+
+    monkeypatch.setattr(IovaBitmap, "set", noted)
     at = iommu.put((1 << 101).to_bytes(pages // 8, "little"))
     iommu(i.IOMMU_HWPT_GET_DIRTY_BITMAP, hwpt_id=hwpt, iova=0x100000, length=pages * PAGE, page_size=PAGE, data=at)
     assert int.from_bytes(iommu.proc.mem.read(at, pages // 8), "little") == (1 << pages) - 1 - (1 << 100)

@@ -369,7 +369,7 @@ def test_time_passes_beside_work_without_an_end():
     s, out = Scheduler(), []
     runaway(s)
     for ns in (10**9, 5, 10**7):
-        s.call_later(ns, lambda ns=ns: out.append((ns, s.clock_ns())))
+        s.call_later(ns, partial(lambda due: out.append((due, s.clock_ns())), ns))
     assert not s.idle_until(lambda: False, 3 * 10**9)
     assert out == [(ns, ns) for ns in (5, 10**7, 10**9)]
     assert s.clock_ns() == 3 * 10**9
