@@ -1,4 +1,4 @@
-"""A container of type 1 for tests: a client, a device that does no DMA of its own, one that does, a player's machine."""
+"""Containers of type 1 for tests: a client, a device that does no DMA of its own, one that does."""
 
 from __future__ import annotations
 
