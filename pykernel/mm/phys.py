@@ -123,7 +123,6 @@ class PhysMem:
         self._singles: list[int] = []  # free frames with somebody's bytes in them
         self._dead: deque[tuple[int, int]] = deque()  # (pa, n) of what Python threw away
         self.used = 0
-        self._windows: list[Window] = []
 
     def _reserve(self) -> mmap.mmap:
         """The mapping of the host; a smaller one if it refuses."""
@@ -393,18 +392,6 @@ class PhysMem:
 
     # ---- windows
 
-    def add_window(self, window: Window) -> None:
-        """Something answers at physical addresses. Raises ValueError: RAM or another one is there."""
-        first, last = window.base, window.base + window.size - 1
-        taken = [w for w in self._windows if w.base <= last and first < w.base + w.size]
-        if taken or self.is_ram(first) or self.is_ram(last):
-            raise ValueError(f"{first:#x}-{last:#x} is taken")
-        self._windows.append(window)
-
-    def remove_window(self, window: Window) -> None:
-        """It answers no more."""
-        self._windows.remove(window)
-
     def _at(self, pa: int, n: int, *, write: bool) -> tuple[Window | None, int]:
         """What answers at *pa* (None is RAM), and how many of *n* bytes are its. Raises PhysFault."""
         if self.is_ram(pa):
@@ -417,9 +404,6 @@ class PhysMem:
     def _window(self, pa: int) -> Window | None:
         if pa >= FOREIGN:
             return self.foreign.at(pa)
-        for window in self._windows:
-            if window.base <= pa < window.base + window.size:
-                return window
         return self.kernel.mmio_at(pa) if self.kernel is not None else None
 
 

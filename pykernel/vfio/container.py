@@ -26,7 +26,7 @@ from pykernel.uapi.linux.vfio import (
 
 if TYPE_CHECKING:
     from pykernel.fs.vfs import Owner
-    from pykernel.iommu.iommu import IommuDomain, IommuGroup
+    from pykernel.iommu.iommu import IommuGroup
     from pykernel.kernel import Kernel
     from pykernel.uapi.ioctl import Ioctl
     from pykernel.vfio.device import VfioDevice
@@ -111,10 +111,6 @@ class VfioIommuDriver:
     def dma_rw(self, data: Any, iova: int, buf: bytearray, write: bool) -> None:
         """C: ``int dma_rw(void *, dma_addr_t, void *, size_t, bool)``: fill *buf*, or write it. Raises ENOTTY."""
         raise err(ENOTTY)
-
-    def group_iommu_domain(self, data: Any, group: IommuGroup) -> IommuDomain:
-        """C: ``struct iommu_domain *group_iommu_domain(void *, struct iommu_group *)``. Raises EINVAL."""
-        raise err(EINVAL)
 
     def notify(self, data: Any) -> None:
         """C: ``void notify(void *, VFIO_IOMMU_CONTAINER_CLOSE)``: the container's file is closed (Linux 6.1)."""

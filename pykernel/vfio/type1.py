@@ -18,7 +18,7 @@ Type 1: mappings of user memory for devices behind an IOMMU, and for emulated on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from errno import EACCES, EINVAL, ENODEV, ENOTTY
+from errno import EACCES, EINVAL, ENOTTY
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
@@ -85,7 +85,7 @@ from pykernel.vfio.type1_map import vfio_dma_do_map, vfio_dma_do_unmap
 from pykernel.vfio.type1_state import VfioIommu
 
 if TYPE_CHECKING:
-    from pykernel.iommu.iommu import IommuDomain, IommuGroup
+    from pykernel.iommu.iommu import IommuGroup
     from pykernel.vfio.device import VfioDevice
 
 __all__ = ["VfioIommuType1", "VfioIommuType1Module"]
@@ -144,14 +144,6 @@ class VfioIommuType1(VfioIommuDriver):
     def detach_group(self, data: VfioIommu, group: IommuGroup) -> None:
         """C: ``void vfio_iommu_type1_detach_group(void *, struct iommu_group *)``."""
         vfio_iommu_detach_group(data, group)
-
-    def group_iommu_domain(self, data: VfioIommu, group: IommuGroup) -> IommuDomain:
-        """C: ``struct iommu_domain *vfio_iommu_type1_group_iommu_domain(...)``. Raises ENODEV: it has none."""
-        with data.lock:
-            for domain in data.domain_list:
-                if domain.find(group) is not None:
-                    return domain.domain
-        raise err(ENODEV, "the group has no domain here")
 
     # ---- devices
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from errno import EIO, ENOMEM
+from errno import ENOMEM
 
 import pytest
 from hypothesis import given, settings
@@ -203,49 +203,6 @@ def test_model_of_references(ops: list[tuple[str, int, int]]) -> None:
 
 
 # ---- windows
-
-
-class Echo:
-    """Registers that remember."""
-
-    def __init__(self, base: int) -> None:
-        self.base, self.size = base, PAGE_SIZE
-        self.data = bytearray(PAGE_SIZE)
-
-    def read(self, off: int, n: int) -> bytes:
-        if off >= 2048:
-            raise err(EIO)
-        return bytes(self.data[off : off + n])
-
-    def write(self, off: int, data: bytes) -> None:
-        if off >= 2048:
-            raise err(EIO)
-        self.data[off : off + len(data)] = data
-
-
-def test_windows() -> None:
-    """An access may run over two; what a window refuses is a PhysFault; RAM and windows do not overlap."""
-    phys = PhysMem()
-    low, high = Echo(1 << 40), Echo((1 << 40) + PAGE_SIZE)
-    phys.add_window(low)
-    phys.write(low.base + 8, b"abc")
-    assert phys.read(low.base + 7, 5) == b"\0abc\0"
-    for bad in (low.base - 1, low.base + 2048):
-        with pytest.raises(PhysFault) as caught:
-            phys.read(bad, 1)
-        assert (caught.value.pa, caught.value.write) == (bad, False)
-        with pytest.raises(PhysFault) as caught:
-            phys.write(bad, b"x")
-        assert caught.value.write
-    for window in (Echo(low.base + 16), Echo(PAGE_SIZE), Echo((1 << 32) - 1)):
-        with pytest.raises(ValueError, match="is taken"):
-            phys.add_window(window)
-    phys.add_window(high)
-    phys.remove_window(low)
-    with pytest.raises(PhysFault):
-        phys.read(low.base, 1)
-    assert phys.view(high.base, 8) is None
-    assert phys.read(high.base, 8) == bytes(8)
 
 
 def test_bars_answer_at_their_addresses() -> None:
