@@ -24,6 +24,29 @@ SLOT = "0000:6a:01.0"
 
 PROFILES = ("linux-6.1", "linux-6.12")
 
+PORT = """
+[[pci]]
+model = "root-port"
+address = "0000:64:00.0"
+secondary = 0x65
+subordinate = 0x66
+[[pci]]
+model = "upstream-port"
+address = "0000:65:00.0"
+secondary = 0x66
+[[pci]]
+model = "edu"
+address = "0000:66:00.0"
+[[pci]]
+model = "edu"
+address = "0000:66:01.0"
+[modules]
+vfio_iommu_type1 = ""
+vfio_pci = ""
+"""
+"""Two functions on one bus: below a root port there is one device only, so a switch is between."""
+FIRST, SECOND = "0000:66:00.0", "0000:66:01.0"
+
 
 def rom_image(blocks: int = 1) -> bytes:
     """One image of *blocks* times 512 bytes, as PCI Firmware Specification 5.1 has it."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from errnos import errno_of
-from vfiocard import SLOT, Card
+from vfiocard import FIRST, PORT, SECOND, SLOT, Card
 from vfioclient import Container, Device, Iommufd, detach, driver_of, sysfs
 
 import pykernel
@@ -86,28 +86,6 @@ def test_reset(make_box, silicon, held, wanted):
 
 
 # ---- hot reset
-
-PORT = """
-[[pci]]
-model = "root-port"
-address = "0000:64:00.0"
-secondary = 0x65
-subordinate = 0x66
-[[pci]]
-model = "upstream-port"
-address = "0000:65:00.0"
-secondary = 0x66
-[[pci]]
-model = "edu"
-address = "0000:66:00.0"
-[[pci]]
-model = "edu"
-address = "0000:66:01.0"
-[modules]
-vfio_iommu_type1 = ""
-vfio_pci = ""
-"""
-FIRST, SECOND = "0000:66:00.0", "0000:66:01.0"
 
 
 class Bus:

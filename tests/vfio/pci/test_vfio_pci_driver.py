@@ -8,7 +8,7 @@ from errno import EACCES, EBUSY, EEXIST, EFAULT, EINVAL, EIO, ENODEV, ENOENT, EN
 
 import pytest
 from errnos import errno_of
-from vfiocard import PM, SLOT, TABLE, Box, Card, rom_image
+from vfiocard import FIRST, PM, PORT, SECOND, SLOT, TABLE, Box, Card, rom_image
 from vfioclient import Container, Device, Iommufd, detach, driver_of, sysfs
 
 import pykernel
@@ -310,29 +310,6 @@ def test_hot_reset_of_a_root_bus(box, profile, argsz):
     assert errno_of(box.proc.ioctl, box.device.fd, v.VFIO_DEVICE_PCI_HOT_RESET, bytearray(row)) == none
     row = struct.pack("<4I", argsz, 1, 1, 0)
     assert errno_of(box.proc.ioctl, box.device.fd, v.VFIO_DEVICE_PCI_HOT_RESET, bytearray(row)) == EINVAL
-
-
-PORT = """
-[[pci]]
-model = "root-port"
-address = "0000:64:00.0"
-secondary = 0x65
-subordinate = 0x66
-[[pci]]
-model = "upstream-port"
-address = "0000:65:00.0"
-secondary = 0x66
-[[pci]]
-model = "edu"
-address = "0000:66:00.0"
-[[pci]]
-model = "edu"
-address = "0000:66:01.0"
-[modules]
-vfio_iommu_type1 = ""
-vfio_pci = ""
-"""
-FIRST, SECOND = "0000:66:00.0", "0000:66:01.0"
 
 
 @pytest.fixture
