@@ -212,7 +212,7 @@ def test_handle_that_does_not_exist() -> None:
 
 # ---------------------------------------------------------------------- what is refused
 ALWAYS = 0x103C  # CRAV, RCR, RCI, CRSTS, CR_TCS
-ACCEPTED = {  # the flags table of the fact sheet; RCR needs CRAV, BOF the WQ's consent
+ACCEPTED = {  # the flags that each operation takes; RCR needs CRAV, BOF the WQ's consent
     NOOP: 0x1, DRAIN: 0x600 | 0xF0000, MOVE: 0xE703, FILL: 0xE503, COMPARE: 0x683, COMPVAL: 0x283,
 }  # fmt: skip
 
