@@ -51,7 +51,7 @@ class DmarDevice(Device):
         self.devices_kobj.remove_link(dev.name)
 
     def version_show(self) -> str:
-        """version_show(): units that know scalable mode are of version 4."""
+        """version_show(): the unit's own number; 4:0 for one that knows scalable mode is uncertain."""
         return "4:0\n" if self.unit.scalable else "1:0\n"
 
     def address_show(self) -> str:

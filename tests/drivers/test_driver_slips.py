@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from errno import EIO, ENODEV, EPERM
-from pathlib import Path
+from functools import partial
 
+import driver_slips
 import pytest
 from errnos import errno_of
 
 import pykernel
-from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, SkeletonModule, skeleton_factorial
+from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, skeleton_factorial
 from pykernel.errors import Oops, err, is_bug, is_errno
 
-SOURCE = Path(sys.modules[SkeletonModule.__module__].__file__ or "").read_text()
 LIVENESS = "/sys/class/skeleton/skeleton0/liveness"
 SHOW, STORE, PROBE = "def liveness_show", "def liveness_store", "def probe(self, pdev"
 IOCTL = "@ioctl(SKELETON_FACTORIAL)\n    def "
@@ -24,14 +23,7 @@ IOCTL = "@ioctl(SKELETON_FACTORIAL)\n    def "
 def slip(tmp_path):
     """``slip(method, line)``: a machine whose driver is the skeleton with *line* as the first of that method."""
 
-    def slip(method: str, line: str) -> str:
-        text, n = re.subn(f"( {re.escape(method)}.*:\\n)", rf"\1        {line}\n", SOURCE)
-        assert n == 1
-        (tmp_path / "card.py").write_text(text)
-        (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
-        return str(tmp_path / "m.toml")
-
-    return slip
+    return partial(driver_slips.slip, tmp_path)
 
 
 @pytest.mark.parametrize("code", [-ENODEV, 0, 4096, 1 << 40])
@@ -158,7 +150,7 @@ BIN = """        self.regs.writel(0, LIVENESS)
     ],
 )
 def test_a_slip_in_a_binary_attribute(tmp_path, result, read, write):
-    text, n = re.subn(r"( def liveness_store.*:\n)", lambda m: m[0] + BIN.format(result), SOURCE)
+    text, n = re.subn(r"( def liveness_store.*:\n)", lambda m: m[0] + BIN.format(result), driver_slips.SOURCE)
     assert n == 1
     text = text.replace("import AttrGroup", "import AttrGroup, BinAttr")
     text = text.replace("from errno import ", "from errno import EIO, ")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
+from functools import partial
 
+import driver_slips
 import pytest
 
-from pykernel.drivers.SKELETON import SKELETON_FACTORIAL, SkeletonModule
+from pykernel.drivers.SKELETON import SKELETON_FACTORIAL
 
-SOURCE = Path(sys.modules[SkeletonModule.__module__].__file__ or "").read_text()
 LIVENESS = "/sys/class/skeleton/skeleton0/liveness"
 SHOW, IOCTL = "def liveness_show", "@ioctl(SKELETON_FACTORIAL)\n    def "
 CLIENT = f"""
@@ -28,14 +27,7 @@ for call in (lambda: fcntl.ioctl(fd, {SKELETON_FACTORIAL.nr}, bytearray(8)), lam
 def slip(tmp_path):
     """``slip(method, line)``: a machine whose driver is the skeleton with *line* as the first of that method."""
 
-    def slip(method: str, line: str) -> str:
-        text, n = re.subn(f"( {re.escape(method)}.*:\\n)", rf"\1        {line}\n", SOURCE)
-        assert n == 1
-        (tmp_path / "card.py").write_text(text)
-        (tmp_path / "m.toml").write_text('[[pci]]\nmodel = "edu"\n[modules]\n"./card.py" = ""\n')
-        return str(tmp_path / "m.toml")
-
-    return slip
+    return partial(driver_slips.slip, tmp_path)
 
 
 @pytest.mark.usefixtures("fuse")
