@@ -1,0 +1,1 @@
+"""The processors: model-specific registers, extended state, the instructions that submit work."""

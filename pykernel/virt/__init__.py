@@ -1,0 +1,1 @@
+"""Virtual machines (arch/x86/kvm, virt/kvm)."""
