@@ -24,7 +24,7 @@ from pykernel.lib.collector import collector_paused
 from pykernel.lib.fault_inject import FaultInjector
 from pykernel.lib.ledger import Holder, Ledger, place, place_of
 from pykernel.log import CRIT, Dmesg
-from pykernel.sched import Completion, Scheduler, Thread, Timer, WaitQueue
+from pykernel.sched import Clock, Completion, Scheduler, Thread, Timer, WaitQueue
 from pykernel.task import Cred, Task
 from pykernel.trace import Trace
 
@@ -69,7 +69,7 @@ Note = tuple[Holder | None, str]  # whose, and where it was made
 class _Scheduler(Scheduler):
     """A kernel's scheduler: it knows that work of the kernel runs, and on request who made each timer and task."""
 
-    def __init__(self, clock: str, seed: int) -> None:
+    def __init__(self, clock: str | Clock, seed: int) -> None:
         super().__init__(clock, seed)
         self.note: Callable[[], Note] | None = None
         self._running = 0
@@ -142,7 +142,9 @@ class Cpu:
 class Kernel:
     """One emulated machine with its kernel. Made by :func:`pykernel.boot`; belongs to the thread that booted it."""
 
-    def __init__(self, profile: Profile, cpu: dict[str, bool], *, seed: int = 0, clock: str = "virtual") -> None:
+    def __init__(
+        self, profile: Profile, cpu: dict[str, bool], *, seed: int = 0, clock: str | Clock = "virtual"
+    ) -> None:
         self.profile = profile
         self.cpu = Cpu(cpu)
         self.sched = _Scheduler(clock, seed)

@@ -23,7 +23,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pykernel.errors import Oops, is_bug
 from pykernel.lib.wait import Completion, WaitQueue
@@ -31,12 +31,28 @@ from pykernel.lib.wait import Completion, WaitQueue
 if TYPE_CHECKING:
     from pykernel.lib.interleave import Strategy
 
-__all__ = ["BUDGET", "Completion", "Scheduler", "Thread", "Timer", "WaitQueue"]
+__all__ = ["BUDGET", "Clock", "Completion", "Scheduler", "Thread", "Timer", "WaitQueue"]
 
 BUDGET = 10_000  # turns beyond those that were ready; no chain of work that ends is that long between system calls
 _SPUN_NS = 10**6  # what the first BUDGET turns of a wait take; the next ones twice that, and so on, up to a second
 _HUNG_NS = 120 * 10**9  # kernel/hung_task.c:sysctl_hung_task_timeout_secs
 _EPOCH_NS = 1_767_225_600 * 10**9  # 2026-01-01: where the virtual wall clock starts
+
+
+class Clock(Protocol):
+    """A clock from outside, which a virtual machine's kernel has: its time passes while its processors halt."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since boot."""
+        ...
+
+    def realtime_ns(self) -> int:
+        """Wall clock."""
+        ...
+
+    def wait(self, ns: int | None) -> None:
+        """Nothing can run: halt for *ns* nanoseconds (None: until something arrives), or less."""
+        ...
 
 
 class Timer:
@@ -118,12 +134,13 @@ class Thread:
 
 
 class Scheduler:
-    """The run queue, the timers and the clock of one kernel (``clock``: "virtual" or "monotonic")."""
+    """The run queue, the timers and the clock of one kernel (``clock``: "virtual", "monotonic" or a ``Clock``)."""
 
-    def __init__(self, clock: str = "virtual", seed: int = 0) -> None:
-        if clock not in ("virtual", "monotonic"):
+    def __init__(self, clock: str | Clock = "virtual", seed: int = 0) -> None:
+        if isinstance(clock, str) and clock not in ("virtual", "monotonic"):
             raise ValueError(f"clock must be 'virtual' or 'monotonic', not {clock!r}")
         self.virtual = clock == "virtual"
+        self.outside = None if isinstance(clock, str) else clock
         self.seed = seed
         self.rng = random.Random(seed)
         self.exploring = False
@@ -158,11 +175,15 @@ class Scheduler:
 
     def clock_ns(self) -> int:
         """Nanoseconds since boot. C: ``u64 ktime_get_ns(void)``."""
-        return self._now if self.virtual else time.monotonic_ns() - self._start
+        if self.virtual:
+            return self._now
+        return time.monotonic_ns() - self._start if self.outside is None else self.outside.now_ns()
 
     def realtime_ns(self) -> int:
         """Wall clock. C: ``u64 ktime_get_real_ns(void)``."""
-        return _EPOCH_NS + self._now if self.virtual else time.time_ns()
+        if self.virtual:
+            return _EPOCH_NS + self._now
+        return time.time_ns() if self.outside is None else self.outside.realtime_ns()
 
     def next_timer_ns(self) -> int | None:
         """Nanoseconds until the next timer, for a surface's poll loop; None without one."""
@@ -239,6 +260,16 @@ class Scheduler:
             if not self.ready:
                 return
             left -= self._run_one()
+
+    def turn(self) -> bool:
+        """One turn of what can run now; False: nothing can. Time does not pass. For a processor that loops."""
+        self._expire()
+        if self.spinning:
+            self._look_at_spinning()
+        if not self.ready:
+            return False
+        self._run_one()
+        return True
 
     def resched(self) -> None:
         """A system call ends: what became ready runs; where a client is a task, it takes its turn."""
@@ -476,6 +507,8 @@ class Scheduler:
     def _pass(self, ns: int) -> None:
         if self.virtual:
             self._now += ns
+        elif self.outside is not None:
+            self.outside.wait(ns)
         else:
             time.sleep(ns / 1e9)
 

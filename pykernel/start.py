@@ -17,6 +17,7 @@ from pykernel.log import ERR
 from pykernel.pci.core import Pci
 from pykernel.pci.irq import Irqs
 from pykernel.pci.proc import ProcBusPci
+from pykernel.sched import Clock
 
 __all__ = ["boot"]
 
@@ -28,7 +29,7 @@ def boot(
     profile: str = "linux-6.1",
     *,
     seed: int = 0,
-    clock: str = "virtual",
+    clock: str | Clock = "virtual",
     config: str | Iterable[str] = (),
 ) -> Kernel:
     """
@@ -38,7 +39,7 @@ def boot(
         machine: a built-in machine's name, the path of a TOML file or of a dump of umockdev-record, or a Machine.
         profile: which kernel: "linux-6.1", "linux-6.12", "linux-7.2".
         seed: of everything random; the same seed gives the same trace.
-        clock: "virtual" jumps over idle time, "monotonic" is the host's.
+        clock: "virtual" jumps over idle time, "monotonic" is the host's; or a ``Clock``.
         config: CONFIG_ names to set ("INTEL_IDXD_COMPAT") or, with a "-" before them, to unset.
 
     Raises:
