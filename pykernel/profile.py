@@ -83,6 +83,20 @@ class Profile:
     """The first DMA address above 4 GiB is told in the log; from then on those below are not looked for."""
     iommu_snoop_needs_empty: bool = False
     """Cache coherency can be enforced only before something is mapped."""
+    iommu_sva_domain: bool = False
+    """An address space that is bound is a domain of the PASID; before 6.2 the IOMMU's driver keeps a list of them."""
+
+    # VT-d
+    vtd_supervisor_pasids: bool = True
+    """Entries of PASID tables can let supervisor requests through, which the kernel's own PASID needs."""
+    vtd_teardown_drains: bool = False
+    """Whoever takes an entry of a PASID table away waits for its page requests; before, only the end of a binding."""
+    vtd_context_at_probe: bool = False
+    """In scalable mode a context entry stays as long as the device; before, it came and went with the domain."""
+    vtd_iopf_enables_pri: bool = False
+    """Page requests are switched on by the feature IOPF; before, with the domain."""
+    vtd_vcmd: bool = True
+    """In a guest, PASIDs come from the virtual command register."""
 
     iommufd: bool = False
     """There is IOMMUFD: its CONFIG_ options are known."""
@@ -235,6 +249,12 @@ LINUX_6_12 = replace(
     iommu_require_direct=True,
     iommu_dac_notice=True,
     iommu_snoop_needs_empty=True,
+    iommu_sva_domain=True,
+    vtd_supervisor_pasids=False,
+    vtd_teardown_drains=True,
+    vtd_context_at_probe=True,
+    vtd_iopf_enables_pri=True,
+    vtd_vcmd=False,
     pci_msi_chip_per_device=True,
     idxd_device_ids=IDXD_IDS_6_12,
     idxd_event_log=True,
