@@ -195,6 +195,12 @@ class Kernel:
                 made = self._subs[cls] = cls(self)  # type: ignore[call-arg]
             return made
 
+    def provide(self, cls: type[T], made: T) -> None:
+        """Let *made* be this kernel's instance of *cls*. Raises ValueError: it has one."""
+        if cls in self._subs:
+            raise ValueError(f"this kernel has its {cls.__name__}")
+        self._subs[cls] = made
+
     def up(self) -> None:
         """
         Bring the devices up (initcalls, in order).
