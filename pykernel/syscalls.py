@@ -19,6 +19,7 @@ from pykernel.calls.entry import At, NameArg, PathArg, PathFile, do_open, do_pol
 from pykernel.calls.limits import Limits, do_prlimit
 from pykernel.calls.memory import Memory
 from pykernel.calls.names import Names
+from pykernel.cpu import Cpus
 from pykernel.errors import err
 from pykernel.fs import namei
 from pykernel.fs.anon import SocketEnd
@@ -144,6 +145,7 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
         """C: ``int execve(...)`` as the kernel sees it: a new address space, close-on-exec."""
         old, self.task.mm = self.task.mm, Mm(_memory(self.kernel))
         self.task.comm = comm or self.task.comm
+        self.kernel.sub(Cpus).flush_thread(self.task)
         _mmput(old)
         self.fds.exec()
 
@@ -155,6 +157,7 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
     @syscall
     def _exit(self, code: int) -> None:
         self.exited = index(code)
+        self.kernel.sub(Cpus).flush_thread(self.task)
         _mmput(self.task.mm)
         self.fds.exit()
         self.kernel.sub(Pids).remove(self)

@@ -131,7 +131,12 @@ class Mm:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """``struct task_struct``: one thread of a client, or a kernel thread."""
+    """
+    ``struct task_struct``: one thread of a client, or a kernel thread.
+
+    Attributes:
+        pasid_activated: IA32_PASID was loaded for it; from then on a #GP of ENQCMD is its own fault.
+    """
 
     kernel: Kernel
     pid: int
@@ -141,6 +146,9 @@ class Task:
     tgid: int = 0
     files: Any = None
     rlimits: dict[int, tuple[int, int]] = field(default_factory=dict)  # what is not as Linux begins
+    cpu: int = -1  # its processor; below 0: none yet
+    fpu: Any = None  # its XSAVE area; none: every component is in its initial state
+    pasid_activated: bool = False
 
     def __post_init__(self) -> None:
         self.tgid = self.tgid or self.pid

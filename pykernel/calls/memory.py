@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
-from errno import (
-    EFAULT,
-    EINVAL,
-    EPERM,
-)
+from collections.abc import Callable
+from errno import EINVAL, EPERM
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_WRITE
+from operator import index
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pykernel.calls.entry import Caller, syscall
 from pykernel.calls.limits import can_do_mlock, check_locked
+from pykernel.cpu import Cpus, insn
 from pykernel.errors import err
-from pykernel.mm.vma import MAP_LOCKED, VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma, page_align
+from pykernel.mm.vma import MAP_LOCKED, VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, Vma, page_align
+
+if TYPE_CHECKING:
+    from pykernel.cpu import Cpu
 
 __all__ = ["Memory"]
+
+R = TypeVar("R")
 
 
 class Memory(Caller):
@@ -97,27 +102,40 @@ class Memory(Caller):
         """Instructions that write *data*. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
         self.mem.write(addr, data)
 
-    @syscall
-    def movdir64b(self, addr: int, data: bytes) -> None:
-        """The instruction: 64 bytes to *addr*, at once. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
-        if len(data) != 64 or addr % 64:
-            raise err(EINVAL, "64 bytes, to an address that is a multiple of 64 (#GP)")
-        self.mem.write(addr, data)
+    def _execute(self, step: Callable[[Cpu, Any, insn.Source], R], data: bytes, src: int | None) -> R:
+        """One instruction with a source of 64 bytes: *data*, or what is at *src*. Raises Fault."""
+        if src is None and len(data) != insn.SIZE:
+            raise err(EINVAL, f"the source has {insn.SIZE} bytes")
+        mem, source = self.mem, bytes(data) if src is None else index(src)
+        return self.kernel.sub(Cpus).execute(self.task, lambda cpu: step(cpu, mem, source))
 
     @syscall
-    def enqcmd(self, addr: int, data: bytes) -> bool:
+    def movdir64b(self, addr: int, data: bytes = b"", *, src: int | None = None) -> None:
+        """
+        The instruction: 64 bytes to *addr* at once, *data* or what is at *src*.
+
+        Raises:
+            Fault: EFAULT, where a program would get SIGSEGV, SIGBUS or SIGILL; EINVAL, *addr* is no multiple of 64.
+        """
+        self._execute(lambda cpu, mem, source: cpu.movdir64b(mem, addr, source), data, src)
+
+    @syscall
+    def enqcmd(self, addr: int, data: bytes = b"", *, src: int | None = None) -> bool:
         """
         The instruction: a 64-byte command with this process's PASID; True means retry (ZF).
 
         Raises:
-            EFAULT: not a mapped portal, or no PASID is bound (#GP in Linux).
+            Fault: EFAULT, where a program would get a signal: SIGSEGV without a mapping, without a PASID, with any of
+                the source's bits 31:0 set; SIGILL without ENQCMD. EINVAL, *addr* is no multiple of 64.
         """
-        if len(data) != 64 or addr % 64:
-            raise err(EINVAL, "64 bytes, to an address that is a multiple of 64 (#GP)")
-        vma = self.mem.vmas.find(addr)
-        submit = getattr(vma.io, "enqcmd", None) if vma is not None and vma.vm_flags & VM_WRITE else None
-        pasid = self.kernel.mm_pasid(self.task.mm)
-        if submit is None or vma is None or not pasid:
-            raise err(EFAULT, "no portal there, or no PASID for this address space")
-        head = int.from_bytes(data[:4], "little") & ~0x800FFFFF | pasid
-        return not submit(vma.offset(addr), head.to_bytes(4, "little") + data[4:])
+        return self._execute(lambda cpu, mem, source: cpu.enqcmd(mem, addr, source), data, src).zf
+
+    @syscall
+    def enqcmds(self, addr: int, data: bytes = b"", *, src: int | None = None) -> bool:
+        """The instruction, which is the kernel's. Raises Fault: EFAULT, SIGSEGV, always."""
+        return self._execute(lambda cpu, mem, source: cpu.enqcmds(mem, addr, source, cpl=3), data, src).zf
+
+    @syscall
+    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+        """The instruction: EAX, EBX, ECX, EDX."""
+        return self.kernel.sub(Cpus).execute(self.task, lambda cpu: cpu.cpuid(leaf, subleaf))
