@@ -54,6 +54,7 @@ DRIVERS = {
     "mdev": "pykernel.mdev.core:MdevModule",
     "vfio_mdev": "pykernel.drivers.vfio_mdev:VfioMdevModule",
     "mtty": "pykernel.drivers.mtty:MttyModule",
+    "vdsa": "pykernel.drivers.vdsa:VdsaModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
 }
 
@@ -101,11 +102,16 @@ class IommuSpec:
 
 @dataclass(frozen=True)
 class Cpu:
-    """The processors: how many, and which features."""
+    """
+    The processors: how many, and which features.
+
+    With *vmx* the machine can run virtual machines: its RAM is a file of memory then, which children of fork() share.
+    """
 
     count: int = 2
     movdir64b: bool = True
     enqcmd: bool = True
+    vmx: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ def parse(text: str, file: str = "<machine>") -> Machine:
     pci = _pci(where, data.get("pci", []))
     return Machine(
         name=data.get("name", name),
-        cpu=Cpu(**_only(where, "cpu", 0, data.get("cpu", {}), {"count": int, "movdir64b": bool, "enqcmd": bool})),
+        cpu=Cpu(**_only(where, "cpu", 0, data.get("cpu", {}), _CPU)),
         iommu=_iommu(where, data.get("iommu", {})),
         pci=pci,
         modules=_modules(where, data.get("modules", {})),
@@ -232,6 +238,7 @@ def parse(text: str, file: str = "<machine>") -> Machine:
     )
 
 
+_CPU: dict[str, type] = {"count": int, "movdir64b": bool, "enqcmd": bool, "vmx": bool}
 _IOMMU: dict[str, type] = {
     "enabled": bool,
     "sva": bool,

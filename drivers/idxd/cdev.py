@@ -328,6 +328,25 @@ class CdevFile(File):
             self.ctx.finish()
 
 
+def add_cdev(wq: IdxdWq) -> None:
+    """C: ``int idxd_wq_add_cdev(struct idxd_wq *wq)``. Raises ENOSPC, ENOMEM."""
+    try:
+        cdev = IdxdCdev(wq, wq.idxd.module.ictx[wq.idxd.data.type])
+        wq.idxd_cdev = cdev
+        cdev_device_add(cdev, lambda inode, flags: cdev_open(wq, inode, flags), wq.idxd.module)
+    except OSError:
+        wq.idxd_cdev = None
+        raise
+
+
+def remove_cdev(wq: IdxdWq) -> None:
+    """Open files stay open. C: ``void idxd_wq_del_cdev(struct idxd_wq *wq)``."""
+    cdev, wq.idxd_cdev = wq.idxd_cdev, None
+    if cdev is not None:
+        cdev_device_del(cdev)
+        cdev.context.minor_ida.free(cdev.minor)
+
+
 class UserDriver(Driver):
     """``idxd_user_drv``: takes any work queue and makes it a user's."""
 
@@ -357,20 +376,16 @@ class UserDriver(Driver):
         wq.wq_type = WqType.USER
         try:
             drv_enable_wq(wq)
-            self._add_cdev(wq)
+            self._add(wq)
         except OSError:
             wq.wq_type = WqType.NONE
             raise
         idxd.cmd_status = 0
 
-    def _add_cdev(self, wq: IdxdWq) -> None:
-        # drivers/dma/idxd/cdev.c:idxd_wq_add_cdev()
+    def _add(self, wq: IdxdWq) -> None:
         try:
-            cdev = IdxdCdev(wq, wq.idxd.module.ictx[wq.idxd.data.type])
-            wq.idxd_cdev = cdev
-            cdev_device_add(cdev, lambda inode, flags: cdev_open(wq, inode, flags), wq.idxd.module)
+            add_cdev(wq)
         except OSError:
-            wq.idxd_cdev = None
             drv_disable_wq(wq)
             wq.idxd.cmd_status = IDXD_SCMD_CDEV_ERR
             raise
@@ -378,9 +393,6 @@ class UserDriver(Driver):
     def remove(self, wq: IdxdWq) -> None:
         """Open files stay open, without a queue behind them. C: ``void idxd_user_drv_remove(struct idxd_dev *)``."""
         with wq.wq_lock:
-            cdev, wq.idxd_cdev = wq.idxd_cdev, None
-            if cdev is not None:
-                cdev_device_del(cdev)
-                cdev.context.minor_ida.free(cdev.minor)
+            remove_cdev(wq)
             drv_disable_wq(wq)
             wq.wq_type = WqType.NONE

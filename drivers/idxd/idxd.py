@@ -76,6 +76,7 @@ class WqState(IntEnum):
 
     DISABLED = 0
     ENABLED = 1
+    LOCKED = 2  # a mediated device has it; its guest says when it is on
 
 
 class WqType(IntEnum):
@@ -84,6 +85,7 @@ class WqType(IntEnum):
     NONE = 0
     KERNEL = 1
     USER = 2
+    MDEV = 3  # with the module vdsa
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class IdxdWq(IdxdDev):
         """C: ``bool wq_pasid_enabled(struct idxd_wq *wq)``."""
         if self.wq_type == WqType.KERNEL:
             return self.idxd.pasid_on
-        return self.wq_type == WqType.USER and self.idxd.user_pasid_on
+        return self.wq_type in (WqType.USER, WqType.MDEV) and self.idxd.user_pasid_on
 
     def shared_supported(self) -> bool:
         """C: ``bool wq_shared_supported(struct idxd_wq *wq)``."""

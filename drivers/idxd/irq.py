@@ -79,7 +79,7 @@ def _software_error(idxd: IdxdDevice) -> None:
         first = SwErr0(idxd.sw_err[0])
         wqs = [idxd.wqs[first.wq_idx]] if first.valid and first.wq_idx_valid else idxd.wqs
         for wq in wqs:
-            if wq.wq_type == WqType.USER:
+            if wq.wq_type in (WqType.USER, WqType.MDEV):
                 wq.err_queue.wake_up()
     limited = idxd.kernel.profile.idxd_swerr_ratelimited
     for i, q in enumerate(idxd.sw_err):

@@ -68,6 +68,8 @@ IDXD_INTC_HALT_STATE = 0x10
 IDXD_INTC_EVL = 0x20
 IDXD_INTC_INT_HANDLE_REVOKED = 0x80000000
 
+MSIX_PERM_PASID_EN = 0x8
+
 CMD_INT_HANDLE_IMS = 0x10000
 IDXD_CMDSTS_ACTIVE = 0x80000000
 IDXD_CMDSTS_ERR_MASK = 0xFF
@@ -139,6 +141,7 @@ class GenCap(Reg):
     evl_support = bits(14, 13)
     max_xfer_shift = bits(20, 16)
     max_batch_shift = bits(24, 21)
+    max_ims_mult = bits(30, 25)
     config_en = bit(31)
 
 

@@ -33,8 +33,8 @@ from pykernel.lib.bitmap import bitmap_parse
 from pykernel.lib.kstrtox import kstrtobool, kstrtou64, kstrtouint
 from pykernel.lib.string import strim, sysfs_streq
 
-TYPE_NAMES = {WqType.NONE: "none", WqType.KERNEL: "kernel", WqType.USER: "user"}
-STATE_NAMES = {WqState.DISABLED: "disabled", WqState.ENABLED: "enabled"}
+TYPE_NAMES = {WqType.NONE: "none", WqType.KERNEL: "kernel", WqType.USER: "user", WqType.MDEV: "mdev"}
+STATE_NAMES = {WqState.DISABLED: "disabled", WqState.ENABLED: "enabled", WqState.LOCKED: "locked"}
 U64 = (1 << 64) - 1
 
 
@@ -103,7 +103,7 @@ class WqConfDev(IdxdWq):
         return f"{self.client_count}\n"
 
     def state_show(self) -> str:
-        """disabled or enabled."""
+        """disabled or enabled; locked while a mediated device has a dedicated queue."""
         return f"{STATE_NAMES.get(self.state, 'unknown')}\n"
 
     def group_id_show(self) -> str:
@@ -205,15 +205,15 @@ class WqConfDev(IdxdWq):
         self.threshold = val
 
     def type_show(self) -> str:
-        """none, kernel or user."""
+        """none, kernel or user; mdev."""
         return f"{TYPE_NAMES[self.wq_type]}\n"
 
     def type_store(self, buf: str) -> None:
-        """A change of type clears the name. Raises EPERM, EINVAL."""
+        """A change of type clears the name; "mdev" is one while its driver is there. Raises EPERM, EINVAL."""
         # drivers/dma/idxd/sysfs.c:wq_type_store()
         self._check_wq_disabled()
         wanted = [wq_type for wq_type, text in TYPE_NAMES.items() if sysfs_streq(buf, text)]
-        if not wanted:
+        if not wanted or (wanted[0] == WqType.MDEV and "mdev" not in self.idxd.module.bus.drivers):
             raise err(EINVAL, f"no type {buf!r}")
         if wanted[0] != self.wq_type:
             self.wq_name = ""

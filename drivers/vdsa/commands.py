@@ -1,0 +1,240 @@
+"""The CMD register of a virtual DSA: what each command checks, and what of it reaches the host's queue."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from pykernel.drivers.idxd.registers import IDXD_INTC_CMD, IDXD_INTC_ERR, Cmd, DeviceState
+from pykernel.drivers.vdsa.regs import DISABLED, ENABLED, VECTORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykernel.drivers.vdsa.device import VdsaDevice
+
+__all__ = ["Status", "VdsaCommands"]
+
+IMS_TABLE = 1 << 16
+CMD_REG_ERROR = 0x51  # uncertain: the series names DSA_ERR_CMD_REG, no public source its number
+
+
+class Status(IntEnum):
+    """CMDSTS bits 0-7."""
+
+    SUCCESS = 0x00
+    INVALID_CMD = 0x01
+    INVALID_WQ_IDX = 0x02
+    DEV_NOT_DISABLED = 0x10
+    BUS_MASTER_DISABLED = 0x12
+    PASID_INVALID = 0x13
+    DEV_NOT_ENABLED = 0x20
+    WQ_NOT_DISABLED = 0x21
+    WQ_MODE = 0x24
+    WQ_PASID_EN = 0x26
+    WQ_PRIV = 0x2A
+    DISABLE_NOT_ENABLED = 0x31
+    WQS_NOT_ENABLED = 0x32
+    INT_INDEX = 0x41
+    NO_HANDLE = 0x42
+
+
+class VdsaCommands:
+    """The command interface of one device."""
+
+    def __init__(self, device: VdsaDevice) -> None:
+        self.device = device
+        self._table: dict[int, Callable[[int], int]] = {
+            Cmd.ENABLE_DEVICE: self._enable_device,
+            Cmd.DISABLE_DEVICE: self._disable_device,
+            Cmd.DRAIN_ALL: self._drain_all,
+            Cmd.ABORT_ALL: self._abort_all,
+            Cmd.RESET_DEVICE: self._reset_device,
+            Cmd.ENABLE_WQ: self._enable_wq,
+            Cmd.DISABLE_WQ: self._disable_wq,
+            Cmd.DRAIN_WQ: self._drain_wq,
+            Cmd.ABORT_WQ: self._abort_wq,
+            Cmd.RESET_WQ: self._reset_wq,
+            Cmd.DRAIN_PASID: self._drain_pasid,
+            Cmd.ABORT_PASID: self._abort_pasid,
+            Cmd.REQUEST_INT_HANDLE: self._request_handle,
+            Cmd.RELEASE_INT_HANDLE: self._release_handle,
+        }
+        self._result = 0
+
+    def run(self, number: int, operand: int, *, int_req: bool) -> None:
+        """Do it, show its status, interrupt. While one is active another one is a software error."""
+        device, regs = self.device, self.device.regs
+        if regs.cmdsts.active:
+            regs.software_error(CMD_REG_ERROR)
+            if regs.genctrl.softerr_int_en:
+                device.interrupt(IDXD_INTC_ERR)
+            return
+        regs.cmdsts.bits, self._result = 0, 0
+        regs.cmdsts.active = 1
+        handler = self._table.get(number)
+        status = Status.INVALID_CMD if handler is None else handler(operand)
+        regs.complete(status, self._result)
+        kernel = device.kernel
+        if kernel.trace:
+            kernel.trace("vdsa_cmd", device=device.name, cmd=number, operand=operand, status=int(status))
+        if int_req:
+            device.interrupt(IDXD_INTC_CMD)
+
+    # ------------------------------------------------------------------ the device
+
+    def _enable_device(self, operand: int) -> int:
+        config, regs = self.device.config, self.device.regs
+        if regs.gensts.state != DeviceState.DISABLED:
+            return Status.DEV_NOT_DISABLED
+        if not config.bus_master:
+            return Status.BUS_MASTER_DISABLED
+        if (config.pasid and not config.ats) or config.pasid != config.pri:
+            return Status.PASID_INVALID
+        regs.gensts.state = DeviceState.ENABLED
+        return Status.SUCCESS
+
+    def _disable_device(self, operand: int) -> int:
+        if not self.device.regs.enabled:
+            return Status.DISABLE_NOT_ENABLED
+        self.quiesce()
+        self.device.regs.gensts.state = DeviceState.DISABLED
+        return Status.SUCCESS
+
+    def _drain_all(self, operand: int) -> int:
+        if not self.device.regs.enabled:
+            return Status.DISABLE_NOT_ENABLED
+        self._finish(abort=False)
+        return Status.SUCCESS
+
+    def _abort_all(self, operand: int) -> int:
+        if not self.device.regs.enabled:
+            return Status.DISABLE_NOT_ENABLED
+        self._finish(abort=True)
+        return Status.SUCCESS
+
+    def _reset_device(self, operand: int) -> int:
+        self.quiesce(abort=True)
+        self.device.reset_state()
+        return Status.SUCCESS
+
+    # ------------------------------------------------------------------ the queue
+
+    @property
+    def _wq_on(self) -> bool:
+        return bool(self.device.regs.wqcfg[0].status.state == ENABLED)
+
+    def _enable_wq(self, operand: int) -> int:
+        device, cfg = self.device, self.device.regs.wqcfg[0]
+        if operand:
+            return Status.INVALID_WQ_IDX
+        if not device.regs.enabled:
+            return Status.DEV_NOT_ENABLED
+        if self._wq_on:
+            return Status.WQ_NOT_DISABLED
+        flags = cfg.flags
+        if flags.mode != int(device.wq.dedicated):
+            return Status.WQ_MODE
+        if flags.pasid_en and not device.config.pasid and device.wq.dedicated:
+            return Status.WQ_PASID_EN
+        if device.wq.shared and not flags.pasid_en:
+            return Status.WQ_PASID_EN
+        if flags.priv and flags.pasid_en and not device.config.pasid_priv:
+            return Status.WQ_PRIV
+        status = device.pasids.enable() if device.wq.dedicated else Status.SUCCESS
+        if status == Status.SUCCESS:
+            cfg.status.state = ENABLED
+        return status
+
+    def _check_wq(self, operand: int) -> int:
+        if operand != 1:
+            return Status.INVALID_WQ_IDX
+        return Status.SUCCESS if self._wq_on else Status.WQS_NOT_ENABLED
+
+    def _disable_wq(self, operand: int) -> int:
+        status = self._check_wq(operand)
+        if status == Status.SUCCESS:
+            self.quiesce()
+        return status
+
+    def _drain_wq(self, operand: int) -> int:
+        status = self._check_wq(operand)
+        if status == Status.SUCCESS:
+            self._finish(abort=False)
+        return status
+
+    def _abort_wq(self, operand: int) -> int:
+        status = self._check_wq(operand)
+        if status == Status.SUCCESS:
+            self._finish(abort=True)
+        return status
+
+    def _reset_wq(self, operand: int) -> int:
+        status = self._check_wq(operand)
+        if status == Status.SUCCESS:
+            self.quiesce(abort=True)
+            self.device.regs.wqcfg[0].flags.bits = self.device.initial_flags
+        return status
+
+    def _finish(self, *, abort: bool) -> None:
+        """What the guest submitted ends, or is forgotten: of a shared queue that is its PASIDs'."""
+        device = self.device
+        if device.wq.dedicated:
+            (device.host.abort if abort else device.host.drain)()
+            return
+        for pasid in device.pasids.host_pasids():
+            (device.host.abort_pasid if abort else device.host.drain_pasid)(pasid)
+
+    def quiesce(self, *, abort: bool = False) -> None:
+        """The queue goes off, with nothing left in it."""
+        if not self._wq_on:
+            return
+        self._finish(abort=abort)
+        self.device.pasids.disable()
+        self.device.regs.wqcfg[0].status.state = DISABLED
+
+    # ------------------------------------------------------------------ PASIDs
+
+    def _drain_pasid(self, operand: int) -> int:
+        return self._pasid_command(operand, abort=False)
+
+    def _abort_pasid(self, operand: int) -> int:
+        return self._pasid_command(operand, abort=True)
+
+    def _pasid_command(self, operand: int, *, abort: bool) -> int:
+        """Of one of the guest's PASIDs; another one has nothing here to wait for."""
+        device = self.device
+        if not device.regs.enabled:
+            return Status.DISABLE_NOT_ENABLED
+        pasid = device.pasids.host_pasid(operand)
+        if pasid is not None:
+            (device.host.abort_pasid if abort else device.host.drain_pasid)(pasid)
+        return Status.SUCCESS
+
+    # ------------------------------------------------------------------ interrupt handles
+
+    def _request_handle(self, operand: int) -> int:
+        """Vector 0 is nobody's handle; of vector 1 it is the index in the host's IMS."""
+        if operand & IMS_TABLE:
+            return Status.NO_HANDLE
+        if not 0 < operand < VECTORS:
+            return Status.INT_INDEX
+        self.program_ims()
+        self._result = self.device.ims.index
+        return Status.SUCCESS
+
+    def _release_handle(self, operand: int) -> int:
+        return Status.SUCCESS if operand == self.device.ims.index else Status.INT_INDEX
+
+    def program_ims(self) -> None:
+        """The host's entry follows MSIX_PERM of vector 1: the guest's PASID there is the host's here."""
+        device = self.device
+        perm = device.regs.perm[1].perm
+        if not perm.pasid_en:
+            device.ims.set_pasid(device.pasids.default)
+            return
+        pasid = device.pasids.host_pasid(perm.pasid)
+        if pasid is None:
+            device.ims.mask()
+        else:
+            device.ims.set_pasid(pasid)

@@ -1,0 +1,84 @@
+"""BAR 2 of a virtual DSA: the host's portal pages in its user's address space, and writes that come the slow way."""
+
+from __future__ import annotations
+
+from errno import EAGAIN, EINVAL
+from typing import TYPE_CHECKING
+
+from pykernel.drivers.idxd.idxd import DESC_SIZE
+from pykernel.drivers.vdsa.host import PORTAL_PAGES
+from pykernel.errors import err
+from pykernel.fs.vfs import PAGE_SIZE
+from pykernel.mm.vma import VM_DONTCOPY, VM_SHARED, Vma
+from pykernel.pci.iomem import MappedIo
+from pykernel.uapi.linux.vfio import (
+    VFIO_PCI_BAR2_REGION_INDEX,
+    vfio_region_info_cap_sparse_mmap,
+    vfio_region_sparse_mmap_area,
+)
+
+if TYPE_CHECKING:
+    from pykernel.drivers.vdsa.device import VdsaDevice
+
+__all__ = ["Portal"]
+
+PGOFF_SHIFT = 40 - 12
+PRIV = 1 << 31
+
+
+class Portal:
+    """The four pages of one device."""
+
+    def __init__(self, device: VdsaDevice) -> None:
+        self.device = device
+        self._parts: dict[int, bytearray] = {}
+
+    @staticmethod
+    def areas() -> bytes:
+        """VFIO_REGION_INFO_CAP_SPARSE_MMAP without its header: each page by itself."""
+        areas = [vfio_region_sparse_mmap_area(offset=n * PAGE_SIZE, size=PAGE_SIZE) for n in range(PORTAL_PAGES)]
+        head = vfio_region_info_cap_sparse_mmap(nr_areas=PORTAL_PAGES)
+        return bytes(head)[8:16] + b"".join(bytes(area) for area in areas)
+
+    def mmap(self, vma: Vma) -> None:
+        """C: ``int idxd_vdcm_mmap(...)``. Raises EINVAL: another region, more than a page, or not MAP_SHARED."""
+        index, page = divmod(vma.vm_pgoff, 1 << PGOFF_SHIFT)
+        if not vma.vm_flags & VM_SHARED:
+            raise err(EINVAL, "MAP_SHARED only")
+        if index != VFIO_PCI_BAR2_REGION_INDEX or page >= PORTAL_PAGES:
+            raise err(EINVAL, "only the portals can be mapped")
+        if vma.vm_end - vma.vm_start > PAGE_SIZE:
+            raise err(EINVAL, "a page at a time")
+        vma.vm_flags |= VM_DONTCOPY
+        vma.vm_private_data = self.device
+        vma.io = MappedIo(self.device.host.portal(page), vma.vm_pgoff * PAGE_SIZE)
+
+    def write(self, off: int, data: bytes) -> None:
+        """
+        The slow way: what is written in pieces is submitted when its 64 bytes are whole.
+
+        Raises:
+            EAGAIN: the shared queue is full. EINVAL: its PASID is none of the guest's.
+        """
+        at = off & -DESC_SIZE
+        part = self._parts.setdefault(at, bytearray())
+        if len(part) != off - at:
+            part.clear()
+            if off != at:
+                return
+        part += data
+        if len(part) == DESC_SIZE:
+            del self._parts[at]
+            self._submit(off // PAGE_SIZE, at % PAGE_SIZE, bytes(part))
+
+    def _submit(self, page: int, off: int, raw: bytes) -> None:
+        portal = self.device.host.portal(page)
+        if self.device.wq.dedicated:
+            portal.movdir64b(off, raw)
+            return
+        first = int.from_bytes(raw[:4], "little")
+        pasid = self.device.pasids.host_pasid(first & 0xFFFFF)
+        if pasid is None or first & ~PRIV & ~0xFFFFF:
+            raise err(EINVAL, f"PASID {first & 0xFFFFF} is none of the guest's")
+        if not portal.enqcmds(off, pasid.to_bytes(4, "little") + raw[4:]):
+            raise err(EAGAIN, "the shared queue is full")
