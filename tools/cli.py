@@ -9,13 +9,13 @@ Whatever goes wrong on the user's side is one sentence on stderr and an exit sta
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from pykernel import __version__
 from pykernel.tools import stdio
+from pykernel.tools.lazy import LazyGroup
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -34,7 +34,7 @@ Examples:
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run a program, unmodified, against the emulated machine."),
     "shell": ("shell", "Run your shell against the emulated machine."),
-    "demo": ("demo", "A first tour: configure a work queue, copy memory with it."),
+    "demo": ("demo", "A first tour: configure a work queue, copy memory with it; and more to watch."),
     "tree": ("tree", "Draw the accelerators with their groups, queues and engines."),
     "dmesg": ("dmesg", "Boot a machine and print what its kernel said."),
     "trace": ("trace", "Print a recorded trace, or that of a boot."),
@@ -48,27 +48,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used; help needs no import."""
+class Commands(LazyGroup):
+    """The commands."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now; None when there is no such command."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"pykernel.tools.{COMMANDS[cmd_name][0]}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Names and lines from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+    rows = COMMANDS
 
 
-@click.group(cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pykernel")
 def cli() -> None:
     """A Linux kernel for devices you do not have: emulated /sys, /dev and ioctls for driver developers."""

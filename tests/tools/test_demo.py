@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pykernel.profile import PROFILES
-from pykernel.tools.demo import PYTEST, TEXT
+from pykernel.tools.demo.tour import PYTEST, TEXT
 
 
 @pytest.mark.parametrize("profile", PROFILES)

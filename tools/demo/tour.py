@@ -1,4 +1,4 @@
-"""``pykernel demo``: a first tour. Configure a queue as an administrator does, then copy memory with it as a client."""
+"""``pykernel demo``: the first tour. Configure a queue as an administrator, then copy memory with it as a client."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import click
 
 from pykernel.tools.options import Fail
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.syscalls import Process
 
-__all__ = ["PYTEST", "Demo", "command"]
+__all__ = ["PYTEST", "TEXT", "Demo", "tour"]
 
 WQ, NODE = "wq0.0", "/dev/dsa/wq0.0"
 TEXT = b"copied by a device that is not there"
@@ -150,9 +148,7 @@ class Demo:
         proc.exit()
 
 
-@click.command()
-@click.option("-p", "--profile", default="linux-6.1", metavar="NAME", show_default=True, help="Which kernel.")
-def command(profile: str) -> None:
+def tour(profile: str) -> None:
     """Configure a work queue, copy memory with it, and show how to test that."""
     from rich.console import Console
 
