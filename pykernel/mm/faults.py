@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.errors import Oops, err
+from pykernel.mm.pgd import PageTables
 from pykernel.mm.phys import PAGE_SIZE, ZERO_PA, PhysMem, Run, merged
 from pykernel.mm.uaccess import UserMemory, access_ok
 from pykernel.mm.vma import VM_READ, VM_SHARED, VM_WRITE, Page, Vma, VmaList
@@ -39,12 +40,14 @@ class PageTable(UserMemory):
     Attributes:
         vmas: the areas.
         faults: how many page faults were handled.
+        exited: the last user is gone.
     """
 
     def __init__(self, phys: PhysMem) -> None:
         self.phys = phys
         self.vmas = VmaList()
         self.faults = 0
+        self.exited = False
         self._ptes: dict[int, int] = {}  # page number -> entry
         self._notifiers: list[Callable[[int, int], None]] = []
 
@@ -67,6 +70,21 @@ class PageTable(UserMemory):
             notify(start, end)
 
     # ---- the table
+
+    def pgd(self) -> int:
+        """As :meth:`UserMemory.pgd`: made at first use, kept in step from then on."""
+        ptes = self._ptes
+        if not isinstance(ptes, PageTables):
+            ptes = self._ptes = PageTables(self.phys, self.vmas, ptes)
+        return ptes.pa
+
+    def mmdrop(self) -> int:
+        """As :meth:`UserMemory.mmdrop`; the last takes the page tables of an exited one along."""
+        held, ptes = super().mmdrop(), self._ptes
+        if isinstance(ptes, PageTables) and self.exited and not held:
+            ptes.destroy()
+            self._ptes = {}
+        return held
 
     def translate(self, addr: int, *, write: bool = False) -> int | None:
         """The physical address of *addr* if a page walk of hardware finds it, and no fault: what an IOMMU sees."""
@@ -124,11 +142,19 @@ class PageTable(UserMemory):
         if n:
             self.phys.free_pages(at, n)
 
-    def _enter(self, vpn: int, runs: Iterable[Run], flags: int) -> None:
+    def _enter(self, vpn: int, runs: list[Run], flags: int) -> None:
         """Fresh frames for the pages from *vpn* on."""
-        for pa, n in runs:
+        for nth, (pa, n) in enumerate(runs):
             first = pa | flags
-            self._ptes.update(zip(range(vpn, vpn + n), range(first, first + (n << _SHIFT), PAGE_SIZE), strict=True))
+            try:
+                self._ptes.update(zip(range(vpn, vpn + n), range(first, first + (n << _SHIFT), PAGE_SIZE), strict=True))
+            except OSError:  # no frame for a page table
+                for at in range(vpn, vpn + n):
+                    if at not in self._ptes:
+                        self.phys.free_pages(pa + (at - vpn << _SHIFT))
+                for run in runs[nth + 1 :]:
+                    self.phys.free_pages(*run)
+                raise
             vpn += n
 
     def _run(self, vpn: int, pte: int, end: int) -> int:
@@ -197,7 +223,12 @@ class PageTable(UserMemory):
                 raise Oops("a page of another machine's memory")
             self.phys.get_pages(page.pa)
             pte = page.pa if vma.vm_flags & VM_SHARED else page.pa | COW
-        self._ptes[vpn] = pte
+        try:
+            self._ptes[vpn] = pte
+        except OSError:  # no frame for a page table
+            if pte & FRAME != ZERO_PA:
+                self.phys.free_pages(pte & FRAME)
+            raise
         return pte
 
     def _copied(self, pa: int) -> int:

@@ -18,10 +18,12 @@ from collections.abc import Iterable
 from errno import ENOMEM
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from weakref import WeakValueDictionary, finalize
 
 from pykernel.errors import Oops, err
 from pykernel.log import WARNING
 from pykernel.mm.frames import FreeRanges
+from pykernel.mm.memfd import MAP_NORESERVE, MemFd
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.mm.foreign import Foreign
     from pykernel.mm.pins import Pins
+    from pykernel.mm.uaccess import UserMemory
 
 __all__ = [
     "FOREIGN",
@@ -53,7 +56,6 @@ ZERO_PA: Final = 0x1000
 FOREIGN: Final = 1 << 46
 DEFAULT_SIZE: Final = 4 << 30
 SMALLEST: Final = 16 << 20
-MAP_NORESERVE: Final = 0x4000
 GIVE_BACK: Final = 16  # so many frames in a row are worth a system call that empties them
 _ZEROS: Final = bytes(PAGE_SIZE)
 
@@ -103,12 +105,16 @@ class PhysMem:
         size: bytes of RAM.
         refs: references by frame number.
         used: how many frames are somebody's.
+        fd: the file behind RAM, which a virtual machine's memory maps parts of; -1: there is none.
+        dirty: numbers of frames that were mapped and written, and mapped no more there. C: ``PG_dirty``.
+        foreign_pgd: physical address -> the real process's memory that the frame stands for.
     """
 
     def __init__(self, kernel: Kernel | None = None, size: int = 0) -> None:
         self.kernel = kernel
         machine = getattr(kernel, "machine", None)
         self.size = size or (machine.memory if machine is not None else DEFAULT_SIZE)
+        self._file = MemFd() if machine is not None and machine.cpu.vmx else None
         self.arena = self._reserve()
         end = len(self.arena)
         self.ram = memoryview(self.arena)
@@ -123,14 +129,23 @@ class PhysMem:
         self._singles: list[int] = []  # free frames with somebody's bytes in them
         self._dead: deque[tuple[int, int]] = deque()  # (pa, n) of what Python threw away
         self.used = 0
+        self.dirty: set[int] = set()
+        self.foreign_pgd: WeakValueDictionary[int, UserMemory] = WeakValueDictionary()
+
+    @property
+    def fd(self) -> int:
+        """The memfd, -1 on a machine without virtual machines."""
+        return -1 if self._file is None else self._file.fd
 
     def _reserve(self) -> mmap.mmap:
         """The mapping of the host; a smaller one if it refuses."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         wanted = self.size
         while True:
+            end = self.size if self.size <= LOW_RAM else self.size + HOLE_END - LOW_RAM
             try:
-                return mmap.mmap(-1, self.size if self.size <= LOW_RAM else self.size + HOLE_END - LOW_RAM, flags)
+                if self._file is not None:
+                    return self._file.mapped(end)
+                return mmap.mmap(-1, end, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
             except OSError as e:
                 if self.size // 2 < SMALLEST:
                     e.add_note(f"the host has no address space for {wanted >> 20} MiB of RAM of the machine")
@@ -249,6 +264,13 @@ class PhysMem:
 
         return Foreign()
 
+    def foreign_token(self, mem: UserMemory) -> int:
+        """A frame that stands for the page tables of *mem*, as long as that is there. Raises ENOMEM."""
+        pa = self.alloc_page()
+        self.foreign_pgd[pa] = mem
+        finalize(mem, self.free_later, pa).atexit = False
+        return pa
+
     @property
     def pinned(self) -> int:
         """How many pins are held."""
@@ -317,6 +339,8 @@ class PhysMem:
 
     def _freed(self, pfn: int, n: int) -> None:
         self.used -= n
+        if self.dirty:
+            self.dirty.difference_update(range(pfn, pfn + n))
         if n < GIVE_BACK:
             self._singles.extend(range(pfn + n - 1, pfn - 1, -1))
         else:
@@ -324,7 +348,8 @@ class PhysMem:
 
     def _empty(self, pfn: int, n: int) -> None:
         """Frames that the host may forget: they are zeros then."""
-        self.arena.madvise(mmap.MADV_DONTNEED, pfn << 12, n << 12)
+        # a file's pages stay when a mapping forgets them
+        self.arena.madvise(mmap.MADV_DONTNEED if self._file is None else mmap.MADV_REMOVE, pfn << 12, n << 12)
         self._free.give(pfn, n)
 
     def _gather(self) -> None:

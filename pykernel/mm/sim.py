@@ -322,4 +322,7 @@ class SimMemory(PageTable):
 
     def exit(self) -> None:
         """Unmap everything. C: ``void exit_mmap(struct mm_struct *)``."""
+        self.release()
         self.munmap(0, TASK_SIZE_MAX)
+        self.exited = True
+        self.mmdrop()

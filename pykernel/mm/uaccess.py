@@ -21,11 +21,13 @@ The contract, the same for all:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from errno import EFAULT
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from pykernel.errors import err
+from pykernel.mm.notifier import MmuNotifiers
 from pykernel.mm.phys import PAGE_SIZE, PhysMem, Run
 
 if TYPE_CHECKING:
@@ -138,6 +140,50 @@ class UserMemory(ABC):
             OSError: EFAULT, no registers, or the protection forbids it.
         """
         raise err(EFAULT, f"no BAR is mapped at {addr:#x}")
+
+    # ---- sharing with hardware
+
+    @cached_property
+    def notifiers(self) -> MmuNotifiers:
+        """Who hears of changes; see mmu_notifier_register()."""
+        return MmuNotifiers(self.subscribe)
+
+    def subscribe(self, invalidate: Callable[[int, int], None]) -> Callable[[], None]:
+        """
+        Call *invalidate(start, end)* before pages of that range go, change or lose rights; returns how to end it.
+
+        Real memory changes behind our back: an access finds out.
+        """
+        return lambda: None
+
+    def pgd(self) -> int:
+        """
+        The physical address of the top page table, for hardware that shares the address space.
+
+        A simulated one has tables of x86-64 there. What stands for a real process's is a frame of zeros, and
+        ``phys.foreign_pgd[pa]`` is its memory: who walks asks that instead.
+
+        Raises:
+            OSError: ENOMEM.
+        """
+        return self._token
+
+    @cached_property
+    def _token(self) -> int:
+        return self.phys.foreign_token(self)
+
+    def exit(self) -> None:
+        """The last user is gone. C: ``void exit_mmap(struct mm_struct *)``."""
+        self.release()
+
+    def release(self) -> None:
+        """Tell the notifiers of the end. C: ``void mmu_notifier_release(struct mm_struct *)``."""
+        if "notifiers" in self.__dict__:
+            self.notifiers.release()
+
+    def mmdrop(self) -> int:
+        """Somebody holds the address space no more; how many still do. C: ``void mmdrop(struct mm_struct *)``."""
+        return self.notifiers.held
 
 
 def _current(kernel: Kernel, where: str) -> UserMemory:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pykernel.mm.phys import PhysMem, Run, merged
@@ -77,6 +78,10 @@ class HostMemory(UserMemory):
         """As :meth:`UserMemory.follow_pfnmap`."""
         return self.areas.follow_pfnmap(addr, write=write)
 
+    def subscribe(self, invalidate: Callable[[int, int], None]) -> Callable[[], None]:
+        """As :meth:`UserMemory.subscribe`: of the areas."""
+        return self.areas.subscribe(invalidate)
+
     def _at(self, addr: int) -> UserMemory:
         return self.areas if len(self.areas.vmas) and self.areas.vmas.find(addr) else self.real
 
@@ -115,5 +120,6 @@ class HostMemory(UserMemory):
 
     def exit(self) -> None:
         """Unmap every area."""
+        self.release()
         for vma in list(self.areas.vmas):
             self.munmap(vma.vm_start, vma.vm_end - vma.vm_start)
