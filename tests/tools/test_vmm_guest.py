@@ -96,7 +96,7 @@ def test_a_task_of_the_guest_runs_while_its_processor_does():
     )
 
 
-def boot_without_cards():
+def without_cards():
     from pykernel.machine import Machine
 
     return boot(Machine(name="empty")).process()
