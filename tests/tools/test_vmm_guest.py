@@ -91,9 +91,7 @@ def test_an_address_of_configuration_space_names_a_function():
 def test_a_task_of_the_guest_runs_while_its_processor_does():
     cpu, guest = start()
 
-    assert run(cpu, guest, lambda: guest.kernel.process().listdir("/sys/bus")) == boot_without_cards().listdir(
-        "/sys/bus"
-    )
+    assert run(cpu, guest, lambda: guest.kernel.process().listdir("/sys/bus")) == without_cards().listdir("/sys/bus")
 
 
 def without_cards():

@@ -1,5 +1,5 @@
 """
-What a virtual machine finds on its bus: a function of which every access is an access of the virtual processor.
+What a virtual machine finds on its bus: a function whose every access is an access of the virtual processor.
 
 Configuration space is reached through the memory-mapped window, BARs at the addresses that the kernel wrote into them.
 Who answers - the VMM after an exit, or the host's device through a mapped page - is not known here.
