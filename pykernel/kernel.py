@@ -195,7 +195,7 @@ class Kernel:
                 made = self._subs[cls] = cls(self)  # type: ignore[call-arg]
             return made
 
-    def provide(self, cls: type[T], made: T) -> None:
+    def put(self, cls: type[T], made: T) -> None:
         """Let *made* be this kernel's instance of *cls*. Raises ValueError: it has one."""
         if cls in self._subs:
             raise ValueError(f"this kernel has its {cls.__name__}")

@@ -20,7 +20,7 @@ BARS: Final = 6
 
 
 class GuestBus(Protocol):
-    """Loads, stores and submissions to guest-physical addresses, by the virtual processor that runs."""
+    """Loads and stores to guest-physical addresses, by the virtual processor that runs."""
 
     def mmio_read(self, gpa: int, size: int) -> int:
         """A load of 1, 2, 4 or 8 bytes."""
@@ -31,10 +31,6 @@ class GuestBus(Protocol):
 
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """MOVDIR64B."""
-
-    def enqcmds(self, gpa: int, data: bytes) -> bool:
-        """ENQCMDS; True when accepted."""
-        ...
 
 
 class TrappedConfig(ConfigSpace):
@@ -112,10 +108,6 @@ class VfioFunction(PciFunction):
     def posted_write(self, bar: int, off: int, data: bytes) -> None:
         """MOVDIR64B to *bar*."""
         self._bus.movdir64b(self._address(bar, off), data)
-
-    def dmwr(self, bar: int, off: int, data: bytes) -> bool:
-        """ENQCMDS to *bar*; True when accepted."""
-        return self._bus.enqcmds(self._address(bar, off), data)
 
 
 class Window:

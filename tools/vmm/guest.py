@@ -39,8 +39,8 @@ class VirtualCpu(Protocol):
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """MOVDIR64B."""
 
-    def enqcmd(self, gpa: int, data: bytes, *, supervisor: bool) -> bool:
-        """ENQCMD or ENQCMDS with the guest's PASID in *data*; True when accepted."""
+    def enqcmd(self, gpa: int, cmd: bytes, supervisor: bool) -> bool:
+        """ENQCMD or ENQCMDS with the guest's PASID; True when accepted."""
         ...
 
     def rdmsr(self, index: int) -> int:
@@ -49,6 +49,10 @@ class VirtualCpu(Protocol):
 
     def wrmsr(self, index: int, value: int) -> None:
         """WRMSR."""
+
+    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """CPUID."""
+        ...
 
     def hlt(self) -> None:
         """HLT: returns after an interrupt."""
@@ -67,7 +71,7 @@ class NoPower:
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """Nowhere."""
 
-    def enqcmd(self, gpa: int, data: bytes, *, supervisor: bool) -> bool:
+    def enqcmd(self, gpa: int, cmd: bytes, supervisor: bool) -> bool:
         """Retry."""
         return False
 
@@ -77,6 +81,10 @@ class NoPower:
 
     def wrmsr(self, index: int, value: int) -> None:
         """Nowhere."""
+
+    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """Nothing."""
+        return 0, 0, 0, 0
 
     def hlt(self) -> None:
         """At once."""
@@ -123,10 +131,8 @@ class Guest:
         self.error: BaseException | None = None
         self._off = False
         self._in_turn: dict[VirtualCpu, bool] = {}  # who is in the middle of a turn; whether that is a task's
-        self.kernel: Kernel = boot(machine, profile, seed=seed, clock=self)
+        self.kernel: Kernel = boot(machine, profile, seed=seed, clock=self, phys=memory)
         self.kernel.sched.on_stuck = self._stuck
-        self.kernel.provide(PhysMem, memory)
-        memory.kernel = self.kernel
         pci = self.kernel.sub(Pci)
         for address in functions:
             pci.plug(address, VfioFunction(self, address))
@@ -146,10 +152,6 @@ class Guest:
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """MOVDIR64B."""
         self.vcpu.movdir64b(gpa, data)
-
-    def enqcmds(self, gpa: int, data: bytes) -> bool:
-        """ENQCMDS."""
-        return self.vcpu.enqcmd(gpa, data, supervisor=True)
 
     # ---- its clock
 
