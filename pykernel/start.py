@@ -14,6 +14,7 @@ from pykernel.base.platform import base_init
 from pykernel.iommu.sva import Iommu
 from pykernel.kernel import Kernel
 from pykernel.log import ERR
+from pykernel.mm.phys import PhysMem
 from pykernel.pci.core import Pci
 from pykernel.pci.irq import Irqs
 from pykernel.pci.proc import ProcBusPci
@@ -31,6 +32,7 @@ def boot(
     seed: int = 0,
     clock: str | Clock = "virtual",
     config: str | Iterable[str] = (),
+    phys: PhysMem | None = None,
 ) -> Kernel:
     """
     Start a kernel.
@@ -41,6 +43,7 @@ def boot(
         seed: of everything random; the same seed gives the same trace.
         clock: "virtual" jumps over idle time, "monotonic" is the host's; or a ``Clock``.
         config: CONFIG_ names to set ("INTEL_IDXD_COMPAT") or, with a "-" before them, to unset.
+        phys: the memory, which a virtual machine's monitor has made; none: what the machine says.
 
     Raises:
         MachineError, ValueError: no such machine, profile or option, or what is wrong in the file.
@@ -51,6 +54,9 @@ def boot(
     row = profiles.configure(profiles.get(profile), config)
     kernel = Kernel(row, _cpu_flags(spec), seed=seed, clock=clock)
     kernel.machine = spec
+    if phys is not None:
+        phys.kernel = kernel
+        kernel.put(PhysMem, phys)
     kernel.sub(Modules)  # these have files in /proc, which are there before the first look at a device
     kernel.sub(Irqs)
     kernel.sub(ProcBusPci)
