@@ -18,7 +18,8 @@ class Bench:
     A ``Port``: memory from address 0, work that runs when ``run()`` says so, and a record of what the function did.
 
     ``absent`` holds the page numbers that fault; ``readonly`` those that fault on writes; a page request brings a
-    page in if ``grant`` is true. ``messages`` are the (address, data) of interrupts, ``accesses`` the DMA.
+    page in if ``grant`` is true, and is not answered before ``answer()`` if ``hold`` is. ``messages`` are the
+    (address, data) of interrupts, ``accesses`` the DMA.
     """
 
     def __init__(self, function: PciFunction, size: int = 1 << 20, *, command: int | None = None) -> None:
@@ -26,7 +27,8 @@ class Bench:
         self.memory = bytearray(size)
         self.absent: set[int] = set()
         self.readonly: set[int] = set()
-        self.grant = False
+        self.grant = self.hold = False
+        self.held: deque[Callable[[], None]] = deque()
         self.pin = False
         self.soon: deque[Callable[[], None]] = deque()
         self.messages: list[tuple[int, int]] = []
@@ -70,6 +72,19 @@ class Bench:
             self.absent.discard(addr // PAGE)
             self.readonly.discard(addr // PAGE)
         return self.grant
+
+    def page_request_async(
+        self, addr: int, write: bool, pasid: int | None, priv: bool, done: Callable[[bool], None]
+    ) -> None:
+        """Answered at once, or when ``answer()`` says so while ``hold`` is true."""
+        if self.hold:
+            self.held.append(lambda: done(self.page_request(addr, write, pasid)))
+        else:
+            done(self.page_request(addr, write, pasid))
+
+    def answer(self) -> None:
+        """Answer the oldest page request that is held."""
+        self.held.popleft()()
 
     def msi_write(self, address: int, data: int) -> None:
         """Note a message."""

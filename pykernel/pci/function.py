@@ -90,6 +90,12 @@ class Port(Protocol):
         """PRI page request: true when the page is there now, false when the request was refused."""
         ...
 
+    def page_request_async(
+        self, addr: int, write: bool, pasid: int | None, priv: bool, done: Callable[[bool], None]
+    ) -> None:
+        """PRI page request; *done* hears the answer, which may be before this returns: is the page there now?"""
+        ...
+
     def msi_write(self, address: int, data: int) -> None:
         """Post an interrupt message."""
         ...
@@ -318,6 +324,10 @@ class PciFunction:
         """A posted write longer than a register (MOVDIR64B): 8-byte register writes unless the silicon knows better."""
         for i in range(0, len(data), 8):
             self.mmio_write(bar, off + i, len(data[i : i + 8]), int.from_bytes(data[i : i + 8], "little"))
+
+    def takes_dmwr(self, bar: int, off: int) -> bool:
+        """Whether there is an enqueue register at *off* of *bar*: elsewhere a DMWr is an unsupported request."""
+        return True
 
     def dmwr(self, bar: int, off: int, data: bytes) -> bool:
         """Deferrable memory write (ENQCMD, ENQCMDS): true when accepted, false for "retry"."""

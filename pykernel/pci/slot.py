@@ -110,6 +110,12 @@ class Slot:
         """Page request; True when the page is there now."""
         return self.pci.translator().page_request(self._device(addr, write=write), addr, write, pasid)
 
+    def page_request_async(
+        self, addr: int, write: bool, pasid: int | None, priv: bool, done: Callable[[bool], None]
+    ) -> None:
+        """Page request, answered later: the silicon goes on with other things."""
+        self.call_soon(lambda: done(self.page_request(addr, write, pasid)))
+
     def msi_write(self, address: int, data: int) -> None:
         """A message: an interrupt when it goes to the local APIC's range."""
         if address & 0xFFF00000 == MSI_ADDRESS:

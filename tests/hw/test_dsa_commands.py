@@ -172,7 +172,9 @@ ROWS: list[tuple[str, dict[str, object], Setup, int, int, int]] = [
     ("request-int-dsa2", {"preset": "dsa2"}, nothing, C.REQUEST_INT, 1, 0x01),
     ("request-int", {"cmdcap": 0x7FFE}, nothing, C.REQUEST_INT, 3, 0x300),
     ("request-int-9", {"cmdcap": 0x7FFE}, nothing, C.REQUEST_INT, 9, 0x41),
-    ("request-int-ims", {"cmdcap": 0x7FFE}, nothing, C.REQUEST_INT, 1 << 16 | 1, 0x41),
+    ("request-int-ims", {"cmdcap": 0x7FFE}, nothing, C.REQUEST_INT, 1 << 16 | 17, 0x1100),
+    ("request-int-ims-2048", {"cmdcap": 0x7FFE}, nothing, C.REQUEST_INT, 1 << 16 | 2048, 0x41),
+    ("request-int-no-ims", {"cmdcap": 0x7FFE, "gencap": 0x40815F010F}, nothing, C.REQUEST_INT, 1 << 16 | 1, 0x41),
     ("release-int", {"cmdcap": 0x7FFE}, nothing, C.RELEASE_INT, 3, 0x00),
     ("release-int-9", {"cmdcap": 0x7FFE}, nothing, C.RELEASE_INT, 9, 0x41),
 ]  # fmt: skip

@@ -41,17 +41,20 @@ class Batch(Operation):
             raise OpError(DSA_COMP_DESC_CNT_ERANGE)
 
     def run(self, ctx: Context) -> Completion:
-        """``bytes_completed`` of a batch's record is the number of descriptors done."""
-        failed = False
-        for index in range(ctx.desc.size):
-            member = self._fetch(ctx, index)
-            if member is None:
-                return self._list_fault(ctx, index)
-            if failed and member.desc.flags & IDXD_OP_FLAG_FENCE:
-                return Completion(DSA_COMP_BATCH_FAIL, 1, bytes_completed=index)
-            if ctx.device.execute(member) != DSA_COMP_SUCCESS:
-                failed = True
-        if failed:
+        """``bytes_completed`` of a batch's record is the number of descriptors done. Raises Blocked: a member is."""
+        while ctx.index < ctx.desc.size:
+            if ctx.member is None:
+                member = self._fetch(ctx, ctx.index)
+                if member is None:
+                    return self._list_fault(ctx, ctx.index)
+                if ctx.failed and member.desc.flags & IDXD_OP_FLAG_FENCE:
+                    return Completion(DSA_COMP_BATCH_FAIL, 1, bytes_completed=ctx.index)
+                ctx.member = Context(ctx.device, member)
+            if ctx.device.execute(ctx.member) != DSA_COMP_SUCCESS:
+                ctx.failed = True
+            ctx.member = None
+            ctx.index += 1
+        if ctx.failed:
             return Completion(DSA_COMP_BATCH_FAIL, 1, bytes_completed=ctx.desc.size)
         return Completion(bytes_completed=ctx.desc.size)
 
@@ -61,7 +64,7 @@ class Batch(Operation):
         except OpError:
             return None
         work = ctx.work
-        return Work(Descriptor.from_bytes(raw), work.wq, work.pasid, work.priv, batch=work, batch_index=index)
+        return Work(Descriptor.from_bytes(raw), work.wq, work.pasid, work.priv, work, index, ims=work.ims)
 
     def _list_fault(self, ctx: Context, index: int) -> Completion:
         fault_addr = ctx.desc.src + DESC_SIZE * index

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from pykernel.hw.dsa.desc import Work
 from pykernel.hw.dsa.engine import Group
 from pykernel.hw.dsa.queue import WorkQueue
-from pykernel.hw.dsa.regs import DeviceState, IntCause, WqState
+from pykernel.hw.dsa.regs import DeviceState, IntCause, WqCfg, WqState
 
 if TYPE_CHECKING:
     from pykernel.hw.dsa.function import DsaFunction
@@ -224,9 +225,7 @@ class Commands:
     def _abort_all(self, operand: int) -> int:
         if self.regs.gensts.state != DeviceState.ENABLED:
             return Err.DISABLE_NOT_ENABLED
-        for wq in self.device.wqs:
-            wq.abort(lambda work: True)
-        return Err.SUCCESS
+        return self._abort(self.device.wqs, lambda work: True)
 
     def _reset_device(self, operand: int) -> int:
         self.device.software_reset()
@@ -261,10 +260,13 @@ class Commands:
             (cfg.limits.max_batch_shift > params.max_batch_shift, Err.WQ_MAX_BATCH),
             (cfg.limits.max_xfer_shift > params.max_transfer_shift, Err.WQ_MAX_TRANSFER),
             (flags.priv and flags.pasid_en and not device.pasid_priv_enabled, Err.WQ_PRIV),
-            (cfg.occupancy_limit.int_en and not device.handle_exists(cfg.occupancy_int.handle), Err.WQ_OCCUPANCY_INT),
+            (cfg.occupancy_limit.int_en and not self._occupancy_handle(cfg), Err.WQ_OCCUPANCY_INT),
             (flags.ats_disable and not params.wqcap >> 50 & 1, Err.WQ_ATS),
         )
         return next((err for wrong, err in checks if wrong), Err.SUCCESS)
+
+    def _occupancy_handle(self, cfg: WqCfg) -> bool:
+        return self.device.handle_exists(cfg.occupancy_int.handle, ims=bool(cfg.occupancy_int.table))
 
     # ------------------------------------------------------------------ sets of WQs
     def _named(self, operand: int) -> list[WorkQueue]:
@@ -299,10 +301,7 @@ class Commands:
     def _abort_wqs(self, operand: int) -> int:
         wqs = self._named(operand)
         err = self._check_enabled(wqs)
-        if err == Err.SUCCESS:
-            for wq in wqs:
-                wq.abort(lambda work: True)
-        return err
+        return err or self._abort(wqs, lambda work: True)
 
     def _reset_wqs(self, operand: int) -> int:
         """Any state will do: abort, disable, and clear the configuration."""
@@ -325,19 +324,27 @@ class Commands:
     def _abort_pasid(self, pasid: int) -> int:
         if self.regs.gensts.state != DeviceState.ENABLED:
             return Err.DISABLE_NOT_ENABLED
-        for wq in self.device.wqs:
-            wq.abort(lambda work: work.pasid == pasid)
+        return self._abort(self.device.wqs, lambda work: work.pasid == pasid)
+
+    def _abort(self, wqs: list[WorkQueue], match: Callable[[Work], bool]) -> int:
+        """Forget what *match*es; the command is active until the last answer to a page request of it is there."""
+        for wq in wqs:
+            wq.abort(match)
+        self._wait = (lambda: not any(wq.blocked_on(match) for wq in wqs)), lambda: None
         return Err.SUCCESS
 
     # ------------------------------------------------------------------ interrupt handles
     def _request_int(self, operand: int) -> int:
-        """The handle of MSI-X vector n is n; there is no IMS."""
-        if operand >> 16 or (operand & 0xFFFF) >= max(self.device.params.vectors, 1):
+        """The handle of MSI-X vector n is n, and so is that of entry n of IMS (bit 16)."""
+        if not self._has_handle(operand):
             return Err.INT_INDEX
         self._result = operand & 0xFFFF
         return Err.SUCCESS
 
     def _release_int(self, operand: int) -> int:
-        if operand >> 16 or (operand & 0xFFFF) >= max(self.device.params.vectors, 1):
-            return Err.INT_INDEX
-        return Err.SUCCESS
+        return Err.SUCCESS if self._has_handle(operand) else Err.INT_INDEX
+
+    def _has_handle(self, operand: int) -> bool:
+        if operand >> 16 == 1:
+            return self.device.handle_exists(operand & 0xFFFF, ims=True)
+        return operand < max(self.device.params.vectors, 1)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pykernel.pci.function import DmaFault
 from pykernel.uapi.linux.idxd import (
@@ -19,11 +18,11 @@ from pykernel.uapi.linux.idxd import (
 
 if TYPE_CHECKING:
     from pykernel.hw.dsa.function import DsaFunction
+    from pykernel.hw.dsa.ops import Operation
     from pykernel.hw.dsa.queue import WorkQueue
 
-__all__ = ["DESC_SIZE", "Completion", "Context", "Descriptor", "OpError", "Work"]
+__all__ = ["DESC_SIZE", "Blocked", "Completion", "Context", "Descriptor", "OpError", "Work"]
 
-T = TypeVar("T")
 DESC_SIZE = 64
 _LAYOUT = struct.Struct("<IIQQQIHH24s")
 _RECORD = struct.Struct("<BBHIQ")
@@ -115,9 +114,18 @@ def fill_all(target: list[memoryview], source: list[memoryview]) -> None:
             done, piece = done + step, piece[step:]
 
 
+class Blocked(Exception):
+    """The operation waits for a page; whoever runs it sets it aside until the answer comes."""
+
+
 @dataclass(slots=True, eq=False)
 class Work:
-    """One descriptor on its way: from which WQ, in whose address space, and where in a batch it is."""
+    """
+    One descriptor on its way: from which WQ, in whose address space, and where in a batch it is.
+
+    *ims* says which table its interrupt handle is an index of: the portal that it came through does. *ctx* is how far
+    it has come, once an engine has begun it.
+    """
 
     desc: Descriptor
     wq: WorkQueue
@@ -126,25 +134,54 @@ class Work:
     batch: Work | None = None
     batch_index: int = 0
     aborted: bool = False
+    ims: bool = False
+    ctx: Context | None = None
 
     @property
     def dropped(self) -> bool:
         """An abort caught it, or the batch it is in: nothing more of it is to be seen."""
         return self.aborted or (self.batch is not None and self.batch.aborted)
 
+    @property
+    def blocked(self) -> bool:
+        """It, or the member of it that is being worked on, waits for the answer to a page request."""
+        ctx = self.ctx
+        while ctx is not None:
+            if ctx.waiting:
+                return True
+            ctx = ctx.member
+        return False
+
 
 class Context:
     """
-    Memory, progress and identity of one running operation.
+    Memory, progress and identity of one running operation, which can be left and entered again.
 
     ``done`` and ``result`` go into the record of a partial completion. A page that is not there is asked for (PRI)
-    when the descriptor may block on faults; otherwise the operation ends with DSA_COMP_PAGE_FAULT_NOBOF.
+    when the descriptor may block on faults, and until the answer comes the operation is :class:`Blocked`; otherwise
+    it ends with DSA_COMP_PAGE_FAULT_NOBOF.
+
+    Attributes:
+        operation: what it does, once its descriptor was checked.
+        completion: how it ended, while only its record is left to be written.
+        index, failed, member: of a batch, how far it is and the member that is being worked on.
+        waiting: the answer to a page request is outstanding.
     """
+
+    __slots__ = (
+        "_answer", "_asked", "_asking", "_tries", "completion", "desc", "device", "done", "failed", "index", "member",
+        "operation", "result", "waiting", "work",
+    )  # fmt: skip
 
     def __init__(self, device: DsaFunction, work: Work) -> None:
         self.device, self.work, self.desc = device, work, work.desc
-        self.done = 0
-        self.result = 0
+        self.done = self.result = self.index = 0
+        self.failed = self.waiting = self._asking = False
+        self.operation: Operation | None = None
+        self.completion: Completion | None = None
+        self.member: Context | None = None
+        self._asked, self._tries = -1, 0
+        self._answer: bool | None = None
 
     @property
     def may_block(self) -> bool:
@@ -152,18 +189,34 @@ class Context:
         return bool(self.desc.flags & IDXD_OP_FLAG_BOF) and self.work.wq.may_block
 
     def read(self, addr: int, n: int) -> bytes:
-        """Read *n* bytes; raises OpError."""
-        return self._access(lambda: self.device.dma_read(addr, n, self.work.pasid, self.work.priv))
+        """Read *n* bytes; raises OpError, Blocked."""
+        device, work = self.device, self.work
+        while True:
+            try:
+                return device.dma_read(addr, n, work.pasid, work.priv)
+            except DmaFault as fault:
+                self._resolve(fault)
 
-    def write(self, addr: int, data: bytes) -> None:
-        """Write *data*; raises OpError."""
-        self._access(lambda: self.device.dma_write(addr, data, self.work.pasid, self.work.priv))
+    def write(self, addr: int, data: bytes | memoryview) -> None:
+        """Write *data*; raises OpError, Blocked."""
+        device, work = self.device, self.work
+        while True:
+            try:
+                device.dma_write(addr, data, work.pasid, work.priv)
+                return
+            except DmaFault as fault:
+                self._resolve(fault)
 
     def copy(self, dst: int, src: int, n: int) -> None:
-        """Copy *n* bytes, at once where both sides can be seen as pieces of RAM; raises OpError."""
+        """Copy *n* bytes, at once where both sides can be seen as pieces of RAM; raises OpError, Blocked."""
         view, pasid = self.device.dma_view, self.work.pasid
-        source = self._access(lambda: view(src, n, write=False, pasid=pasid))
-        target = source and self._access(lambda: view(dst, n, write=True, pasid=pasid))
+        while True:
+            try:
+                source = None if self.work.priv else view(src, n, write=False, pasid=pasid)
+                target = view(dst, n, write=True, pasid=pasid) if source else None
+                break
+            except DmaFault as fault:
+                self._resolve(fault)
         if not source or not target:
             self.write(dst, self.read(src, n))
         elif len(target) == 1:
@@ -171,20 +224,34 @@ class Context:
         else:
             fill_all(target, source)
 
-    def _access(self, access: Callable[[], T]) -> T:
-        last, tries = -1, 0
-        while True:
-            try:
-                return access()
-            except DmaFault as fault:
-                tries = tries + 1 if fault.addr == last else 0
-                last = fault.addr
-                self._resolve(fault, tries)
-
-    def _resolve(self, fault: DmaFault, tries: int) -> None:
+    # ------------------------------------------------------------------ pages that are not there
+    def _resolve(self, fault: DmaFault) -> None:
+        """Return when the access is worth another try; raises OpError, Blocked."""
         write = DSA_COMP_STATUS_WRITE if fault.write else 0
         addr = fault.addr & _ADDRESS  # a transfer may run over the end of the address space
         if not self.may_block:
             raise OpError(DSA_COMP_PAGE_FAULT_NOBOF | write, fault_addr=addr) from None
-        if tries >= _RETRIES or not self.device.port.page_request(addr, fault.write, self.work.pasid):
+        refused, self._answer = self._answer is False and addr == self._asked, None
+        if addr != self._asked:
+            self._asked, self._tries = addr, 0
+        if refused or self._tries >= _RETRIES or not self._request(addr, write=fault.write):
             raise OpError(DSA_COMP_PAGE_FAULT_IR | write, fault_addr=addr) from None
+
+    def _request(self, addr: int, *, write: bool) -> bool:
+        """Ask for the page: the answer, if it comes at once; raises Blocked."""
+        self._tries += 1
+        work = self.work
+        self._asking = self.waiting = True
+        self.device.page_request(work, addr, write, self.answered)
+        self._asking = False
+        if self.waiting:
+            raise Blocked
+        answer, self._answer = self._answer, None
+        return bool(answer)
+
+    def answered(self, ok: bool) -> None:
+        """The page is there, or it was refused; called once for each request."""
+        self._answer, self.waiting = ok, False
+        if not self._asking:
+            work = self.work
+            self.device.resume(work if work.batch is None else work.batch)

@@ -8,9 +8,10 @@ its priority, interleaved, and always in the same order.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
-from pykernel.hw.dsa.desc import Work
+from pykernel.hw.dsa.desc import Blocked, Context, Work
 from pykernel.hw.dsa.queue import WorkQueue
 from pykernel.uapi.linux.idxd import DSA_OPCODE_DRAIN
 
@@ -27,6 +28,7 @@ class Group:
         self.device, self.wqs = device, wqs
         self.engines = [Engine(self, n) for n in engines]
         self._credit = {wq.index: 0 for wq in wqs}
+        self._resumed: deque[Work] = deque()
         for wq in wqs:
             wq.group = self
 
@@ -37,8 +39,22 @@ class Group:
                 engine.start()
                 return
 
+    def resume(self, work: Work) -> None:
+        """What *work* waited for has come: an engine goes on with it, before what is new."""
+        self._resumed.append(work)
+        self.wake()
+
+    @property
+    def has_work(self) -> bool:
+        """Is there anything for an engine to take?"""
+        return bool(self._resumed) or any(wq.entries for wq in self.wqs)
+
     def next_work(self) -> Work | None:
-        """Take the next entry from the WQ whose turn it is."""
+        """Take what was set aside and can go on, else the next entry from the WQ whose turn it is."""
+        if self._resumed:
+            return self._resumed.popleft()
+        if len(self.wqs) == 1:
+            return self.wqs[0].take() if self.wqs[0].entries else None
         ready = [wq for wq in self.wqs if wq.entries]
         if not ready:
             return None
@@ -74,7 +90,7 @@ class Engine:
             self._take(work)
         finally:
             self.busy = False
-            if any(wq.entries for wq in self.group.wqs):
+            if self.group.has_work:
                 self.start()
 
     def _take(self, work: Work) -> None:
@@ -85,10 +101,25 @@ class Engine:
             self._work_off(work)
 
     def _work_off(self, work: Work) -> None:
-        device, wq = self.group.device, work.wq
-        device.execute(work)
+        """Do it, or as much of it as can be done before it waits for a page: then it stays in flight, set aside."""
+        device = self.group.device
+        if work.ctx is None:
+            work.ctx = Context(device, work)
+        elif work.dropped:  # aborted while it was set aside
+            self._finished(work)
+            return
+        try:
+            device.execute(work.ctx)
+        except Blocked:
+            return
+        self._finished(work)
+
+    def _finished(self, work: Work) -> None:
+        wq = work.wq
         wq.finish(work)
-        for drain in [w for w in wq.waiting if not wq.blocked(w)]:
-            wq.waiting.remove(drain)
-            device.execute(drain)
-        device.work_done()
+        if wq.waiting:
+            for drain in [w for w in wq.waiting if not wq.blocked(w)]:
+                wq.waiting.remove(drain)
+                wq.inflight.append(drain)
+                self._work_off(drain)
+        self.group.device.work_done()

@@ -47,20 +47,24 @@ class Executor:
         self._device = device
         self._record_size = 64 if device.params.is_iax else 32
 
-    def execute(self, work: Work) -> int:
-        """Check, run and complete *work*; gives the status."""
-        ctx = Context(self._device, work)
-        try:
-            completion = self._run(ctx)
-        except OpError as e:
-            completion = e.completion
-            completion.bytes_completed, completion.result = ctx.done, ctx.result
-        if not work.dropped:
+    def execute(self, ctx: Context) -> int:
+        """Check, run and complete *ctx*, or go on where it was left; gives the status. Raises Blocked."""
+        completion = ctx.completion
+        if completion is None:
+            try:
+                if ctx.operation is None:
+                    ctx.operation = self._check(ctx)
+                completion = ctx.operation.run(ctx)
+            except OpError as e:
+                completion = e.completion
+                completion.bytes_completed, completion.result = ctx.done, ctx.result
+            ctx.completion = completion
+        if not ctx.work.dropped:
             self._complete(ctx, completion)
         return completion.status
 
     # ------------------------------------------------------------------ checks
-    def _run(self, ctx: Context) -> Completion:
+    def _check(self, ctx: Context) -> Operation:
         desc, work = ctx.desc, ctx.work
         if desc.flags & IDXD_OP_FLAG_CRAV and desc.completion_addr % self._record_size:
             raise OpError(DSA_COMP_CRA_ALIGN)
@@ -80,7 +84,7 @@ class Executor:
         planted = self._device.faults.operation(desc.opcode)
         if planted:
             raise OpError(planted)
-        return operation.run(ctx)
+        return operation
 
     def _offered(self, work: Work) -> bool:
         """The part has the operation, and the WQ's op_config does not take it away."""
@@ -112,11 +116,11 @@ class Executor:
         return flags
 
     def _handle_allowed(self, work: Work) -> bool:
-        """MSIX_PERM: the entry must carry the descriptor's PASID, or none if it has none, unless told to ignore it."""
+        """MSIX_PERM or IMS: the entry carries the descriptor's PASID, or none if it has none, or ignores it."""
         handle = work.desc.int_handle
-        if not self._device.handle_exists(handle):
+        if not self._device.handle_exists(handle, ims=work.ims):
             return False
-        perm = self._device.regs.msix_perm[handle].perm
+        perm = self._device.ims.perm(handle) if work.ims else self._device.regs.msix_perm[handle].perm
         if perm.ignore:
             return True
         return work.pasid == (perm.pasid if perm.pasid_en else None)
@@ -131,7 +135,7 @@ class Executor:
         elif wants_record:
             self._write_record(ctx, completion)
         if desc.flags & IDXD_OP_FLAG_RCI and status != DSA_COMP_INT_HANDLE_INVAL:
-            self._device.raise_msix(desc.int_handle)
+            self._device.raise_handle(desc.int_handle, ims=ctx.work.ims)
 
     def _write_record(self, ctx: Context, completion: Completion) -> None:
         """The body first and the status byte last: whoever polls the status then sees a whole record."""
@@ -140,5 +144,7 @@ class Executor:
             ctx.write(addr + 1, record[1:])
             ctx.write(addr, record[:1])
         except OpError:
+            if ctx.work.dropped:
+                return
             fault = Completion(DSA_COMP_CRA_XLAT | DSA_COMP_STATUS_WRITE, fault_addr=addr)
             self._device.report.work(ctx.work, fault)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pykernel.hw.dsa.commands import Commands, Err
-from pykernel.hw.dsa.desc import Work
+from pykernel.hw.dsa.desc import Context, Work
 from pykernel.hw.dsa.engine import Group
 from pykernel.hw.dsa.execute import Executor
 from pykernel.hw.dsa.faults import PlantedFaults
+from pykernel.hw.dsa.ims import Ims
+from pykernel.hw.dsa.pages import PageRequests
 from pykernel.hw.dsa.params import DsaParams
 from pykernel.hw.dsa.queue import PORTAL_PAGES, WorkQueue, is_portal_write, portal
-from pykernel.hw.dsa.regs import MSIX_PBA, MSIX_TABLE, Cmd, DeviceState, DsaRegs, IntCause, ResetType
+from pykernel.hw.dsa.regs import IMS, MSIX_PBA, MSIX_TABLE, Cmd, DeviceState, DsaRegs, IntCause, ResetType
 from pykernel.hw.dsa.report import ErrorReport, SwErr
 from pykernel.pci.config import ConfigSpace
 from pykernel.pci.function import PciFunction
@@ -42,6 +44,7 @@ def make_config(params: DsaParams) -> ConfigSpace:
     portals = params.num_wqs * PORTAL_PAGES * 4096
     config.add_bar(PORTALS, max(BAR2_LEAST, 1 << (portals - 1).bit_length()))
     config.add_pcie(0x40, flags=0x0092, devcap=0x10008002, devctl=0x2910, devcap2=0x200010)
+    config.add_dmwr_completer()
     if params.vectors:
         config.add_msix(0x80, params.vectors, table=(REGISTERS, MSIX_TABLE), pba=(REGISTERS, MSIX_PBA))
     config.add_pm(0x90)
@@ -69,6 +72,8 @@ class DsaFunction(PciFunction):
         self.regs = DsaRegs(self)
         self.wqs = [WorkQueue(self, n, cfg) for n, cfg in enumerate(self.regs.wqcfg)]
         self.groups: list[Group] = []
+        self.ims = Ims(params.ims_entries)
+        self.pages = PageRequests(self)
         self.faults = PlantedFaults(params.faults)
         self.report = ErrorReport(self)
         self._commands = Commands(self)
@@ -108,13 +113,18 @@ class DsaFunction(PciFunction):
     def bar_read(self, bar: int, off: int, size: int) -> int:
         """Registers; a portal reads as all ones."""
         if bar == REGISTERS:
+            if IMS <= off < IMS + len(self.ims.entries):
+                return self.ims.read(off - IMS, size)
             return self.regs.mmio_read(off, size)
         return (1 << 8 * size) - 1
 
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
         """Registers; a write to a portal that is not 64 bytes is a software error (uncertain)."""
         if bar == REGISTERS:
-            self.regs.mmio_write(off, value, size)
+            if IMS <= off < IMS + len(self.ims.entries):
+                self._write_ims(off - IMS, size, value)
+            else:
+                self.regs.mmio_write(off, value, size)
         else:
             self.report.portal(SwErr.PORTAL_WRITE, portal(off)[0])
 
@@ -125,22 +135,26 @@ class DsaFunction(PciFunction):
             return
         if not self._decodes(off, len(data)):
             return
-        index, _ = portal(off)
+        index, _, ims = portal(off)
         if not is_portal_write(off, data):
             self.report.portal(SwErr.PORTAL_WRITE, index)
         elif not self._open(index) or not self.wqs[index].dedicated:
             self.report.portal(SwErr.WQ_NOT_READY, index)
-        elif not self.wqs[index].submit_posted(data):
+        elif not self.wqs[index].submit_posted(data, ims=ims):
             self.report.portal(SwErr.WQ_FULL, index)
+
+    def takes_dmwr(self, bar: int, off: int) -> bool:
+        """Portals do."""
+        return bar == PORTALS
 
     def dmwr(self, bar: int, off: int, data: bytes) -> bool:
         """ENQCMD or ENQCMDS to a shared WQ. False ("retry"): full, off, or not shared (the last uncertain)."""
         if bar != PORTALS or not self._decodes(off, len(data)):
             return False
-        index, limited = portal(off)
+        index, limited, ims = portal(off)
         if not is_portal_write(off, data) or not self._open(index) or self.wqs[index].dedicated:
             return False
-        return self.wqs[index].submit_deferrable(data, limited=limited)
+        return self.wqs[index].submit_deferrable(data, limited=limited, ims=ims)
 
     def _decodes(self, off: int, size: int) -> bool:
         return self.memory_enabled and off + size <= self.bar_sizes[PORTALS]
@@ -172,9 +186,10 @@ class DsaFunction(PciFunction):
     def software_reset(self) -> None:
         """Reset Device: registers and queues; configuration space and the MSI-X table stay."""
         for wq in self.wqs:
-            wq.abort(lambda work: True)
-            wq.group = None
+            wq.forget()
         self.groups = []
+        self.pages.reset()
+        self.ims.reset()
         self._commands.waiting = None
         self.regs.reset()
 
@@ -184,9 +199,18 @@ class DsaFunction(PciFunction):
         self.software_reset()
 
     # ------------------------------------------------------------------ work
-    def execute(self, work: Work) -> int:
-        """Do one descriptor, write its record, interrupt; gives the completion status."""
-        return self._executor.execute(work)
+    def execute(self, ctx: Context) -> int:
+        """Do one descriptor, write its record, interrupt; gives the completion status. Raises Blocked."""
+        return self._executor.execute(ctx)
+
+    def page_request(self, work: Work, addr: int, write: bool, done: Callable[[bool], None]) -> None:
+        """Ask for a page for *work*; *done* hears whether it came."""
+        self.pages.ask(work, addr, write, done)
+
+    def resume(self, work: Work) -> None:
+        """The answer that *work* waited for came; after a reset nobody waits."""
+        if work.wq.group is not None and work in work.wq.inflight:
+            work.wq.group.resume(work)
 
     def work_done(self) -> None:
         """An engine finished something: a command may wait for that."""
@@ -198,17 +222,29 @@ class DsaFunction(PciFunction):
         self.regs.intcause.bits |= cause
         self.raise_msix(0)
 
-    def handle_exists(self, handle: int) -> bool:
-        """Interrupt handles are MSI-X vectors."""
-        return handle < self.params.vectors
+    def handle_exists(self, handle: int, *, ims: bool = False) -> bool:
+        """Interrupt handles are MSI-X vectors, or entries of IMS."""
+        return handle < (self.ims.size if ims else self.params.vectors)
+
+    def raise_handle(self, handle: int, *, ims: bool) -> None:
+        """The interrupt that a descriptor or a WQ names."""
+        if not ims:
+            self.raise_msix(handle)
+        elif self.bus_master and (message := self.ims.take(handle)) is not None:
+            self.port.msi_write(*message)
+
+    def _write_ims(self, off: int, size: int, value: int) -> None:
+        unmasked = self.ims.write(off, size, value)
+        if unmasked is not None:
+            self.raise_handle(unmasked, ims=True)
 
     def occupancy_interrupt(self, wq: WorkQueue) -> None:
         """A WQ fell to its occupancy limit: vector 0 has a cause register, the others are the message itself."""
-        handle = wq.cfg.occupancy_int.handle
-        if handle == 0:
+        handle, ims = wq.cfg.occupancy_int.handle, bool(wq.cfg.occupancy_int.table)
+        if handle == 0 and not ims:
             self.interrupt(IntCause.OCCUPANCY)
         else:
-            self.raise_msix(handle)
+            self.raise_handle(handle, ims=ims)
 
     # ------------------------------------------------------------------ faulty silicon
     def fail_command(self, code: int) -> None:

@@ -15,6 +15,7 @@ from pykernel.hw.options import Boolean, Choice, Integer, Rule, Tables, check_op
 
 __all__ = ["PRESETS", "DsaParams", "params_from_options"]
 
+MAX_IMS = 2048
 M32, M64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -84,6 +85,11 @@ class DsaParams:
     def max_batch_shift(self) -> int:
         """GENCAP bits 21-24."""
         return self.gencap >> 21 & 0xF
+
+    @property
+    def ims_entries(self) -> int:
+        """GENCAP bits 25-30 times 256, as far as there is room for them in BAR 0."""
+        return min(256 * (self.gencap >> 25 & 0x3F), MAX_IMS)
 
     @property
     def configurable(self) -> bool:

@@ -19,10 +19,10 @@ PORTAL_PAGES = 4  # unlimited, limited, and the same two for IMS
 PAGE_SHIFT = 12
 
 
-def portal(off: int) -> tuple[int, bool]:
-    """Offset in BAR2 -> WQ index, and whether the portal is a limited one."""
+def portal(off: int) -> tuple[int, bool, bool]:
+    """Offset in BAR2 -> WQ index, whether the portal is a limited one, and whether its handles are those of IMS."""
     page = off >> PAGE_SHIFT
-    return page // PORTAL_PAGES, bool(page & 1)
+    return page // PORTAL_PAGES, bool(page & 1), bool(page & 2)
 
 
 class WorkQueue:
@@ -76,22 +76,22 @@ class WorkQueue:
         return any(work.pasid == pasid for work in (*self.entries, *self.inflight, *self.waiting))
 
     # ------------------------------------------------------------------ filling
-    def submit_posted(self, raw: bytes) -> bool:
+    def submit_posted(self, raw: bytes, *, ims: bool = False) -> bool:
         """A 64-byte posted write to a dedicated WQ; PASID and privilege come from WQCFG. False: there was no room."""
         if len(self.entries) >= self.cfg.size.size:
             return False
         flags = self.cfg.flags
         pasid = flags.pasid if flags.pasid_en else None
-        self._append(Work(Descriptor.from_bytes(raw), self, pasid, bool(flags.priv)))
+        self._append(Work(Descriptor.from_bytes(raw), self, pasid, bool(flags.priv), ims=ims))
         return True
 
-    def submit_deferrable(self, raw: bytes, *, limited: bool) -> bool:
+    def submit_deferrable(self, raw: bytes, *, limited: bool, ims: bool = False) -> bool:
         """ENQCMD to a shared WQ; a limited portal fills up to the threshold. False means "retry"."""
         room = self.cfg.threshold.threshold if limited else self.cfg.size.size
         if len(self.entries) >= min(room, self.cfg.size.size):
             return False
         desc = Descriptor.from_bytes(raw)
-        self._append(Work(desc, self, desc.pasid, desc.priv))
+        self._append(Work(desc, self, desc.pasid, desc.priv, ims=ims))
         return True
 
     def _append(self, work: Work) -> None:
@@ -129,6 +129,16 @@ class WorkQueue:
         for work in self.inflight:
             work.aborted = work.aborted or match(work)
         self._count()
+
+    def blocked_on(self, match: Callable[[Work], bool]) -> bool:
+        """Does any work that *match*es wait for the answer to a page request?"""
+        return any(work.blocked and match(work) for work in self.inflight)
+
+    def forget(self) -> None:
+        """A reset: nothing of what was here is known any more, and answers that come later meet nobody."""
+        self.abort(lambda work: True)
+        self.inflight = [work for work in self.inflight if not work.blocked]
+        self.group = None
 
     def _count(self) -> None:
         self.cfg.status.occupancy = len(self.entries)

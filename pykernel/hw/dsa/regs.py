@@ -14,13 +14,14 @@ from pykernel.hw.dsa.params import DsaParams
 from pykernel.lib.regmap import At, Bits, Reg, RegMap, Table, bit, bits
 
 __all__ = [
-    "GRPCFG", "MSIX_PBA", "MSIX_PERM", "MSIX_TABLE", "PERFMON", "WQCFG",
+    "GRPCFG", "IMS", "MSIX_PBA", "MSIX_PERM", "MSIX_TABLE", "PERFMON", "WQCFG",
     "Cmd", "DeviceState", "DsaOwner", "DsaRegs", "GrpCfg", "IntCause", "MsixPerm", "ResetType", "Swerr",
     "WqCfg", "WqCfgWithOps", "WqState",
 ]  # fmt: skip
 
 MSIX_PERM, GRPCFG, WQCFG, PERFMON = 0x200, 0x300, 0x400, 0x1000
 MSIX_TABLE, MSIX_PBA = 0x2000, 0x3000
+IMS = 0x8000
 CAPABILITIES = (
     "version", "gencap", "wqcap", "grpcap", "engcap", "opcap", "cmdcap", "iaacap", "dsacap1", "dsacap2",
 )  # fmt: skip
@@ -327,6 +328,7 @@ class DsaRegs(RegMap):
             self.regs[name].bits = getattr(params, name)
         self.tables.grpcfg, self.tables.wqcfg = GRPCFG >> 8, WQCFG >> 8
         self.tables.msix_perm, self.tables.perfmon = MSIX_PERM >> 8, PERFMON >> 8
+        self.tables.ims = IMS >> 8 if params.ims_entries else 0
         wqcfg = WqCfgWithOps if params.wqcfg_stride >= 64 else WqCfg
         self.msix_perm = Table(self, MSIX_PERM, 8, [MsixPerm() for _ in range(params.vectors)])
         self.grpcfg = Table(self, GRPCFG, 64, [GrpCfg(self) for _ in range(params.num_groups)])
