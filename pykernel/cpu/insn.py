@@ -108,7 +108,7 @@ def _enqueue(cpu: Cpu, mem: Any, addr: int, command: bytes, *, supervisor: bool)
     try:
         nonroot = cpu.cpus.nonroot
         if nonroot is not None:
-            accepted = nonroot.enqcmd(io.phys_addr(off), command, supervisor)
+            accepted = nonroot.enqcmd(io.phys_addr(off), command, supervisor=supervisor)
         else:
             accepted = submit(off, command)
     except OSError:

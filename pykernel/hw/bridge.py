@@ -13,15 +13,21 @@ from functools import partial
 from typing import Any
 
 from pykernel.hw.options import Boolean, Integer, Rule, check_options
-from pykernel.pci.config import ConfigSpace
+from pykernel.pci.config import PCI_DEV3_DEVCTL3_DMWR_EGRESS_BLK, PCI_DEV3_DEVCTL3_DMWR_REQ_EN, ConfigSpace
 from pykernel.pci.function import PciFunction
 from pykernel.uapi.linux import pci_regs as r
 
 __all__ = ["BridgeFunction", "make_bridge"]
 
-OPTIONS: dict[str, Rule] = {"secondary": Integer(1, 0xFF), "subordinate": Integer(1, 0xFF), "acs": Boolean()}
+OPTIONS: dict[str, Rule] = {
+    "secondary": Integer(1, 0xFF),
+    "subordinate": Integer(1, 0xFF),
+    "acs": Boolean(),
+    "dmwr": Boolean(),
+    "dmwr_egress_block": Boolean(),
+}
 CLASS = 0x060400
-EXP, SSVID, ACS = 0x54, 0x40, 0x148
+EXP, SSVID, ACS, AER, DEV3 = 0x54, 0x40, 0x148, 0x150, 0x1A0
 ACS_BITS = r.PCI_ACS_SV | r.PCI_ACS_TB | r.PCI_ACS_RR | r.PCI_ACS_CR | r.PCI_ACS_UF
 # model -> vendor, device, device/port type
 KINDS = {
@@ -32,9 +38,23 @@ KINDS = {
 
 
 class BridgeFunction(PciFunction):
-    """One port; *secondary* to *subordinate* are the buses below it."""
+    """
+    One port; *secondary* to *subordinate* are the buses below it.
 
-    def __init__(self, kind: str, secondary: int, subordinate: int | None = None, acs: bool = True) -> None:
+    Args:
+        dmwr: deferrable memory writes pass: a switch routes them, firmware lets the root port send them.
+        dmwr_egress_block: but firmware blocks those that would leave here.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        secondary: int,
+        subordinate: int | None = None,
+        acs: bool = True,
+        dmwr: bool = False,
+        dmwr_egress_block: bool = False,
+    ) -> None:
         vendor, device, port_type = KINDS[kind]
         config = ConfigSpace(vendor, device, CLASS)
         config.type_1_header()
@@ -51,6 +71,11 @@ class BridgeFunction(PciFunction):
             config.add_ext_cap(r.PCI_EXT_CAP_ID_ACS, 1, ACS, 8)
             config.define(ACS + r.PCI_ACS_CAP, 2, ACS_BITS)
             config.define(ACS + r.PCI_ACS_CTRL, 2, 0, rw=ACS_BITS)
+        if dmwr:
+            root = port_type == r.PCI_EXP_TYPE_ROOT_PORT
+            sends, blocks = PCI_DEV3_DEVCTL3_DMWR_REQ_EN * root, PCI_DEV3_DEVCTL3_DMWR_EGRESS_BLK
+            config.add_aer(AER)
+            config.add_dev3(DEV3, control=sends | blocks * dmwr_egress_block, rw=sends | blocks)
         config.settle()
         super().__init__(config)
 
@@ -78,6 +103,8 @@ def _make(kind: str, options: Mapping[str, Any]) -> BridgeFunction:
     check_options(kind, options, OPTIONS)
     if "secondary" not in options:
         raise ValueError(f"{kind}: secondary is missing: the number of the bus below it, as in secondary = 0x65")
+    if options.get("dmwr_egress_block") and not options.get("dmwr"):
+        raise ValueError(f"{kind}: dmwr_egress_block is a control of ports with dmwr = true")
     return BridgeFunction(kind, **options)
 
 

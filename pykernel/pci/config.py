@@ -39,12 +39,18 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_COMMAND_PARITY,
     PCI_COMMAND_SERR,
     PCI_DEVICE_ID,
+    PCI_ERR_COR_MASK,
+    PCI_ERR_COR_STATUS,
+    PCI_ERR_UNCOR_MASK,
+    PCI_ERR_UNCOR_SEVER,
+    PCI_ERR_UNCOR_STATUS,
     PCI_EXP_DEVCAP,
     PCI_EXP_DEVCAP2,
     PCI_EXP_DEVCTL,
     PCI_EXP_DEVCTL2,
     PCI_EXP_FLAGS,
     PCI_EXT_CAP_ID_ATS,
+    PCI_EXT_CAP_ID_ERR,
     PCI_EXT_CAP_ID_PASID,
     PCI_EXT_CAP_ID_PRI,
     PCI_EXT_CAP_ID_SRIOV,
@@ -106,7 +112,27 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_VPD_DATA,
 )
 
-__all__ = ["ConfigSpace"]
+__all__ = [
+    "PCI_DEV3_DEVCAP3",
+    "PCI_DEV3_DEVCAP3_DMWR_REQ",
+    "PCI_DEV3_DEVCTL3",
+    "PCI_DEV3_DEVCTL3_DMWR_EGRESS_BLK",
+    "PCI_DEV3_DEVCTL3_DMWR_REQ_EN",
+    "PCI_ERR_UNC_DMWR_BLOCKED",
+    "PCI_EXP_DEVCAP2_DMWR_COMPL",
+    "PCI_EXT_CAP_ID_DEV3",
+    "ConfigSpace",
+]
+
+# Deferrable memory writes; the names are those of pciutils' lib/header.h, Linux has none
+PCI_EXP_DEVCAP2_DMWR_COMPL = 1 << 28  # bits 30:29, the lengths, are 00b: 64 bytes
+PCI_EXT_CAP_ID_DEV3 = 0x2F
+PCI_DEV3_DEVCAP3 = 0x04
+PCI_DEV3_DEVCAP3_DMWR_REQ = 1 << 0  # request routing
+PCI_DEV3_DEVCTL3 = 0x08
+PCI_DEV3_DEVCTL3_DMWR_REQ_EN = 1 << 0
+PCI_DEV3_DEVCTL3_DMWR_EGRESS_BLK = 1 << 1
+PCI_ERR_UNC_DMWR_BLOCKED = 1 << 27
 
 # The COMMAND bits that most functions implement.
 COMMAND_RW = (
@@ -327,6 +353,28 @@ class ConfigSpace:
         self.define(at + PCI_EXP_DEVCTL, 2, devctl, rw=devctl_rw)
         self.define(at + PCI_EXP_DEVCAP2, 4, devcap2)
         self.define(at + PCI_EXP_DEVCTL2, 2, 0, rw=devctl2_rw)
+        return at
+
+    def add_dmwr_completer(self) -> None:
+        """Device Capabilities 2: it completes deferrable memory writes, of 64 bytes; add_pcie() comes before."""
+        at = self.caps[PCI_CAP_ID_EXP] + PCI_EXP_DEVCAP2
+        self.put(at, 4, self.get(at, 4) | PCI_EXP_DEVCAP2_DMWR_COMPL)
+
+    def add_dev3(self, at: int, *, cap: int = PCI_DEV3_DEVCAP3_DMWR_REQ, control: int = 0, rw: int = 3) -> int:
+        """Device 3: *cap* is what it can (routing of DMWr), *control* what firmware left, *rw* what may be written."""
+        self.add_ext_cap(PCI_EXT_CAP_ID_DEV3, 1, at, 0x10)
+        self.define(at + PCI_DEV3_DEVCAP3, 4, cap)
+        self.define(at + PCI_DEV3_DEVCTL3, 4, control, rw=rw)
+        return at
+
+    def add_aer(self, at: int) -> int:
+        """Advanced error reporting, version 2, without a header log of prefixes."""
+        self.add_ext_cap(PCI_EXT_CAP_ID_ERR, 2, at, 0x48)
+        self.define(at + PCI_ERR_UNCOR_STATUS, 4, 0, w1c=0xFFFFFFFF)
+        self.define(at + PCI_ERR_UNCOR_MASK, 4, 0, rw=0xFFFFFFFF)
+        self.define(at + PCI_ERR_UNCOR_SEVER, 4, 0x00462030, rw=0xFFFFFFFF)
+        self.define(at + PCI_ERR_COR_STATUS, 4, 0, w1c=0xFFFFFFFF)
+        self.define(at + PCI_ERR_COR_MASK, 4, 0x2000, rw=0xFFFFFFFF)
         return at
 
     def add_ats(self, at: int, *, cap: int = 0x60) -> int:

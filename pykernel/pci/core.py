@@ -44,6 +44,7 @@ class Pci:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.slots: dict[str, Slot] = {}
+        self.bridges: list[Slot] = []
         self.devices: dict[str, PciDev] = {}
         self.buses: dict[str, PciBusDev] = {}
         self.rescan_remove = Mutex(kernel, "pci_rescan_remove_lock")
@@ -70,7 +71,14 @@ class Pci:
         if address in self.slots:
             raise ValueError(f"slot {address} is taken")
         slot = self.slots[address] = Slot(self, address, function)
+        if function.config.get(r.PCI_HEADER_TYPE, 1) & r.PCI_HEADER_TYPE_MASK == r.PCI_HEADER_TYPE_BRIDGE:
+            self.bridges.append(slot)
         return slot
+
+    def dmwr(self, pa: int, data: bytes) -> bool:
+        """A processor's DMWr to physical address *pa*: True when a device accepted it, False for "retry"."""
+        window = bar_at(self, pa)
+        return window is not None and window.dmwr(pa - window.base, data)
 
     def rescan(self) -> None:
         """Find what is in the slots, in address order. C: ``unsigned int pci_rescan_bus(struct pci_bus *)``."""

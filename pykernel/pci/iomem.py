@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pykernel.cpu import Cpus, Trap
+from pykernel.cpu.insn import check_supervisor
+from pykernel.errors import Oops
+from pykernel.pci.dmwr import Completion, deliver
 from pykernel.pci.function import PciFunction
 
 if TYPE_CHECKING:
@@ -94,13 +98,42 @@ class Iomem:
         self.function.posted_write(self.bar, self.off + off, data)
 
     def enqcmds(self, off: int, data: bytes) -> bool:
-        """ENQCMDS; True when accepted. C: ``int enqcmds(void __iomem *, const void *)`` gives 0 or -EAGAIN."""
-        if self.kernel.sched.exploring:
-            self.kernel.sched.point()
-        ok = self.function.dmwr(self.bar, self.off + off, data)
-        if self.kernel.trace:
-            self.kernel.trace(
-                "enqcmds", device=self.name, bar=self.bar, off=self.off + off, accepted=ok, data=data.hex()
+        """
+        ENQCMDS; True when accepted. C: ``int enqcmds(void __iomem *, const void *)`` gives 0 or -EAGAIN.
+
+        Raises:
+            Oops: an exception of the processor in kernel mode.
+        """
+        cpus = self.kernel.sub(Cpus)
+        try:
+            check_supervisor(cpus.current, data, 0)
+        except Trap as e:
+            raise Oops(f"{e} in kernel mode") from e
+        if cpus.nonroot is not None:
+            return cpus.nonroot.enqcmd(self.start + off, data, supervisor=True)
+        return self.dmwr(off, data)
+
+    def enqcmd(self, off: int, data: bytes) -> bool:
+        """Raises Oops: it is not for the kernel, whose IA32_PASID is whoever's runs."""
+        return self.kernel.sub(Cpus).current.enqcmd(None, self.start + off, data, cpl=0).zf
+
+    def dmwr(self, off: int, data: bytes) -> bool:
+        """A deferrable memory write to the bus, as ENQCMD and ENQCMDS send one; True when accepted."""
+        kernel, function = self.kernel, self.function
+        if kernel.sched.exploring:
+            kernel.sched.point()
+        at = self.off + off
+        status = deliver(function, getattr(function, "port", None), kernel.trace, self.bar, at, data)
+        ok = status is Completion.SC
+        if kernel.trace:
+            kernel.trace(
+                "enqcmds",
+                device=self.name,
+                bar=self.bar,
+                off=at,
+                accepted=ok,
+                completion=status.name,
+                data=data.hex(),
             )
         return ok
 
@@ -141,7 +174,7 @@ class MappedIo:
 
     def enqcmd(self, off: int, data: bytes) -> bool:
         """ENQCMD to the mapping; True when accepted."""
-        return self.iomem.enqcmds(off - self.base, data)
+        return self.iomem.dmwr(off - self.base, data)
 
 
 def natural(at: int, left: int) -> int:

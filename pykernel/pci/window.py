@@ -34,6 +34,10 @@ class BarWindow:
         """Stores."""
         self._io.write(off, data)
 
+    def dmwr(self, off: int, data: bytes) -> bool:
+        """A deferrable memory write; True when accepted."""
+        return self._io.enqcmd(off, data)
+
 
 def bar_at(pci: Pci, pa: int) -> BarWindow | None:
     """The BAR that has physical address *pa*."""
