@@ -45,7 +45,6 @@ def make_config(params: DsaParams) -> ConfigSpace:
     config.add_bar(PORTALS, max(BAR2_LEAST, 1 << (portals - 1).bit_length()))
     config.add_pcie(0x40, flags=0x0092, devcap=0x10008002, devctl=0x2910, devcap2=0x200010)
     config.add_dmwr_completer()
-    config.add_dmwr_completer()
     if params.vectors:
         config.add_msix(0x80, params.vectors, table=(REGISTERS, MSIX_TABLE), pba=(REGISTERS, MSIX_PBA))
     config.add_pm(0x90)
@@ -143,10 +142,6 @@ class DsaFunction(PciFunction):
             self.report.portal(SwErr.WQ_NOT_READY, index)
         elif not self.wqs[index].submit_posted(data, ims=ims):
             self.report.portal(SwErr.WQ_FULL, index)
-
-    def takes_dmwr(self, bar: int, off: int) -> bool:
-        """Portals do."""
-        return bar == PORTALS
 
     def takes_dmwr(self, bar: int, off: int) -> bool:
         """Portals do."""
