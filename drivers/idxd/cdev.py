@@ -234,7 +234,11 @@ class PortalIo:
 
     def enqcmd(self, off: int, data: bytes) -> bool:
         """ENQCMD, the PASID filled in by the CPU; True when it was accepted."""
-        return self.portal.enqcmds(off % PAGE_SIZE, data)
+        return self.portal.dmwr(off % PAGE_SIZE, data)
+
+    def phys_addr(self, off: int) -> int:
+        """Where the byte at *off* is on the bus."""
+        return self.portal.start + off % PAGE_SIZE
 
 
 class CdevFile(File):
