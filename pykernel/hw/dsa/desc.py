@@ -169,7 +169,7 @@ class Context:
     """
 
     __slots__ = (
-        "_answer", "_asked", "_asking", "_tries", "completion", "desc", "device", "done", "failed", "index", "member",
+        "_asked", "_asking", "_refused", "_tries", "completion", "desc", "device", "done", "failed", "index", "member",
         "operation", "result", "waiting", "work",
     )  # fmt: skip
 
@@ -180,8 +180,7 @@ class Context:
         self.operation: Operation | None = None
         self.completion: Completion | None = None
         self.member: Context | None = None
-        self._asked, self._tries = -1, 0
-        self._answer: bool | None = None
+        self._asked, self._tries, self._refused = -1, 0, False
 
     @property
     def may_block(self) -> bool:
@@ -207,6 +206,19 @@ class Context:
             except DmaFault as fault:
                 self._resolve(fault)
 
+    def write_last_first(self, addr: int, data: bytes) -> None:
+        """Write *data*, its first byte after all the others; raises OpError, Blocked."""
+        device, work = self.device, self.work
+        try:
+            view = None if work.priv else device.dma_view(addr, len(data), write=True, pasid=work.pasid)
+        except DmaFault:
+            view = None
+        if view is not None and len(view) == 1:
+            view[0][1:], view[0][0] = data[1:], data[0]
+        else:
+            self.write(addr + 1, data[1:])
+            self.write(addr, data[:1])
+
     def copy(self, dst: int, src: int, n: int) -> None:
         """Copy *n* bytes, at once where both sides can be seen as pieces of RAM; raises OpError, Blocked."""
         view, pasid = self.device.dma_view, self.work.pasid
@@ -231,10 +243,9 @@ class Context:
         addr = fault.addr & _ADDRESS  # a transfer may run over the end of the address space
         if not self.may_block:
             raise OpError(DSA_COMP_PAGE_FAULT_NOBOF | write, fault_addr=addr) from None
-        refused, self._answer = self._answer is False and addr == self._asked, None
         if addr != self._asked:
-            self._asked, self._tries = addr, 0
-        if refused or self._tries >= _RETRIES or not self._request(addr, write=fault.write):
+            self._asked, self._tries, self._refused = addr, 0, False
+        if self._refused or self._tries >= _RETRIES or not self._request(addr, write=fault.write):
             raise OpError(DSA_COMP_PAGE_FAULT_IR | write, fault_addr=addr) from None
 
     def _request(self, addr: int, *, write: bool) -> bool:
@@ -246,12 +257,11 @@ class Context:
         self._asking = False
         if self.waiting:
             raise Blocked
-        answer, self._answer = self._answer, None
-        return bool(answer)
+        return not self._refused
 
     def answered(self, ok: bool) -> None:
         """The page is there, or it was refused; called once for each request."""
-        self._answer, self.waiting = ok, False
+        self._refused, self.waiting = not ok, False
         if not self._asking:
             work = self.work
             self.device.resume(work if work.batch is None else work.batch)

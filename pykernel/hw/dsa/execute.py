@@ -45,7 +45,12 @@ class Executor:
 
     def __init__(self, device: DsaFunction) -> None:
         self._device = device
-        self._record_size = 64 if device.params.is_iax else 32
+        params = device.params
+        self._record_size = 64 if params.is_iax else 32
+        self._opcap = params.opcap
+        missing = 0 if params.cache_control else IDXD_OP_FLAG_CC
+        self._missing = missing if params.readback else missing | IDXD_OP_FLAG_DRDBK
+        self._op_config = params.op_config
 
     def execute(self, ctx: Context) -> int:
         """Check, run and complete *ctx*, or go on where it was left; gives the status. Raises Blocked."""
@@ -89,9 +94,9 @@ class Executor:
     def _offered(self, work: Work) -> bool:
         """The part has the operation, and the WQ's op_config does not take it away."""
         opcode, cfg = work.desc.opcode, work.wq.cfg
-        if not self._device.params.opcap >> opcode & 1:
+        if not self._opcap >> opcode & 1:
             return False
-        if self._device.params.op_config and isinstance(cfg, WqCfgWithOps):
+        if self._op_config and isinstance(cfg, WqCfgWithOps):
             return bool(cfg.ops.bits >> opcode & 1)
         return True
 
@@ -102,15 +107,13 @@ class Executor:
         Uncertain: BOF without the WQ's block on fault, RCR without CRAV, cache control and readback without their
         GENCAP bits, and interrupts of user descriptors without GENCFG's consent count as reserved flags.
         """
-        params, flags = self._device.params, operation.flags | COMMON_FLAGS
-        if not work.wq.cfg.flags.bof:
+        flags, wanted = (operation.flags | COMMON_FLAGS) & ~self._missing, work.desc.flags
+        if wanted & IDXD_OP_FLAG_BOF and not work.wq.cfg.flags.bof:
             flags &= ~IDXD_OP_FLAG_BOF
-        if not work.desc.flags & IDXD_OP_FLAG_CRAV:
+        if not wanted & IDXD_OP_FLAG_CRAV:
             flags &= ~IDXD_OP_FLAG_RCR
-        if not params.cache_control:
-            flags &= ~IDXD_OP_FLAG_CC
-        if not params.readback:
-            flags &= ~IDXD_OP_FLAG_DRDBK
+        if not wanted & IDXD_OP_FLAG_RCI:
+            return flags
         if work.pasid is not None and not work.priv and not self._device.regs.gencfg.user_int_en:
             flags &= ~IDXD_OP_FLAG_RCI
         return flags
@@ -141,8 +144,7 @@ class Executor:
         """The body first and the status byte last: whoever polls the status then sees a whole record."""
         record, addr = completion.record(self._record_size), ctx.desc.completion_addr
         try:
-            ctx.write(addr + 1, record[1:])
-            ctx.write(addr, record[:1])
+            ctx.write_last_first(addr, record)
         except OpError:
             if ctx.work.dropped:
                 return

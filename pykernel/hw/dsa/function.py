@@ -107,7 +107,7 @@ class DsaFunction(PciFunction):
     @property
     def running(self) -> bool:
         """Engines work while the device is enabled, and while it drains."""
-        return self.regs.gensts.state in (DeviceState.ENABLED, DeviceState.DRAIN)
+        return self.regs.gensts.bits & 3 in (DeviceState.ENABLED, DeviceState.DRAIN)
 
     # ------------------------------------------------------------------ BARs
     def bar_read(self, bar: int, off: int, size: int) -> int:
@@ -161,9 +161,10 @@ class DsaFunction(PciFunction):
 
     def _open(self, index: int) -> bool:
         """May the WQ take work? One that is in no group may not (uncertain): nothing would ever serve it."""
-        if self.regs.gensts.state != DeviceState.ENABLED or index >= len(self.wqs):
+        if self.regs.gensts.bits & 3 != DeviceState.ENABLED or index >= len(self.wqs):
             return False
-        return self.wqs[index].enabled and self.wqs[index].group is not None
+        wq = self.wqs[index]
+        return wq.group is not None and wq.enabled
 
     # ------------------------------------------------------------------ commands and reset
     def cmd_written(self, cmd: Cmd) -> None:

@@ -7,7 +7,7 @@ opcode that a part announces in OPCAP but that has no row completes with DSA_COM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ClassVar
 
 from pykernel.hw.dsa.desc import Completion, Context, OpError
@@ -42,18 +42,20 @@ FENCE_BOF = IDXD_OP_FLAG_FENCE | IDXD_OP_FLAG_BOF
 DESTINATION = IDXD_OP_FLAG_CC | IDXD_OP_FLAG_STORD | IDXD_OP_FLAG_DRDBK | IDXD_OP_FLAG_DSTS
 
 
-def chunks(size: int, addrs: tuple[int, ...], step: int, *, backward: bool = False) -> Iterator[tuple[int, int]]:
-    """Cut *size* bytes at every multiple of *step* in any of *addrs*: (offset, length), from the end if *backward*."""
-    done = 0
-    while done < size:
-        if backward:
-            end = size - done
-            n = min(end, *((addr + end - 1) % step + 1 for addr in addrs))
-            yield end - n, n
-        else:
-            n = min(size - done, *(step - (addr + done) % step for addr in addrs))
-            yield done, n
-        done += n
+def chunk(size: int, done: int, addrs: tuple[int, ...], step: int, *, backward: bool = False) -> tuple[int, int]:
+    """
+    The next stretch of a transfer of *size* bytes of which *done* are done: (offset, length).
+
+    It is cut where any of *addrs* comes to a multiple of *step*; *backward* goes from the end. A transfer that is no
+    longer than *step* is one stretch to begin with.
+    """
+    if size <= step and not done and step != PAGE:
+        return 0, size
+    if backward:
+        end = size - done
+        n = min(end, *((addr + end - 1) % step + 1 for addr in addrs))
+        return end - n, n
+    return done, min(size - done, *(step - (addr + done) % step for addr in addrs))
 
 
 def sweep(
@@ -65,13 +67,14 @@ def sweep(
     repeatable: bool = True,
 ) -> None:
     """
-    Run *body*(offset, length) over the transfer, keeping count in ``ctx.done``; a true answer ends it.
+    Run *body*(offset, length) over what is left of the transfer, keeping count in ``ctx.done``; a true answer ends it.
 
     Long stretches first; one that faults is done again page by page, so that what is reported is exact to the page.
-    Not *repeatable* (an overlapping copy) goes page by page from the start.
+    Not *repeatable* (an overlapping copy) goes page by page from the start. Raises OpError, Blocked.
     """
-    step = STRETCH if repeatable else PAGE
-    for off, n in chunks(ctx.desc.size, addrs, step, backward=backward):
+    size, step = ctx.desc.size, STRETCH if repeatable else PAGE
+    while ctx.done < size:
+        off, n = chunk(size, ctx.done, addrs, step, backward=backward)
         try:
             if body(off, n):
                 return
@@ -79,11 +82,12 @@ def sweep(
         except OpError:
             if not repeatable:
                 raise
-            here = tuple(addr + off for addr in addrs)
-            for inner, m in chunks(n, here, PAGE, backward=backward):
-                if body(off + inner, m):
+            end = ctx.done + n
+            while ctx.done < end:
+                off, n = chunk(size, ctx.done, addrs, PAGE, backward=backward)
+                if body(off, n):
                     return
-                ctx.done += m
+                ctx.done += n
 
 
 def nonzero(raw: bytes, ranges: tuple[tuple[int, int], ...]) -> bool:
@@ -157,7 +161,8 @@ class MemMove(Operation):
 
     def run(self, ctx: Context) -> Completion:
         """Backward (result 1) when the destination starts inside the source."""
-        src, dst, size = ctx.desc.src, ctx.desc.dst, ctx.desc.size
+        desc = ctx.desc
+        src, dst, size = desc.src, desc.dst, desc.size
         overlap = src < dst + size and dst < src + size
         if overlap and not ctx.device.params.overlapping_copy:
             raise OpError(DSA_COMP_OVERLAP_BUFFERS)

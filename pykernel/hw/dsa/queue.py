@@ -44,22 +44,22 @@ class WorkQueue:
     @property
     def enabled(self) -> bool:
         """State is "enabled" (not "busy", which is on its way off)."""
-        return self.cfg.status.state == WqState.ENABLED
+        return self.cfg.status.bits >> 30 == WqState.ENABLED
 
     @property
     def dedicated(self) -> bool:
         """Mode."""
-        return bool(self.cfg.flags.dedicated)
+        return bool(self.cfg.flags.bits & 1)
 
     @property
     def may_block(self) -> bool:
         """Block on fault is on and page requests are not disabled."""
-        return bool(self.cfg.flags.bof) and not self.cfg.flags.prs_disable
+        return self.cfg.flags.bits & 0b1010 == 0b0010
 
     @property
     def max_transfer_size(self) -> int:
         """Bytes."""
-        return 1 << self.cfg.limits.max_xfer_shift
+        return 1 << (self.cfg.limits.bits & 0x1F)
 
     @property
     def max_batch_size(self) -> int:
@@ -78,7 +78,7 @@ class WorkQueue:
     # ------------------------------------------------------------------ filling
     def submit_posted(self, raw: bytes, *, ims: bool = False) -> bool:
         """A 64-byte posted write to a dedicated WQ; PASID and privilege come from WQCFG. False: there was no room."""
-        if len(self.entries) >= self.cfg.size.size:
+        if len(self.entries) >= self.cfg.size.bits:
             return False
         flags = self.cfg.flags
         pasid = flags.pasid if flags.pasid_en else None
@@ -87,8 +87,8 @@ class WorkQueue:
 
     def submit_deferrable(self, raw: bytes, *, limited: bool, ims: bool = False) -> bool:
         """ENQCMD to a shared WQ; a limited portal fills up to the threshold. False means "retry"."""
-        room = self.cfg.threshold.threshold if limited else self.cfg.size.size
-        if len(self.entries) >= min(room, self.cfg.size.size):
+        cfg, waiting = self.cfg, len(self.entries)
+        if waiting >= cfg.size.bits or (limited and waiting >= cfg.threshold.bits):
             return False
         desc = Descriptor.from_bytes(raw)
         self._append(Work(desc, self, desc.pasid, desc.priv, ims=ims))
@@ -108,7 +108,7 @@ class WorkQueue:
         self.inflight.append(work)
         self._count()
         limit = self.cfg.occupancy_limit
-        if limit.int_en and before == limit.limit + 1:
+        if limit.bits and limit.int_en and before == limit.limit + 1:
             self.cfg.status.occupancy_int = 1
             self.device.occupancy_interrupt(self)
         return work
@@ -141,7 +141,8 @@ class WorkQueue:
         self.group = None
 
     def _count(self) -> None:
-        self.cfg.status.occupancy = len(self.entries)
+        status = self.cfg.status
+        status.bits = status.bits & ~0xFFFF | len(self.entries)
 
 
 def is_portal_write(off: int, data: bytes) -> bool:
