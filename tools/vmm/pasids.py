@@ -1,0 +1,132 @@
+"""
+The PASIDs of a virtual machine: which number of the host each of the guest's has, and what is bound to it.
+
+The host's numbers come from /dev/ioasid and are never told to the guest, unless its numbers are to be the same
+(``identity``): then it cannot move to a host where others have them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pykernel.hw.vtd.tables import Pgtt
+
+if TYPE_CHECKING:
+    from pykernel.hw.vtd.tables import PasidEntry
+
+__all__ = ["DEFAULT", "GuestPasids", "HostPasids"]
+
+DEFAULT: Final = 0  # the PASID of requests without one, in every table that Linux makes
+PASID_MIN, PASID_MAX = 1, 0xFFFFF
+
+
+class HostPasids(Protocol):
+    """What the host's kernel does about PASIDs for a VMM; every call raises OSError."""
+
+    def alloc(self, low: int, high: int) -> int:
+        """A host PASID, of the range if the set is asked for one."""
+        ...
+
+    def free(self, pasid: int) -> None:
+        """Give it back."""
+
+    def bind(self, pasid: int, guest: int, entry: PasidEntry) -> None:
+        """Nest the guest's first-stage table in *entry* for the devices of the machine."""
+
+    def unbind(self, pasid: int, guest: int) -> None:
+        """No more."""
+
+    def bind_default(self, entry: PasidEntry) -> None:
+        """The same for requests without a PASID."""
+
+    def unbind_default(self) -> None:
+        """Requests without a PASID have guest-physical addresses again."""
+
+    def flush(self, pasid: int | None, addr: int, order: int) -> None:
+        """Forget translations of *pasid* (None: of requests without one); *order* 64: all of them."""
+
+
+class GuestPasids:
+    """
+    Attributes:
+        host_of: the guest's number -> the host's.
+        bound: the guest's number -> the entry of its table that is in force.
+        refused: what the host did not bind, and why.
+    """
+
+    def __init__(self, host: HostPasids, policy: str = "private") -> None:
+        if policy not in ("private", "identity"):
+            raise ValueError(f"pasids must be 'private' or 'identity', not {policy!r}")
+        self.host, self.policy = host, policy
+        self.host_of: dict[int, int] = {}
+        self.bound: dict[int, PasidEntry] = {}
+        self.refused: list[tuple[int, OSError]] = []
+
+    # ---- virtual commands
+
+    def alloc(self) -> int | None:
+        """A PASID for the guest; None: the host has none for it."""
+        try:
+            host = self.host.alloc(PASID_MIN, PASID_MAX)
+        except OSError:
+            return None
+        guest = host if self.policy == "identity" else self._lowest()
+        self.host_of[guest] = host
+        return guest
+
+    def _lowest(self) -> int:
+        return next(n for n in range(PASID_MIN, PASID_MAX + 1) if n not in self.host_of)
+
+    def free(self, guest: int) -> bool:
+        """The guest gives a PASID back; False: it is none of its."""
+        if guest not in self.host_of:
+            return False
+        self.apply(guest, None)
+        self.host.free(self.host_of.pop(guest))
+        return True
+
+    # ---- entries
+
+    def apply(self, guest: int, entry: PasidEntry | None) -> None:
+        """The guest's table has *entry* for a PASID now: bind it, bind it anew, or unbind it."""
+        if entry is not None and entry.pgtt != Pgtt.FIRST:
+            entry = None  # pass-through and second stage are the guest-physical addresses that the device has anyway
+        if guest != DEFAULT and guest not in self.host_of:
+            return  # a number that the guest made up
+        before = self.bound.get(guest)
+        if before == entry:
+            return
+        if before is not None:
+            self._unbind(guest)
+        if entry is not None:
+            self._bind(guest, entry)
+
+    def _bind(self, guest: int, entry: PasidEntry) -> None:
+        try:
+            if guest == DEFAULT:
+                self.host.bind_default(entry)
+            else:
+                self.host.bind(self.host_of[guest], guest, entry)
+        except OSError as e:
+            self.refused.append((guest, e))
+            return
+        self.bound[guest] = entry
+
+    def _unbind(self, guest: int) -> None:
+        del self.bound[guest]
+        if guest == DEFAULT:
+            self.host.unbind_default()
+        else:
+            self.host.unbind(self.host_of[guest], guest)
+
+    def flush(self, guest: int, addr: int, order: int) -> None:
+        """The guest's table of a PASID changed."""
+        if guest in self.bound:
+            self.host.flush(None if guest == DEFAULT else self.host_of[guest], addr, order)
+
+    def reset(self) -> None:
+        """The guest begins anew: nothing is bound, no PASID is its."""
+        for guest in list(self.bound):
+            self._unbind(guest)
+        for guest in list(self.host_of):
+            self.free(guest)
