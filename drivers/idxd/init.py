@@ -340,6 +340,8 @@ class IdxdPciDriver(PciDriver):
     def remove(self, pdev: PciDev) -> None:
         """C: ``void idxd_remove(struct pci_dev *pdev)``."""
         idxd: IdxdDevice = pdev.drvdata
+        if pdev.iov is not None:
+            pdev.iov.disable()
         unregister_devices(idxd)
         idxd.unregister()
         self.shutdown(pdev)
@@ -348,6 +350,20 @@ class IdxdPciDriver(PciDriver):
         self.module.ida.free(idxd.id)
         idxd.removed = True
         pdev.disable_device()
+
+    def sriov_configure(self, pdev: PciDev, n: int) -> int:
+        """
+        As many virtual functions as asked for, which this driver takes, too. C: ``pci_sriov_configure_simple()``.
+
+        Linux's driver has no such operation, since no accelerator that it knows has virtual functions.
+        """
+        if pdev.iov is None:
+            return 0
+        if n:
+            pdev.iov.enable(n)
+        else:
+            pdev.iov.disable()
+        return n
 
     def reset_prepare(self, pdev: PciDev) -> None:
         """Before a function-level reset: keep what the user configured. C: ``idxd_reset_prepare()``."""

@@ -13,15 +13,20 @@ from typing import Any
 
 from pykernel.hw.dsa.function import DsaFunction
 from pykernel.hw.dsa.params import PRESETS, DsaParams, params_from_options
+from pykernel.hw.dsa.vf import SriovFunction
 
 __all__ = ["PRESETS", "DsaFunction", "DsaParams", "make_dsa", "make_iax"]
 
 
 def make_dsa(options: Mapping[str, Any]) -> DsaFunction:
     """Make a ``dsa`` from the options of a machine file; the default is Sapphire Rapids' part."""
-    return DsaFunction(params_from_options("dsa", options, "spr"))
+    return _make(params_from_options("dsa", options, "spr"))
 
 
 def make_iax(options: Mapping[str, Any]) -> DsaFunction:
     """Make an ``iax`` from the options of a machine file."""
-    return DsaFunction(params_from_options("iax", options, "iax"))
+    return _make(params_from_options("iax", options, "iax"))
+
+
+def _make(params: DsaParams) -> DsaFunction:
+    return SriovFunction(params) if params.vfs else DsaFunction(params)

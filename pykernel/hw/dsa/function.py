@@ -26,23 +26,30 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_PASID_CTRL,
     PCI_PASID_CTRL_ENABLE,
     PCI_PASID_CTRL_PRIV,
+    PCI_PRI_ALLOC_REQ,
     PCI_PRI_CTRL,
     PCI_PRI_CTRL_ENABLE,
 )
 
-__all__ = ["DsaFunction", "make_config"]
+__all__ = ["BAR0_SIZE", "PORTALS", "REGISTERS", "DsaFunction", "make_config", "portals_size"]
 
 REGISTERS, PORTALS = 0, 2  # BARs
 BAR0_SIZE = 0x10000
+NO_LIMIT = 1 << 32
 BAR2_LEAST = 0x20000
+
+
+def portals_size(params: DsaParams) -> int:
+    """Bytes of BAR 2: room for all portals, a power of two."""
+    portals = params.num_wqs * PORTAL_PAGES * 4096
+    return max(BAR2_LEAST, 1 << (portals - 1).bit_length())
 
 
 def make_config(params: DsaParams) -> ConfigSpace:
     """Configuration space: a root complex integrated endpoint with FLR, MSI-X, PM, ATS, PRI and PASID."""
     config = ConfigSpace(0x8086, params.device, 0x088000, subsystem=(0x8086, 0))
     config.add_bar(REGISTERS, BAR0_SIZE)
-    portals = params.num_wqs * PORTAL_PAGES * 4096
-    config.add_bar(PORTALS, max(BAR2_LEAST, 1 << (portals - 1).bit_length()))
+    config.add_bar(PORTALS, portals_size(params))
     config.add_pcie(0x40, flags=0x0092, devcap=0x10008002, devctl=0x2910, devcap2=0x200010)
     config.add_dmwr_completer()
     if params.vectors:
@@ -64,8 +71,8 @@ class DsaFunction(PciFunction):
     The last block of methods is what a test or a machine file uses to make the silicon misbehave.
     """
 
-    def __init__(self, params: DsaParams) -> None:
-        super().__init__(make_config(params))
+    def __init__(self, params: DsaParams, config: ConfigSpace | None = None) -> None:
+        super().__init__(config or make_config(params))
         if params.vectors:
             self.place_msix(params.vectors, REGISTERS, MSIX_TABLE, MSIX_PBA)
         self.params = params
@@ -103,6 +110,12 @@ class DsaFunction(PciFunction):
     def pri_enabled(self) -> bool:
         """PRI capability, enable."""
         return self._ext_control(PCI_EXT_CAP_ID_PRI, PCI_PRI_CTRL, PCI_PRI_CTRL_ENABLE)
+
+    @property
+    def page_request_limit(self) -> int:
+        """Outstanding Page Request Allocation; no limit while page requests are not switched on."""
+        at = self.config.ext_caps.get(PCI_EXT_CAP_ID_PRI)
+        return self.config.get(at + PCI_PRI_ALLOC_REQ, 4) if at is not None and self.pri_enabled else NO_LIMIT
 
     @property
     def running(self) -> bool:

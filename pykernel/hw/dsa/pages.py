@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pykernel.uapi.linux.pci_regs import PCI_EXT_CAP_ID_PRI, PCI_PRI_ALLOC_REQ
-
 if TYPE_CHECKING:
     from pykernel.hw.dsa.desc import Work
     from pykernel.hw.dsa.function import DsaFunction
@@ -30,18 +28,10 @@ class PageRequests:
         self._waiting: deque[Request] = deque()
         self._era = 0
 
-    @property
-    def limit(self) -> int:
-        """Outstanding Page Request Allocation; no limit while page requests are not switched on."""
-        at = self.device.config.ext_caps.get(PCI_EXT_CAP_ID_PRI)
-        if at is None or not self.device.pri_enabled:
-            return 1 << 32
-        return self.device.config.get(at + PCI_PRI_ALLOC_REQ, 4)
-
     def ask(self, work: Work, addr: int, write: bool, done: Callable[[bool], None]) -> None:
         """Ask for the page at *addr* for *work*; *done* is called with the answer, perhaps before this returns."""
         request = (work, addr, write, done)
-        if self.outstanding < self.limit:
+        if self.outstanding < self.device.page_request_limit:
             self._send(request)
         else:
             self._waiting.append(request)
@@ -56,7 +46,7 @@ class PageRequests:
                 return
             self.outstanding -= 1
             done(ok)
-            if self._waiting and self.outstanding < self.limit:
+            if self._waiting and self.outstanding < self.device.page_request_limit:
                 self._send(self._waiting.popleft())
 
         self.device.port.page_request_async(addr, write, work.pasid, work.priv, answered)

@@ -21,7 +21,7 @@ M32, M64 = (1 << 32) - 1, (1 << 64) - 1
 
 @dataclass(frozen=True)
 class DsaParams:
-    """Everything that makes one part: PCI identity, capability registers (whole), PCI capabilities, planted faults."""
+    """Everything that makes one part: identity, capability registers (whole), PCI capabilities, faults, virtual functions."""
 
     device: int = 0x0B25
     version: int = 0x100
@@ -38,6 +38,9 @@ class DsaParams:
     pasid: bool = True
     pri: bool = True
     ats: bool = True
+    vfs: int = 0
+    vf_wqs: int = 1
+    vf_wq_size: int = 16
     faults: tuple[Mapping[str, Any], ...] = ()
 
     # GENCAP
@@ -173,6 +176,9 @@ _WHOLE: dict[str, Rule] = {  # options that are a field of DsaParams
     "pasid": Boolean(),
     "pri": Boolean(),
     "ats": Boolean(),
+    "vfs": Integer(0, 64),  # virtual functions, and what each has
+    "vf_wqs": Integer(1, 8),
+    "vf_wq_size": Integer(1, 128),
 }
 _FIELDS: dict[str, tuple[str, int, int]] = {  # option -> register, low bit, width
     "max_transfer_shift": ("gencap", 16, 5),
