@@ -53,6 +53,7 @@ DRIVERS = {
     "vfio_iommu_type1": "pykernel.vfio.type1:VfioIommuType1Module",
     "mdev": "pykernel.mdev.core:MdevModule",
     "vfio_mdev": "pykernel.drivers.vfio_mdev:VfioMdevModule",
+    "ioasid_user": "pykernel.iommu.ioasid_user:IoasidUserModule",
     "mtty": "pykernel.drivers.mtty:MttyModule",
     "vdsa": "pykernel.drivers.vdsa:VdsaModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
