@@ -70,8 +70,9 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("sendmsg", "sendmsg", "data and SCM_RIGHTS"),
     Syscall("recvmsg", "recvmsg", "data and SCM_RIGHTS; of the flags MSG_CMSG_CLOEXEC"),
     Syscall("fork", "fork"),
-    Syscall("execve", "exec", "closes close-on-exec descriptors, new address space; nothing is run"),
-    Syscall("exit_group", "exit"),
+    Syscall("clone", "thread", "as pthread_create() calls it: memory, descriptors and working directory are shared"),
+    Syscall("execve", "exec", "ends threads, closes close-on-exec descriptors, new address space; nothing is run"),
+    Syscall("exit_group", "exit", "exit_thread() is the call that ends one thread"),
     Syscall("fcntl", "fcntl", "F_DUPFD, F_DUPFD_CLOEXEC, F_[GS]ETFD, F_[GS]ETFL, F_[GS]ETPIPE_SZ"),
     Syscall("truncate", "truncate"),
     Syscall("ftruncate", "ftruncate"),
@@ -116,7 +117,16 @@ SYSCALLS: tuple[Syscall, ...] = (
 
 
 class Process(Descriptors, Memory, Limits, Names, Anonymous):
-    """A client on the direct surface. Descriptors, addresses and errnos are as a C program sees them."""
+    """
+    A client on the direct surface. Descriptors, addresses and errnos are as a C program sees them.
+
+    Attributes:
+        group: the threads of the process that have not ended, in the order in which they began.
+    """
+
+    def __init__(self, kernel: Kernel, task: Task, fds: FdTable, cwd: Inode) -> None:
+        super().__init__(kernel, task, fds, cwd)
+        self.group: list[Process] = [self]
 
     @classmethod
     def create(cls, kernel: Kernel, cred: Cred, comm: str, mem: Any = None) -> Process:
@@ -141,25 +151,68 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
         return pids.add(child)
 
     @syscall
+    def thread(self) -> Process:
+        """
+        C: ``pthread_create()``, ``clone(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_THREAD ...)``: the new thread.
+
+        What it calls is done in its own name; its registers begin in their initial state, IA32_PASID too.
+        """
+        pids, mine = self.kernel.sub(Pids), self.task
+        assert mine.mm is not None
+        mine.mm.users += 1
+        task = Task(self.kernel, pids.alloc(), mine.comm, mine.cred, mine.mm, mine.tgid, rlimits=mine.rlimits)
+        made = Process(self.kernel, task, self.fds, self.cwd)
+        made._fs, made.group = self._fs, self.group
+        self.group.append(made)
+        return pids.add(made)
+
+    @syscall
     def exec(self, comm: str | None = None) -> None:
-        """C: ``int execve(...)`` as the kernel sees it: a new address space, close-on-exec."""
+        """C: ``int execve(...)`` as the kernel sees it: one thread, a new address space, close-on-exec."""
+        self._de_thread()
         old, self.task.mm = self.task.mm, Mm(_memory(self.kernel))
         self.task.comm = comm or self.task.comm
         self.kernel.sub(Cpus).flush_thread(self.task)
         _mmput(old)
         self.fds.exec()
 
+    def _de_thread(self) -> None:
+        """The other threads end, and this one is the process. C: ``int de_thread(struct task_struct *)``."""
+        for other in [t for t in self.group if t is not self]:
+            other._end(0)
+        pids = self.kernel.sub(Pids)
+        pids.remove(self)
+        self.task.pid = self.task.tgid
+        pids.add(self)
+
     def exit(self, code: int = 0) -> None:
-        """C: ``void exit_group(int)``: mappings, then descriptors are given back. A second time does nothing."""
+        """
+        C: ``void exit_group(int)``: threads end, mappings, then descriptors are given back.
+
+        A second time does nothing.
+        """
         if self.exited is None:
             self._exit(code)
 
     @syscall
     def _exit(self, code: int) -> None:
-        self.exited = index(code)
+        status = index(code)
+        for thread in list(self.group):
+            thread._end(status)
+
+    @syscall
+    def exit_thread(self, code: int = 0) -> None:
+        """C: ``void exit(int)``, the system call: this thread ends; with the last one the process does."""
+        self._end(index(code))
+
+    def _end(self, code: int) -> None:
+        # kernel/exit.c:do_exit()
+        self.exited = code
         self.kernel.sub(Cpus).flush_thread(self.task)
         _mmput(self.task.mm)
-        self.fds.exit()
+        self.group.remove(self)
+        if not self.group:
+            self.fds.exit()
         self.kernel.sub(Pids).remove(self)
 
     @syscall
@@ -257,12 +310,12 @@ class Pids:
 
     def add(self, process: Process) -> Process:
         """A process starts."""
-        self.processes[process.pid] = process
+        self.processes[process.tid] = process
         return process
 
     def remove(self, process: Process) -> None:
         """A process ended."""
-        self.processes.pop(process.pid, None)
+        self.processes.pop(process.tid, None)
 
     def _exit(self) -> None:
         for process in list(self.processes.values()):
@@ -273,7 +326,8 @@ class Pids:
         return next((_who(p) for p in self.processes.values() if p.task.mm is mm), "a process that ended")
 
     def _leaks(self) -> list[str]:
-        return [line for p in self.processes.values() for line in (*_open_files(p), *_mappings(p))]
+        firsts = [p for p in self.processes.values() if p.group[0] is p]
+        return [line for p in firsts for line in (*_open_files(p), *_mappings(p))]
 
 
 def _who(p: Process) -> str:

@@ -211,6 +211,16 @@ def do_poll(kernel: Kernel, wanted: Sequence[tuple[File | None, int]], timeout_n
     return look()
 
 
+class Fs:
+    """``struct fs_struct``: what the threads of a process share of its place."""
+
+    __slots__ = ("cwd", "umask")
+
+    def __init__(self, cwd: Inode) -> None:
+        self.cwd = cwd
+        self.umask = UMASK
+
+
 class Caller:
     """A client on the direct surface. Descriptors, addresses and errnos are as a C program sees them."""
 
@@ -218,9 +228,26 @@ class Caller:
         self.kernel = kernel
         self.task = task
         self.fds = task.files = fds
-        self.cwd = cwd
-        self.umask = UMASK
+        self._fs = Fs(cwd)
         self.exited: int | None = None
+
+    @property
+    def cwd(self) -> Inode:
+        """Where relative paths begin."""
+        return self._fs.cwd
+
+    @cwd.setter
+    def cwd(self, inode: Inode) -> None:
+        self._fs.cwd = inode
+
+    @property
+    def umask(self) -> int:
+        """Bits of modes that new files do not get."""
+        return self._fs.umask
+
+    @umask.setter
+    def umask(self, mask: int) -> None:
+        self._fs.umask = mask
 
     @property
     def mem(self) -> Any:
@@ -230,7 +257,12 @@ class Caller:
 
     @property
     def pid(self) -> int:
-        """getpid()."""
+        """getpid(): the same in all threads."""
+        return self.task.tgid
+
+    @property
+    def tid(self) -> int:
+        """gettid()."""
         return self.task.pid
 
     def _walk(self, path: PathArg, *, follow: bool = True) -> Inode:
