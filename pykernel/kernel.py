@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pykernel.base.module import Modules
     from pykernel.fs.vfs import Inode
+    from pykernel.pci.mmio import Mmio
     from pykernel.profile import Profile
     from pykernel.surfaces.inprocess import Patched
     from pykernel.syscalls import Process
@@ -171,6 +172,7 @@ class Kernel:
         self.ledger = Ledger(self.where, lambda: self.current is not self.idle_task or self.sched.busy)
         self.pasid_of: Callable[[Any], int] = lambda _mm: 0
         self.mmio_at: Callable[[int], Any] = lambda _pa: None  # the PCI layer's: a BAR as a window of physical memory
+        self.dmar: Mmio | None = None  # the registers of the IOMMU, where firmware's DMAR table names one
         self._subs: dict[type, Any] = {}
         self._root: Inode | None = None
         # what root found where in sysfs; whatever comes or goes empties it (FsNotify)

@@ -76,6 +76,10 @@ def _pci_init(kernel: Kernel) -> None:
     from pykernel.hw import make
 
     pci = kernel.sub(Pci)
+    if kernel.machine.iommu.enabled and kernel.dmar is None:
+        from pykernel.hw.vtd.unit import VtdUnit
+
+        kernel.dmar = pci.remapping = VtdUnit(kernel)
     kernel.sub(Iommu)
     for row in kernel.machine.pci:
         pci.plug(row.address, make(row.model, row.options))

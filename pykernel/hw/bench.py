@@ -61,7 +61,9 @@ class Bench:
         self.accesses.append(("write", addr, len(data), pasid, priv))
         self.memory[addr : addr + len(data)] = data
 
-    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+    def dma_view(
+        self, addr: int, n: int, *, write: bool, pasid: int | None = None, priv: bool = False
+    ) -> list[memoryview] | None:
         """None: every access is to be seen."""
         return None
 

@@ -23,7 +23,7 @@ from pykernel.pci.dev import PciDev
 from pykernel.pci.driver import PciBus
 from pykernel.pci.function import PciFunction
 from pykernel.pci.irq import Irqs
-from pykernel.pci.slot import ADDRESS, DmaTranslator, Slot
+from pykernel.pci.slot import ADDRESS, DmaTranslator, Remapping, Slot
 from pykernel.pci.window import bar_at
 from pykernel.uapi.linux import pci_regs as r
 
@@ -49,6 +49,7 @@ class Pci:
         self.buses: dict[str, PciBusDev] = {}
         self.rescan_remove = Mutex(kernel, "pci_rescan_remove_lock")
         self.translator: Callable[[], DmaTranslator] = _no_translator
+        self.remapping: Remapping | None = None  # the IOMMU that the slots are behind
         self._used: list[tuple[int, int]] = []  # (start, size), ascending
         self._next_io = IO_PORTS
         self._full: dict[tuple[bool, int], int] = {}  # (window, size) -> below this no such range is free

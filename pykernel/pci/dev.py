@@ -392,6 +392,7 @@ class PciDev(PciReset):
         self.pci.remove_bus(self)
         self.pci_bus.pci_devices.remove(self)
         self.slot.dev = None
+        self.slot.forget()
         self.pci.devices.pop(self.name, None)
         if self.physfn is None:
             self.pci.free_mmio(self.resources.values())

@@ -82,12 +82,14 @@ class Port(Protocol):
         """Write *data* at *addr*."""
         ...
 
-    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+    def dma_view(
+        self, addr: int, n: int, *, write: bool, pasid: int | None = None, priv: bool = False
+    ) -> list[memoryview] | None:
         """The bytes at *addr* themselves, in pieces, to be read or written at once; None: use dma_read, dma_write."""
         ...
 
     def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
-        """PRI page request: true when the page is there now, false when the request was refused."""
+        """PRI page request: true when the page is there now, false when the request was refused. It may wait."""
         ...
 
     def page_request_async(
@@ -346,7 +348,9 @@ class PciFunction:
             raise DmaFault(addr, write=True, reason="bus master disabled")
         self.port.dma_write(addr, data, pasid, priv)
 
-    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+    def dma_view(
+        self, addr: int, n: int, *, write: bool, pasid: int | None = None, priv: bool = False
+    ) -> list[memoryview] | None:
         """
         The bytes at *addr* themselves, as an engine that copies wants them: pieces of the machine's RAM, in order.
 
@@ -354,7 +358,7 @@ class PciFunction:
         """
         if not self.bus_master:
             raise DmaFault(addr, write, "bus master disabled")
-        return self.port.dma_view(addr, n, write=write, pasid=pasid)
+        return self.port.dma_view(addr, n, write=write, pasid=pasid, priv=priv)
 
     # ------------------------------------------------------------------ interrupts
     def _write_msix_table(self, off: int, size: int, value: int) -> None:

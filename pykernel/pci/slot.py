@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from pykernel.mm.phys import PhysFault, PhysMem
 from pykernel.pci.function import DmaFault, PciFunction
 from pykernel.pci.irq import MSI_ADDRESS, Irqs, message_irq
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from pykernel.pci.core import Pci
     from pykernel.pci.dev import PciDev
 
-__all__ = ["ADDRESS", "DmaSpace", "DmaTranslator", "NoSpace", "Slot"]
+__all__ = ["ADDRESS", "Answered", "DmaSpace", "DmaTranslator", "NoSpace", "Physical", "Remapping", "Slot"]
 
+Answered = Callable[[int], None]  # takes the code of a page response: 0 success, 1 invalid request, 15 failure
 ADDRESS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 
 
@@ -54,6 +56,64 @@ class DmaSpace(Protocol):
         ...
 
 
+class Remapping(Protocol):
+    """The IOMMU between the slots and memory."""
+
+    @property
+    def enabled(self) -> bool:
+        """Requests are translated."""
+        ...
+
+    def space(self, slot: Slot, pasid: int | None, *, priv: bool) -> DmaSpace:
+        """What *slot* reaches now with *pasid*, or without one."""
+        ...
+
+    def keeps(self, space: DmaSpace) -> bool:
+        """Whether the slot may keep *space* until it is told to forget it."""
+        ...
+
+    def request_page(self, slot: Slot, addr: int, write: bool, pasid: int | None, priv: bool, done: Answered) -> None:
+        """PRI: *done* hears the response code."""
+
+
+class Physical:
+    """
+    Bus addresses are physical: no IOMMU, or one that passes requests through.
+
+    Args:
+        messages: writes to the local APIC's range are interrupts.
+    """
+
+    __slots__ = ("messages", "phys", "slot")
+
+    def __init__(self, slot: Slot, phys: PhysMem, *, messages: bool = True) -> None:
+        self.slot = slot
+        self.phys = phys
+        self.messages = messages
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Read. Raises DmaFault: nothing is there."""
+        try:
+            return self.phys.read(addr, n)
+        except PhysFault as e:
+            raise DmaFault(e.pa, write=False, reason="nothing answers at this physical address") from e
+
+    def write(self, addr: int, data: bytes | memoryview) -> None:
+        """Write; to the local APIC's range it is an interrupt message. Raises DmaFault."""
+        if self.messages and addr & 0xFFF00000 == MSI_ADDRESS and not addr >> 32:
+            self.slot.msi_write(addr, int.from_bytes(data[:4], "little"))
+            return
+        try:
+            self.phys.write(addr, data)
+        except PhysFault as e:
+            raise DmaFault(e.pa, write=True, reason="nothing answers at this physical address") from e
+
+    def view(self, addr: int, n: int, *, write: bool) -> list[memoryview] | None:
+        """The bytes themselves, where it is all RAM."""
+        view = self.phys.view(addr, n)
+        return None if view is None else [view]
+
+
 class NoSpace:
     """Of a slot whose function the kernel does not know."""
 
@@ -70,27 +130,112 @@ class NoSpace:
         raise DmaFault(addr, write, "the kernel knows no such requester")
 
 
+class Fresh:
+    """What a slot reaches is not known yet: the first access asks the IOMMU."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Raises DmaFault."""
+        return self.slot.resolve().read(addr, n)
+
+    def write(self, addr: int, data: bytes | memoryview) -> None:
+        """Raises DmaFault."""
+        self.slot.resolve().write(addr, data)
+
+    def view(self, addr: int, n: int, *, write: bool) -> list[memoryview] | None:
+        """Raises DmaFault."""
+        return self.slot.resolve().view(addr, n, write=write)
+
+
+PRIVILEGED = 1 << 20  # beside a PASID, in the keys of Slot.spaces
+
+
 class Slot:
-    """A place on a root bus: the port of the function in it, and where its device is known."""
+    """
+    A place on a root bus: the port of the function in it, and where its device is known.
+
+    Attributes:
+        source: bus and devfn: the requester ID.
+        space: what requests without a PASID reach.
+        spaces: what those with one reach, by PASID, plus 1 << 20 for a supervisor's.
+    """
 
     def __init__(self, pci: Pci, address: str, function: PciFunction) -> None:
         self.pci = pci
         self.address = address
         self.function = function
         self.domain, self.bus_number = int(address[:4], 16), int(address[5:7], 16)
+        self.source = self.bus_number << 8 | int(address[8:10], 16) << 3 | int(address[11])
         self.dev: PciDev | None = None
-        self.space: DmaSpace = NoSpace()
+        self.space: DmaSpace = Fresh(self)
+        self.spaces: dict[int, DmaSpace] = {}
         function.port = self
+
+    @property
+    def gone(self) -> bool:
+        """The function was pulled out."""
+        return self.pci.slots.get(self.address) is not self
+
+    # ---- what the IOMMU says
+
+    def resolve(self) -> DmaSpace:
+        """What requests without a PASID reach; kept as long as the IOMMU allows."""
+        if self.dev is None:
+            return NoSpace()
+        unit = self.pci.remapping
+        if unit is None:
+            return Physical(self, self.pci.kernel.sub(PhysMem))
+        space = unit.space(self, None, priv=False)
+        if unit.keeps(space):
+            self.space = space
+        return space
+
+    def _resolve_pasid(self, pasid: int, *, priv: bool) -> DmaSpace:
+        if self.dev is None:
+            return NoSpace()
+        unit = self.pci.remapping
+        assert unit is not None
+        space = unit.space(self, pasid, priv=priv)
+        if unit.keeps(space):
+            self.spaces[pasid | PRIVILEGED if priv else pasid] = space
+        return space
+
+    def forget(self) -> None:
+        """The next access asks the IOMMU again."""
+        self.space = Fresh(self)
+        self.spaces.clear()
+
+    def forget_pasid(self, pasid: int, *, rid: bool) -> None:
+        """As forget(), of one PASID; *rid*: it is that of requests without one."""
+        self.spaces.pop(pasid, None)
+        self.spaces.pop(pasid | PRIVILEGED, None)
+        if rid:
+            self.space = Fresh(self)
 
     def _device(self, addr: int, *, write: bool) -> PciDev:
         if self.dev is None:
             raise DmaFault(addr, write, "the kernel knows no such requester")
         return self.dev
 
+    @property
+    def _remapped(self) -> bool:
+        return self.pci.remapping is not None and self.pci.remapping.enabled
+
+    # ---- the port
+
     def dma_read(self, addr: int, n: int, pasid: int | None = None, priv: bool = False) -> bytes:
         """Upstream read. Raises DmaFault."""
         if pasid is None:
             return self.space.read(addr, n)
+        space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
+        if space is not None:
+            return space.read(addr, n)
+        if self._remapped:
+            return self._resolve_pasid(pasid, priv=priv).read(addr, n)
         return self.pci.translator().dma_read(self._device(addr, write=False), addr, n, pasid, priv)
 
     def dma_write(self, addr: int, data: bytes | memoryview, pasid: int | None = None, priv: bool = False) -> None:
@@ -98,23 +243,46 @@ class Slot:
         if pasid is None:
             self.space.write(addr, data)
             return
-        self.pci.translator().dma_write(self._device(addr, write=True), addr, data, pasid, priv)
+        space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
+        if space is not None:
+            space.write(addr, data)
+        elif self._remapped:
+            self._resolve_pasid(pasid, priv=priv).write(addr, data)
+        else:
+            self.pci.translator().dma_write(self._device(addr, write=True), addr, data, pasid, priv)
 
-    def dma_view(self, addr: int, n: int, *, write: bool, pasid: int | None = None) -> list[memoryview] | None:
+    def dma_view(
+        self, addr: int, n: int, *, write: bool, pasid: int | None = None, priv: bool = False
+    ) -> list[memoryview] | None:
         """The bytes themselves, in pieces; None where there is no such thing. Raises DmaFault."""
         if pasid is None:
             return self.space.view(addr, n, write=write)
+        space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
+        if space is None and self._remapped:
+            space = self._resolve_pasid(pasid, priv=priv)
+        if space is not None:
+            return space.view(addr, n, write=write)
         return self.pci.translator().dma_view(self._device(addr, write=write), addr, n, pasid, write=write)
 
     def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
-        """Page request; True when the page is there now."""
-        return self.pci.translator().page_request(self._device(addr, write=write), addr, write, pasid)
+        """Page request; True when the page is there now. Waits for the response."""
+        if not self._remapped:
+            return self.pci.translator().page_request(self._device(addr, write=write), addr, write, pasid)
+        answers: list[bool] = []
+        self.page_request_async(addr, write, pasid, priv=False, done=answers.append)
+        if not answers:
+            self.pci.kernel.sched.idle_until(lambda: bool(answers), waits_for="a page response")
+        return answers[0]
 
     def page_request_async(
         self, addr: int, write: bool, pasid: int | None, priv: bool, done: Callable[[bool], None]
     ) -> None:
-        """Page request, answered later: the silicon goes on with other things."""
-        self.call_soon(lambda: done(self.page_request(addr, write, pasid)))
+        """Page request; *done* hears the answer: is the page there now?"""
+        unit = self.pci.remapping
+        if unit is not None and unit.enabled and self.dev is not None:
+            unit.request_page(self, addr, write, pasid, priv, lambda code: done(code == 0))
+        else:
+            done(self.page_request(addr, write, pasid))
 
     def msi_write(self, address: int, data: int) -> None:
         """A message: an interrupt when it goes to the local APIC's range."""
