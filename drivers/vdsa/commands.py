@@ -121,7 +121,8 @@ class VdsaCommands:
     # ------------------------------------------------------------------ the queue
 
     @property
-    def _wq_on(self) -> bool:
+    def wq_on(self) -> bool:
+        """The guest turned its queue on."""
         return bool(self.device.regs.wqcfg[0].status.state == ENABLED)
 
     def _enable_wq(self, operand: int) -> int:
@@ -130,7 +131,7 @@ class VdsaCommands:
             return Status.INVALID_WQ_IDX
         if not device.regs.enabled:
             return Status.DEV_NOT_ENABLED
-        if self._wq_on:
+        if self.wq_on:
             return Status.WQ_NOT_DISABLED
         flags = cfg.flags
         if flags.mode != int(device.wq.dedicated):
@@ -149,7 +150,7 @@ class VdsaCommands:
     def _check_wq(self, operand: int) -> int:
         if operand != 1:
             return Status.INVALID_WQ_IDX
-        return Status.SUCCESS if self._wq_on else Status.WQS_NOT_ENABLED
+        return Status.SUCCESS if self.wq_on else Status.WQS_NOT_ENABLED
 
     def _disable_wq(self, operand: int) -> int:
         status = self._check_wq(operand)
@@ -187,7 +188,7 @@ class VdsaCommands:
 
     def quiesce(self, *, abort: bool = False) -> None:
         """The queue goes off, with nothing left in it."""
-        if not self._wq_on:
+        if not self.wq_on:
             return
         self._finish(abort=abort)
         self.device.pasids.disable()

@@ -86,14 +86,18 @@ class VdsaDevice(VfioDevice):
         self.ims.free()
 
     def open_device(self) -> None:
-        """It begins as after a reset."""
+        """It begins as after a reset, with the PASIDs of who opens it. Raises EBUSY, ENOMEM."""
         self.reset_state()
+        self.pasids.open()
 
     def close_device(self) -> None:
         """Nothing of its guest is left."""
-        self.commands.quiesce()
-        self.reset_state()
-        self.vectors.clear()
+        with self.dev_lock:
+            self.commands.quiesce(abort=True)
+            self.pasids.close()
+            self.reset_state()
+            self.config.reset()
+            self.vectors.clear()
 
     # ---- what the registers set off
 

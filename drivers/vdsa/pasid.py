@@ -1,13 +1,41 @@
-"""PASIDs of a virtual DSA: the guest's are looked up in the ioasid set of its user, the host's reach the queue."""
+"""
+PASIDs of a virtual DSA: the guest's are looked up in the ioasid set of its user, the host's reach the queue.
+
+A descriptor for a shared queue has its host PASID from the processor, so there is nothing to program. A dedicated queue
+has one PASID in its configuration: what the guest writes there is looked up, with a reference as long as the hardware
+knows the number. UNBIND comes with a lock held, so the hardware is cleared by the ordered work queue, which whoever
+unbinds flushes before the IOMMU's entry goes.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pykernel.drivers.vdsa.commands import Status
+from pykernel.iommu.ioasid import (
+    INVALID_IOASID,
+    IOASID_NOTIFY_BIND,
+    IOASID_NOTIFY_UNBIND,
+    IOASID_PRIO_DEVICE,
+    IoasidNbArgs,
+    IoasidSet,
+    ioasid_find_by_spid,
+    ioasid_find_mm_set,
+    ioasid_put,
+    ioasid_queue_work,
+    ioasid_register_notifier,
+    ioasid_register_notifier_mm,
+    ioasid_set_for_each_ioasid,
+    ioasid_unregister_notifier,
+    ioasid_unregister_notifier_mm,
+)
+from pykernel.lib.notifier import NOTIFY_OK, NotifierBlock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykernel.drivers.vdsa.device import VdsaDevice
+    from pykernel.task import Mm
 
 __all__ = ["Pasids"]
 
@@ -17,31 +45,147 @@ class Pasids:
     The PASIDs of one device.
 
     Attributes:
-        default: the host PASID for what the guest does without one, or None.
+        default: the host PASID for what the guest does without one, or None: then it can do nothing without.
+        programmed: the host PASID of a guest's that the dedicated queue has, with a reference; or None.
     """
 
     def __init__(self, device: VdsaDevice) -> None:
         self.device = device
+        self.kernel = device.kernel
+        self.mm: Mm | None = None
         self.default: int | None = None
+        self.programmed: int | None = None
+        self._nb = NotifierBlock(self._event, IOASID_PRIO_DEVICE)
+        self._leave: Callable[[], None] | None = None
 
-    def host_pasid(self, guest: int) -> int | None:
+    # ---- the user's set
+
+    def open(self) -> None:
+        """
+        From now on the IDs of the caller's address space count.
+
+        A set that has IDs already takes no notifier by its mm; nothing was missed, for nothing is remembered here that
+        the set does not know.
+        """
+        kernel, mm, nb = self.kernel, self.kernel.current.mm, self._nb
+        self.mm = mm
+        if mm is None:
+            return
+        found = ioasid_find_mm_set(kernel, mm)
+        if found is None:
+            ioasid_register_notifier_mm(kernel, mm, nb)
+            self._leave = lambda: ioasid_unregister_notifier_mm(kernel, mm, nb)
+        else:
+            ioasid_register_notifier(kernel, found, nb)
+            self._leave = lambda: ioasid_unregister_notifier(kernel, found, nb)
+
+    def close(self) -> None:
+        """The device is closed; its queue is off."""
+        if self._leave is not None:
+            self._leave()
+        self._leave = self.mm = None
+
+    @property
+    def set(self) -> IoasidSet | None:
+        """The set of who opened the device."""
+        return None if self.mm is None else ioasid_find_mm_set(self.kernel, self.mm)
+
+    def host_pasid(self, guest: int, *, get: bool = False) -> int | None:
         """The host's number of a guest PASID; None: it has none."""
-        return None
+        owner = self.set
+        if owner is None:
+            return None
+        found = ioasid_find_by_spid(owner, guest, get)
+        return None if found == INVALID_IOASID else found
 
     def host_pasids(self) -> list[int]:
-        """All of the guest, the default one included."""
-        return [] if self.default is None else [self.default]
+        """All of the user's, the default one included."""
+        found: list[int] = [] if self.default is None else [self.default]
+        owner = self.set
+        if owner is not None:
+            ioasid_set_for_each_ioasid(owner, lambda number, _: found.append(number))
+        return found
+
+    # ---- the dedicated queue
 
     def enable(self) -> int:
-        """Turn the dedicated queue on for the PASID in the virtual WQCFG; the status of the command."""
+        """
+        Turn the dedicated queue on for the PASID in the virtual WQCFG; the status of the command.
+
+        A guest PASID that is not bound yet is programmed when it is: until then the queue takes nothing.
+        """
         device = self.device
         flags = device.regs.wqcfg[0].flags
-        pasid = self.host_pasid(flags.pasid) if flags.pasid_en else self.default
-        if pasid is None:
+        if flags.pasid_en:
+            return self._program()
+        if self.default is None:
             return Status.WQ_PASID_EN
-        return device.host.enable(pasid, priv=bool(flags.priv))
+        return device.host.enable(self.default, priv=False)
+
+    def _program(self) -> int:
+        flags = self.device.regs.wqcfg[0].flags
+        pasid = self.host_pasid(flags.pasid, get=True)
+        self._trace("program" if pasid is not None else "wait", flags.pasid, pasid)
+        if pasid is None:
+            return Status.SUCCESS
+        status = self.device.host.enable(pasid, priv=bool(flags.priv))
+        if status:
+            ioasid_put(self.kernel, None, pasid)
+        else:
+            self.programmed = pasid
+        return status
 
     def disable(self) -> None:
-        """Turn it off."""
-        if self.device.wq.dedicated:
-            self.device.host.disable()
+        """Turn it off; the hardware knows the PASID no more."""
+        if self.device.wq.shared:
+            return
+        self.device.host.disable()
+        pasid, self.programmed = self.programmed, None
+        if pasid is not None:
+            ioasid_put(self.kernel, None, pasid)
+
+    # ---- events
+
+    def _event(self, nb: NotifierBlock, event: int, args: IoasidNbArgs) -> int:
+        """With the allocator's lock held: the hardware's part waits for the ordered work queue."""
+        if event == IOASID_NOTIFY_BIND:
+            ioasid_queue_work(self.kernel, lambda: self._bound(args.spid))
+        elif event == IOASID_NOTIFY_UNBIND:
+            ioasid_queue_work(self.kernel, lambda: self._unbound(args.id, args.spid))
+        return NOTIFY_OK
+
+    def _bound(self, spid: int) -> None:
+        device = self.device
+        with device.dev_lock:
+            regs = device.regs
+            flags, perm = regs.wqcfg[0].flags, regs.perm[1].perm
+            if device.wq.dedicated and device.commands.wq_on and not device.host.on and flags.pasid == spid:
+                self._program()
+            if perm.pasid_en and perm.pasid == spid:
+                device.commands.program_ims()
+
+    def _unbound(self, pasid: int, spid: int) -> None:
+        """
+        Nothing of *pasid* stays: what is in the queue is forgotten, not waited for.
+
+        A guest that lets a PASID go has drained it; one that was killed has nobody who would answer the page requests
+        that a drain waits for.
+        """
+        device = self.device
+        with device.dev_lock:
+            if device.wq.dedicated and self.programmed != pasid:
+                return
+            self._trace("clear", spid, pasid)
+            if device.wq.shared:
+                if device.commands.wq_on:
+                    device.host.abort_pasid(pasid)
+            else:
+                device.host.abort()
+                self.disable()
+            perm = device.regs.perm[1].perm
+            if perm.pasid_en and perm.pasid == spid:
+                device.ims.mask()
+
+    def _trace(self, action: str, gpasid: int, hpasid: int | None) -> None:
+        if self.kernel.trace:
+            self.kernel.trace("vdsa_pasid", device=self.device.name, action=action, gpasid=gpasid, hpasid=hpasid)

@@ -327,10 +327,9 @@ class Commands:
         return self._abort(self.device.wqs, lambda work: work.pasid == pasid)
 
     def _abort(self, wqs: list[WorkQueue], match: Callable[[Work], bool]) -> int:
-        """Forget what *match*es; the command is active until the last answer to a page request of it is there."""
+        """Forget what *match*es; an answer to a page request of it that comes later is nobody's."""
         for wq in wqs:
             wq.abort(match)
-        self._wait = (lambda: not any(wq.blocked_on(match) for wq in wqs)), lambda: None
         return Err.SUCCESS
 
     # ------------------------------------------------------------------ interrupt handles

@@ -200,7 +200,8 @@ class DsaFunction(PciFunction):
     def software_reset(self) -> None:
         """Reset Device: registers and queues; configuration space and the MSI-X table stay."""
         for wq in self.wqs:
-            wq.forget()
+            wq.abort(lambda work: True)
+            wq.group = None
         self.groups = []
         self.pages.reset()
         self.ims.reset()

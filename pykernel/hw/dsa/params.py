@@ -21,7 +21,7 @@ M32, M64 = (1 << 32) - 1, (1 << 64) - 1
 
 @dataclass(frozen=True)
 class DsaParams:
-    """Everything that makes one part: identity, capability registers (whole), PCI capabilities, faults, virtual functions."""
+    """What makes one part: identity, capability registers (whole), PCI capabilities, faults, virtual functions."""
 
     device: int = 0x0B25
     version: int = 0x100

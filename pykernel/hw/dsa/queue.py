@@ -123,22 +123,13 @@ class WorkQueue:
         return any(work is not drain and work.pasid == drain.pasid for work in self.inflight)
 
     def abort(self, match: Callable[[Work], bool]) -> None:
-        """Forget the entries that *match*; what an engine works on ends without a record."""
+        """Forget the entries that *match*; what is being worked on ends without a record."""
         self.entries = deque(work for work in self.entries if not match(work))
         self.waiting = [work for work in self.waiting if not match(work)]
         for work in self.inflight:
             work.aborted = work.aborted or match(work)
+        self.inflight = [work for work in self.inflight if not (work.aborted and work.blocked)]
         self._count()
-
-    def blocked_on(self, match: Callable[[Work], bool]) -> bool:
-        """Does any work that *match*es wait for the answer to a page request?"""
-        return any(work.blocked and match(work) for work in self.inflight)
-
-    def forget(self) -> None:
-        """A reset: nothing of what was here is known any more, and answers that come later meet nobody."""
-        self.abort(lambda work: True)
-        self.inflight = [work for work in self.inflight if not work.blocked]
-        self.group = None
 
     def _count(self) -> None:
         status = self.cfg.status
