@@ -68,7 +68,7 @@ def settings(proc: Process, wq: str, **attrs: str | int) -> list[tuple[str, str]
         (f"{BUS}/devices/engine{number}.0/group_id", str(values["group_id"])),
         *((f"{where}/{name}", str(value)) for name, value in values.items()),
         (f"{BUS}/drivers/idxd/bind", device),
-        (f"{BUS}/drivers/{'user' if values['type'] == 'user' else kind}/bind", wq),
+        (f"{BUS}/drivers/{values['type'] if values['type'] in ('user', 'mdev') else kind}/bind", wq),
     ]
 
 
