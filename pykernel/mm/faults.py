@@ -187,6 +187,10 @@ class PageTable(UserMemory):
             raise err(EFAULT, f"bus error at {addr:#x}")
         return Page(self.phys, pa & FRAME)
 
+    def get_user_page(self, addr: int, *, write: bool = False) -> int:
+        """As :meth:`UserMemory.get_user_page`."""
+        return self.fault(addr, write=write).pa | addr & _PAGE_MASK
+
     def _gup_vma(self, addr: int, *, write: bool) -> Vma:
         # mm/gup.c:check_vma_flags()
         vma = self.vmas.find(addr)

@@ -143,6 +143,17 @@ class UserMemory(ABC):
 
     # ---- sharing with hardware
 
+    def get_user_page(self, addr: int, *, write: bool = False) -> int:
+        """
+        The physical address of the byte at *addr*, its page brought in; nothing keeps it: notifiers tell when it goes.
+
+        C: ``get_user_pages_unlocked(addr, 1, &page, write ? FOLL_WRITE : 0)`` and ``put_page()``
+
+        Raises:
+            OSError: EFAULT, no memory, or the protection forbids it, or it is a real process's; ENOMEM.
+        """
+        raise err(EFAULT, f"{addr:#x}: the pages of a real process have no frames of this machine")
+
     @cached_property
     def notifiers(self) -> MmuNotifiers:
         """Who hears of changes; see mmu_notifier_register()."""

@@ -1,0 +1,1 @@
+"""KVM (virt/kvm, arch/x86/kvm)."""
