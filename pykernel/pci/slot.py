@@ -184,6 +184,8 @@ class Slot:
 
     def resolve(self) -> DmaSpace:
         """What requests without a PASID reach; kept as long as the IOMMU allows."""
+        if not isinstance(self.space, Fresh):  # who asks held an old one
+            return self.space
         if self.dev is None:
             return NoSpace()
         unit = self.pci.remapping

@@ -7,10 +7,9 @@ empties its caches, an emulated unit tells its VMM (``on_invalidate``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from struct import unpack
-from typing import Final
+from struct import Struct
+from typing import Final, NamedTuple
 
 from pykernel.hw.vtd import regs as r
 from pykernel.hw.vtd.registers import VtdRegisters
@@ -19,6 +18,7 @@ __all__ = ["Invalidation", "InvalidationQueue", "Kind", "QueueError"]
 
 ADDR: Final = (1 << 64) - 4096
 PASID: Final = 0xFFFFF
+SHAPES: Final = {16: Struct("<2Q"), 32: Struct("<4Q")}
 
 
 class Kind(IntEnum):
@@ -45,8 +45,7 @@ class QueueError(IntEnum):
     WIDTH = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Invalidation:
+class Invalidation(NamedTuple):
     """
     A descriptor, taken apart; fields that its type does not have are 0.
 
@@ -88,6 +87,7 @@ GRANULARITIES: Final[dict[int, frozenset[int]]] = {
     Kind.PASID_IOTLB: frozenset({2, 3}),
     Kind.PASID: frozenset({0, 1, 3}),
 }
+KINDS: Final = {int(kind): kind for kind in Kind}
 WAIT_INTERRUPT, WAIT_STATUS, WAIT_DRAIN = 1 << 4, 1 << 5, 1 << 7
 
 
@@ -106,8 +106,8 @@ def _device_range(high: int, size_bit: int) -> tuple[int, int]:
 
 def decode(words: tuple[int, ...]) -> Invalidation:
     """The descriptor in *words*, which its checks have passed."""
-    low, high = words[:2]
-    kind = Kind(low & 0xF)
+    low, high = words[0], words[1]
+    kind = KINDS[low & 0xF]
     granularity = low >> 4 & 3
     if kind is Kind.CONTEXT:
         return Invalidation(kind, granularity, low >> 16 & 0xFFFF, low >> 32 & 0xFFFF, mask=low >> 48 & 3, words=words)
@@ -150,23 +150,29 @@ class InvalidationQueue(VtdRegisters):
 
     def _step(self) -> bool:
         """One descriptor; False: there is none, or it is wrong."""
-        head, tail, iqa = self.get64(r.IQH), self.get64(r.IQT), self.get64(r.IQA)
+        head, tail = self.get64(r.IQH), self.get64(r.IQT)
         if head == tail:
             return False
-        width = 32 if iqa & 1 << 11 else 16
-        size = 4096 << (iqa & 7)
+        iqa = self.get64(r.IQA)
+        width, size = 32 if iqa & 1 << 11 else 16, 4096 << (iqa & 7)
         if tail & width - 1 or tail >= size:
             return self._error(QueueError.TAIL)
         if width == 16 and self.get64(r.RTADDR) >> 10 & 3 == r.TTM_SCALABLE:
             return self._error(QueueError.WIDTH)
         try:
-            words = unpack(f"<{width // 8}Q", self.read_phys((iqa & ADDR) + head, width))
+            words = SHAPES[width].unpack(self.read_phys((iqa & ADDR) + head, width))
         except (LookupError, OSError):
             return self._error(QueueError.FETCH)
         error = self._check(words)
         if error is not None:
             return self._error(error)
-        go_on = self._execute(decode(words))
+        go_on = True
+        if words[0] & 0xF == Kind.WAIT:
+            go_on = self._wait(words[0], words[1])
+            if self.get32(r.FSTS) & r.IQE:
+                return False
+        else:
+            self.on_invalidate(decode(words))
         self.set64(r.IQH, (head + width) % size)
         return go_on
 
@@ -189,16 +195,13 @@ class InvalidationQueue(VtdRegisters):
             return QueueError.RESERVED
         return None
 
-    def _execute(self, what: Invalidation) -> bool:
-        if what.kind is not Kind.WAIT:
-            self.on_invalidate(what)
-            return True
+    def _wait(self, low: int, high: int) -> bool:
+        """A wait descriptor: all before it is done. False: the queue stands."""
         if self._timed_out is not None:  # a wait behind it is given up
             self.set64(r.IQERCD, self.get64(r.IQERCD) & 0xFFFF0000FFFFFFFF | self._timed_out << 32)
             self._timed_out = None
             self.raise_status(r.ITE)
             return False
-        low, high = what.words[:2]
         if low & WAIT_DRAIN:
             self.on_drain()
         if low & WAIT_STATUS:

@@ -89,6 +89,8 @@ class VtdRegisters:
     def __init__(self, cap: int, ecap: int, *, version: int = 0x40, vcmd: VirtualCommands | None = None) -> None:
         self.cap, self.ecap, self.version, self.vcmd = cap, ecap, version, vcmd
         self._page = bytearray(r.PAGE)
+        self._dwords = memoryview(self._page).cast("I")
+        self._qwords = memoryview(self._page).cast("Q")
         self.reset()
 
     def reset(self) -> None:
@@ -118,19 +120,19 @@ class VtdRegisters:
 
     def get32(self, off: int) -> int:
         """A register of 32 bits, without effects."""
-        return int.from_bytes(self._page[off : off + 4], "little")
+        return self._dwords[off >> 2]
 
     def set32(self, off: int, value: int) -> None:
         """Change a register of 32 bits, whoever may write it."""
-        self._page[off : off + 4] = value.to_bytes(4, "little")
+        self._dwords[off >> 2] = value
 
     def get64(self, off: int) -> int:
         """A register of 64 bits, without effects."""
-        return int.from_bytes(self._page[off : off + 8], "little")
+        return self._qwords[off >> 3]
 
     def set64(self, off: int, value: int) -> None:
         """Change a register of 64 bits, whoever may write it."""
-        self._page[off : off + 8] = value.to_bytes(8, "little")
+        self._qwords[off >> 3] = value
 
     # ---- software's side
 
@@ -149,10 +151,10 @@ class VtdRegisters:
         if self.vcmd is not None and self.vcmd.claims(off):
             self.vcmd.write(off, size, value)
             return
-        parts = [off] if size == 4 else [off, off + 4]
-        for n, at in enumerate(parts):
-            self._store(at, value >> 32 * n & M32)
-        for at in parts:
+        self._store(off, value & M32)
+        if size == 8:
+            self._store(off + 4, value >> 32 & M32)
+        for at in range(off, off + size, 4):
             after = self._written.get(at)
             if after is not None:
                 after()

@@ -80,20 +80,20 @@ class VtdUnit(InvalidationQueue):
     """
 
     def __init__(self, kernel: Kernel, spec: IommuSpec | None = None, *, cap: int = 0, ecap: int = 0) -> None:
-        spec = kernel.machine.iommu if spec is None else spec
+        facts: IommuSpec = kernel.machine.iommu if spec is None else spec
         self.kernel = kernel
         self.trace = kernel.trace
         self.phys = kernel.sub(PhysMem)
         self.pci = kernel.sub(Pci)
-        cap |= r.capability(spec)
-        ecap |= r.extended_capability(spec)
+        cap |= r.capability(facts)
+        ecap |= r.extended_capability(facts)
         self.tables = Tables(self.read_phys, cap, ecap, kernel.trace)
         self.contexts: dict[int, Context] = {}
         self.entries: dict[int, dict[int, PasidEntry]] = {}  # PASID -> source -> entry
         self.iotlbs = Iotlbs()
         self.users: dict[int, dict[Slot, None]] = {}  # source -> slots that keep what was walked for
         self.device_tlbs = DeviceTlbs(self)
-        super().__init__(cap, ecap, version=0x40 if spec.sva else 0x10)
+        super().__init__(cap, ecap, version=0x40 if facts.sva else 0x10)
         self.requests = PageRequests(self)
 
     # ---- memory and messages

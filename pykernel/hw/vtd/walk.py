@@ -78,7 +78,8 @@ class Walk:
     def find(self, addr: int, *, write: bool) -> tuple[int, int, int, int, Path]:
         """The leaf of *addr*: its word, its level, the entry, the bits that all entries have, the words before it."""
         words, level, table = self.words, self.levels, self.root
-        both, path = -1, []
+        both = -1
+        path: Path = []
         while True:
             at = (self.table_at(table, level, addr) >> 3) + (addr >> 9 * level + 3 & 511)
             pte = words[at]
