@@ -7,7 +7,13 @@ from __future__ import annotations
 from errno import EBUSY, ENXIO
 
 from pykernel.base.dd import device_release_driver
-from pykernel.drivers.idxd.config import idxd_device_config, set_pasid_locked, set_priv_locked
+from pykernel.drivers.idxd.config import (
+    idxd_device_config,
+    is_virtual,
+    set_pasid_locked,
+    set_priv_locked,
+    wq_load_config,
+)
 from pykernel.drivers.idxd.device import (
     device_disable,
     device_enable,
@@ -186,6 +192,8 @@ def drv_disable_wq(wq: IdxdWq) -> None:
     free_resources(wq)
     wq.wq_active = False
     wq.client_count = 0
+    if not wq.idxd.configurable and is_virtual(wq.idxd):
+        wq_load_config(wq)  # nobody could write it again
 
 
 def device_drv_probe(idxd: IdxdDevice) -> None:

@@ -28,9 +28,12 @@ from pykernel.uapi.linux.pci_regs import (
     PCI_PASID_CTRL,
     PCI_PASID_CTRL_ENABLE,
     PCI_PASID_CTRL_PRIV,
+    PCI_SUBSYSTEM_ID,
+    PCI_SUBSYSTEM_VENDOR_ID,
 )
 
 U32 = (1 << 32) - 1
+VDSA_SUBSYSTEM = (0x8086, 0x2010)
 
 
 def set_pasid_locked(wq: IdxdWq, pasid: int) -> None:
@@ -194,7 +197,7 @@ def idxd_device_load_config(idxd: IdxdDevice) -> None:
     for group in idxd.groups:
         _group_load_config(group)
     for wq in idxd.wqs:
-        _wq_load_config(wq)
+        wq_load_config(wq)
 
 
 def _group_load_config(group: IdxdGroup) -> None:
@@ -214,16 +217,32 @@ def _group_load_config(group: IdxdGroup) -> None:
     group.grpcfg_flags.bits = idxd.reg_base.readq(at + 40)
 
 
-def _wq_load_config(wq: IdxdWq) -> None:
-    # drivers/dma/idxd/device.c:idxd_wq_load_config()
+def is_virtual(idxd: IdxdDevice) -> bool:
+    """A mediated device of another kernel (its subsystem says so): its queue may be a shared one."""
+    pdev = idxd.pdev
+    subsystem = pdev.read_config_word(PCI_SUBSYSTEM_VENDOR_ID), pdev.read_config_word(PCI_SUBSYSTEM_ID)
+    return subsystem == VDSA_SUBSYSTEM
+
+
+def wq_load_config(wq: IdxdWq) -> None:
+    """
+    What the hardware says of a queue. C: ``int idxd_wq_load_config(struct idxd_wq *wq)``.
+
+    The series for mediated devices has its driver take a shared queue, or one with a PASID, of those, which Linux as
+    merged refuses of any device.
+
+    Raises:
+        EOPNOTSUPP: it is one of any other device.
+    """
     idxd, cfg = wq.idxd, wq.wqcfg
     first = idxd.wqcfg_at(wq.id, 0)
     cfg.bits = [idxd.reg_base.readl(first + 4 * i) for i in range(len(cfg.bits))]
     wq.size = cfg.wq_size
     wq.threshold = cfg.wq_thresh
-    if cfg.mode == 0 or cfg.pasid_en:
+    if (cfg.mode == 0 or cfg.pasid_en) and not is_virtual(idxd):
         raise err(EOPNOTSUPP, f"{wq.name} is shared or has a PASID, and cannot be configured")
-    wq.dedicated = True
+    wq.dedicated = bool(cfg.mode)
+    wq.block_on_fault = bool(cfg.bof)
     wq.priority = cfg.priority
     wq.max_xfer_bytes = 1 << cfg.max_xfer_shift
     wq.set_max_batch_size(1 << cfg.max_batch_shift)

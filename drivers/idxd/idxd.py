@@ -196,6 +196,7 @@ class IdxdWq(IdxdDev):
         self.portal: Iomem | None = None
         self.portal_offset = 0
         self.err_queue = idxd.kernel.waitqueue()
+        self.on_error: Callable[[list[int]], None] | None = None
         self.idxd_cdev: IdxdCdev | None = None
         self.wq_type = WqType.NONE
         self.group: IdxdGroup | None = None

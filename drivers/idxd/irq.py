@@ -81,6 +81,8 @@ def _software_error(idxd: IdxdDevice) -> None:
         for wq in wqs:
             if wq.wq_type in (WqType.USER, WqType.MDEV):
                 wq.err_queue.wake_up()
+            if wq.on_error is not None:
+                wq.on_error(idxd.sw_err)
     limited = idxd.kernel.profile.idxd_swerr_ratelimited
     for i, q in enumerate(idxd.sw_err):
         if not limited or idxd.ratelimit("idxd_misc_thread"):

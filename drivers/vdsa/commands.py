@@ -40,7 +40,12 @@ class Status(IntEnum):
 
 
 class VdsaCommands:
-    """The command interface of one device."""
+    """
+    The command interface of one device.
+
+    Attributes:
+        handle: the interrupt handle that the guest asked for.
+    """
 
     def __init__(self, device: VdsaDevice) -> None:
         self.device = device
@@ -60,6 +65,7 @@ class VdsaCommands:
             Cmd.REQUEST_INT_HANDLE: self._request_handle,
             Cmd.RELEASE_INT_HANDLE: self._release_handle,
         }
+        self.handle: int | None = None
         self._result = 0
 
     def run(self, number: int, operand: int, *, int_req: bool) -> None:
@@ -104,13 +110,13 @@ class VdsaCommands:
     def _drain_all(self, operand: int) -> int:
         if not self.device.regs.enabled:
             return Status.DISABLE_NOT_ENABLED
-        self._finish(abort=False)
+        self.finish(abort=False)
         return Status.SUCCESS
 
     def _abort_all(self, operand: int) -> int:
         if not self.device.regs.enabled:
             return Status.DISABLE_NOT_ENABLED
-        self._finish(abort=True)
+        self.finish(abort=True)
         return Status.SUCCESS
 
     def _reset_device(self, operand: int) -> int:
@@ -161,13 +167,13 @@ class VdsaCommands:
     def _drain_wq(self, operand: int) -> int:
         status = self._check_wq(operand)
         if status == Status.SUCCESS:
-            self._finish(abort=False)
+            self.finish(abort=False)
         return status
 
     def _abort_wq(self, operand: int) -> int:
         status = self._check_wq(operand)
         if status == Status.SUCCESS:
-            self._finish(abort=True)
+            self.finish(abort=True)
         return status
 
     def _reset_wq(self, operand: int) -> int:
@@ -177,7 +183,7 @@ class VdsaCommands:
             self.device.regs.wqcfg[0].flags.bits = self.device.initial_flags
         return status
 
-    def _finish(self, *, abort: bool) -> None:
+    def finish(self, *, abort: bool) -> None:
         """What the guest submitted ends, or is forgotten: of a shared queue that is its PASIDs'."""
         device = self.device
         if device.wq.dedicated:
@@ -190,7 +196,7 @@ class VdsaCommands:
         """The queue goes off, with nothing left in it."""
         if not self.wq_on:
             return
-        self._finish(abort=abort)
+        self.finish(abort=abort)
         self.device.pasids.disable()
         self.device.regs.wqcfg[0].status.state = DISABLED
 
@@ -221,11 +227,14 @@ class VdsaCommands:
         if not 0 < operand < VECTORS:
             return Status.INT_INDEX
         self.program_ims()
-        self._result = self.device.ims.index
+        self._result = self.handle = self.device.ims.index
         return Status.SUCCESS
 
     def _release_handle(self, operand: int) -> int:
-        return Status.SUCCESS if operand == self.device.ims.index else Status.INT_INDEX
+        if self.handle is None or operand != self.handle:
+            return Status.INT_INDEX
+        self.handle = None
+        return Status.SUCCESS
 
     def program_ims(self) -> None:
         """The host's entry follows MSIX_PERM of vector 1: the guest's PASID there is the host's here."""

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from errno import EINVAL
 from typing import TYPE_CHECKING, Final
 
-from pykernel.drivers.idxd.registers import IDXD_INTC_HALT_STATE, DeviceState, ResetType
+from pykernel.drivers.idxd.registers import IDXD_INTC_HALT_STATE, IDXD_INTC_INT_HANDLE_REVOKED, DeviceState, ResetType
 from pykernel.drivers.vdsa.commands import VdsaCommands
 from pykernel.drivers.vdsa.config import VdsaConfig
 from pykernel.drivers.vdsa.host import PORTAL_PAGES, HostQueue
 from pykernel.drivers.vdsa.irq import Vectors
+from pykernel.drivers.vdsa.migration import VdsaMigration
 from pykernel.drivers.vdsa.pasid import Pasids
 from pykernel.drivers.vdsa.portal import Portal
-from pykernel.drivers.vdsa.regs import BAR_SIZE, MSIX_PBA, MSIX_TABLE, VECTORS, VdsaRegs
+from pykernel.drivers.vdsa.regs import BAR_SIZE, MSIX_PBA, MSIX_TABLE, VECTORS, Swerr, VdsaRegs
 from pykernel.errors import err
 from pykernel.fs.ioctl import ioctl
 from pykernel.fs.vfs import PAGE_SIZE
@@ -78,6 +79,7 @@ class VdsaDevice(VfioDevice):
             self.ims.free()
             raise
         self.portal = Portal(self)
+        self.migration = VdsaMigration(self)
         self.reset_state()
 
     def release(self) -> None:
@@ -97,17 +99,34 @@ class VdsaDevice(VfioDevice):
             self.pasids.close()
             self.reset_state()
             self.config.reset()
+            self.migration.reset()
             self.vectors.clear()
 
     # ---- what the registers set off
 
     def reset_state(self) -> None:
         """Registers as at the beginning; the queue is off."""
-        self.host.disable()
+        self.pasids.disable()
         self.regs.reset()
+        self.commands.handle = None
         self.ims.set_pasid(None)
         for vector in range(VECTORS):
             self.msix_table[16 * vector : 16 * vector + 16] = bytes(12) + b"\1\0\0\0"
+
+    def suspend(self) -> None:
+        """Migration stops it: what the guest submitted ends, and the host's queue knows nothing of it any more."""
+        if self.commands.wq_on:
+            self.commands.finish(abort=False)
+            self.pasids.disable()
+        self.ims.mask()
+
+    def resume(self) -> None:
+        """It goes on, here or where it came: the guest's PASIDs are looked up again."""
+        if self.commands.wq_on and self.wq.dedicated:
+            self.pasids.enable()
+        self.commands.program_ims()
+        if self.regs.intcause.bits & IDXD_INTC_INT_HANDLE_REVOKED:
+            self.vectors.signal(0)
 
     def command(self, cmd: int, operand: int, *, int_req: bool) -> None:
         """CMD was written."""
@@ -125,6 +144,19 @@ class VdsaDevice(VfioDevice):
         """Bits of INTCAUSE, and vector 0."""
         self.regs.intcause.bits |= cause
         self.vectors.signal(0)
+
+    def host_error(self, words: list[int]) -> None:
+        """The host's SWERR, if it is about this guest's queue and PASIDs: told in the guest's numbers."""
+        error = Swerr(sum(word << 64 * i for i, word in enumerate(words)))
+        if not error.valid or not error.desc_valid or not self.commands.wq_on:
+            return
+        pasid = self.pasids.guest_pasid(error.pasid)
+        if pasid is None and (error.pasid != self.pasids.default or self.pasids.default is None):
+            return
+        error.pasid, error.wq_idx = pasid or 0, 0
+        self.regs.host_error(error)
+        if self.regs.genctrl.softerr_int_en:
+            self.vectors.signal(0)
 
     # ---- regions
 
@@ -250,3 +282,4 @@ class VdsaDevice(VfioDevice):
             self.commands.quiesce(abort=True)
             self.reset_state()
             self.config.reset()
+            self.migration.reset()

@@ -65,6 +65,11 @@ class VdsaParent(MdevParent):
             raise err(ENODEV, f"{self.idxd.name} has no free queue")
         return min(found, key=lambda wq: (len(self.users[wq.id]), wq.id))
 
+    def host_error(self, wq: IdxdWq, words: list[int]) -> None:
+        """SWERR of *wq*: whose PASID it is will hear of it."""
+        for device in self.users[wq.id]:
+            device.host_error(words)
+
     def take(self, wq: IdxdWq, device: VdsaDevice) -> None:
         """*device* has *wq*; a dedicated queue is off until the guest turns it on. Raises ENXIO."""
         if wq.dedicated:
@@ -212,11 +217,13 @@ class VdsaModule(Module):
             self.parents[idxd.name] = parent
         parent.users[wq.id] = []
         parent.wqs.append(wq)
+        wq.on_error = lambda words: parent.host_error(wq, words)
 
     def remove_wq(self, wq: IdxdWq) -> None:
         """Its devices go; with its last queue an accelerator is no parent any more."""
         parent = self.parents[wq.idxd.name]
         parent.wqs.remove(wq)
+        wq.on_error = None
         if not parent.wqs:
             mdev_unregister_parent(parent)
             del self.parents[wq.idxd.name]

@@ -106,20 +106,27 @@ class Pasids:
             ioasid_set_for_each_ioasid(owner, lambda number, _: found.append(number))
         return found
 
+    def guest_pasid(self, pasid: int) -> int | None:
+        """What the guest calls a host PASID; None: it is none of the guest's."""
+        owner = self.set
+        data = None if owner is None else owner.members.get(pasid)
+        return None if data is None or data.spid == INVALID_IOASID else data.spid
+
     # ---- the dedicated queue
 
     def enable(self) -> int:
         """
         Turn the dedicated queue on for the PASID in the virtual WQCFG; the status of the command.
 
-        A guest PASID that is not bound yet is programmed when it is: until then the queue takes nothing.
+        A guest PASID that is not bound yet is programmed when it is. Until then, and without any PASID, the host's
+        queue stays off and takes nothing: without one its DMA would go where the host's goes.
         """
         device = self.device
         flags = device.regs.wqcfg[0].flags
         if flags.pasid_en:
             return self._program()
         if self.default is None:
-            return Status.WQ_PASID_EN
+            return Status.SUCCESS
         return device.host.enable(self.default, priv=False)
 
     def _program(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EFAULT, EINVAL
 from typing import TYPE_CHECKING
 
 from pykernel.drivers.idxd.idxd import DESC_SIZE
@@ -18,7 +18,10 @@ from pykernel.uapi.linux.vfio import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykernel.drivers.vdsa.device import VdsaDevice
+    from pykernel.pci.iomem import Iomem
 
 __all__ = ["Portal"]
 
@@ -26,12 +29,52 @@ PGOFF_SHIFT = 40 - 12
 PRIV = 1 << 31
 
 
+class MappedPortal(MappedIo):
+    """
+    A mapped page. While its device is stopped, or who runs the guest is not ready, nothing comes through.
+
+    A DMWr is answered with "retry" then, which the processor shows as a full queue.
+    """
+
+    __slots__ = ("portal",)
+
+    def __init__(self, portal: Portal, iomem: Iomem, base: int) -> None:
+        super().__init__(iomem, base)
+        self.portal = portal
+
+    def write(self, off: int, data: bytes) -> None:
+        """A store; dropped while it is closed."""
+        if self.portal.is_open:
+            super().write(off, data)
+
+    def enqcmd(self, off: int, data: bytes) -> bool:
+        """ENQCMD; False while it is closed."""
+        return self.portal.is_open and super().enqcmd(off, data)
+
+    def phys_addr(self, off: int) -> int:
+        """Where the byte at *off* is on the bus. Raises EFAULT: it is closed, and no guest may have it."""
+        if not self.portal.is_open:
+            raise err(EFAULT, f"the portals of {self.portal.device.name} are closed")
+        return super().phys_addr(off)
+
+
 class Portal:
-    """The four pages of one device."""
+    """
+    The four pages of one device.
+
+    Attributes:
+        gate: asked before a guest reaches them; whoever runs it says whether its processors translate PASIDs.
+    """
 
     def __init__(self, device: VdsaDevice) -> None:
         self.device = device
+        self.gate: Callable[[], bool] = lambda: True
         self._parts: dict[int, bytearray] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """The device runs, and nobody keeps its guest out."""
+        return self.device.migration.running and self.gate()
 
     @staticmethod
     def areas() -> bytes:
@@ -51,14 +94,14 @@ class Portal:
             raise err(EINVAL, "a page at a time")
         vma.vm_flags |= VM_DONTCOPY
         vma.vm_private_data = self.device
-        vma.io = MappedIo(self.device.host.portal(page), vma.vm_pgoff * PAGE_SIZE)
+        vma.io = MappedPortal(self, self.device.host.portal(page), vma.vm_pgoff * PAGE_SIZE)
 
     def write(self, off: int, data: bytes) -> None:
         """
         The slow way: what is written in pieces is submitted when its 64 bytes are whole.
 
         Raises:
-            EAGAIN: the shared queue is full. EINVAL: its PASID is none of the guest's.
+            EAGAIN: the shared queue is full, or the device stopped. EINVAL: its PASID is none of the guest's.
         """
         at = off & -DESC_SIZE
         part = self._parts.setdefault(at, bytearray())
@@ -73,6 +116,8 @@ class Portal:
 
     def _submit(self, page: int, off: int, raw: bytes) -> None:
         portal = self.device.host.portal(page)
+        if not self.is_open:
+            raise err(EAGAIN, "the device is stopped")
         if self.device.wq.dedicated:
             portal.movdir64b(off, raw)
             return

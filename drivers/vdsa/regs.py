@@ -21,7 +21,7 @@ from pykernel.lib.regmap import At, Reg, RegMap, Table, bit, bits
 if TYPE_CHECKING:
     from pykernel.drivers.idxd.idxd import IdxdWq
 
-__all__ = ["BAR_SIZE", "MSIX_PBA", "MSIX_PERM", "MSIX_TABLE", "VECTORS", "VdsaRegs", "WqMode"]
+__all__ = ["BAR_SIZE", "MSIX_PBA", "MSIX_PERM", "MSIX_TABLE", "VECTORS", "Swerr", "VdsaRegs"]
 
 MSIX_PERM: Final = 0x300
 GRPCFG: Final = 0x400
@@ -34,7 +34,6 @@ VECTORS: Final = 2  # 0: the device's own, emulated; 1: completions, backed by a
 
 COMMANDS: Final = sum(1 << cmd for cmd in Cmd)
 
-WqMode = int
 DISABLED, ENABLED = 0, 1
 
 
@@ -262,10 +261,14 @@ class VdsaRegs(RegMap):
 
     def software_error(self, error: int) -> None:
         """SWERR; while one is valid another only sets the overflow bit."""
-        if self.swerr.bits & IDXD_SWERR_VALID:
+        self.host_error(Swerr(IDXD_SWERR_VALID | error << 8))
+
+    def host_error(self, error: Swerr) -> None:
+        """The same for an error with all its fields."""
+        if self.swerr.valid:
             self.swerr.bits |= IDXD_SWERR_OVERFLOW
         else:
-            self.swerr.bits = IDXD_SWERR_VALID | error << 8
+            self.swerr.bits = error.bits
         self.intcause.bits |= IDXD_INTC_ERR
 
 
