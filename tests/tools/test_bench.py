@@ -10,7 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, vfio
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, sva, vfio
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -33,6 +33,9 @@ TARGETS = {
     "UNMAP_DMA of a page, 2 live mappings": 60e-6,
     "MAP_DMA of a page, 5 live mappings": 60e-6,
     "UNMAP_DMA of a page, 5 live mappings": 60e-6,
+    "a page fault and its unmap, page tables in RAM": 20e-6,
+    "a page populated and unmapped, page tables in RAM": 10e-6,
+    "EPT: an address in the TLB": 2e-6,
     "12 devices registered, looked up": 1.0,
     "12 devices registered, looked up, memory": 60.0,
     "12 recorded devices, load": 2.0,
@@ -58,6 +61,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(mdev, "per_call", once)
     monkeypatch.setattr(mdev, "COUNT", 12)
     monkeypatch.setattr(vfio, "per_call", once)
+    monkeypatch.setattr(sva, "per_call", once)
     monkeypatch.setattr(vfio, "LIVE", (2, 5))
     monkeypatch.setattr(vfio, "BLOCKS", 1)
     monkeypatch.setattr(vfio, "CALLS", 2)
@@ -74,7 +78,7 @@ def quick(monkeypatch):
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    groups = (startup, inside, headers, dma, devices, mdev, vfio, process)
+    groups = (startup, inside, headers, dma, devices, mdev, vfio, sva, process)
     rows: list[Row] = [row for group in groups for row in group.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS

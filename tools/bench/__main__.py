@@ -9,12 +9,12 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, vfio
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, sva, vfio
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
 
-GROUPS = ("startup", "inside", "headers", "dma", "devices", "mdev", "vfio", "process")
+GROUPS = ("startup", "inside", "headers", "dma", "devices", "mdev", "vfio", "sva", "process")
 
 
 def measured(only: str) -> Iterator[Row]:
@@ -34,6 +34,8 @@ def measured(only: str) -> Iterator[Row]:
         yield from mdev.rows()
     if only in ("", "vfio"):
         yield from vfio.rows()
+    if only in ("", "sva"):
+        yield from sva.rows()
     if only in ("", "process") and programs:
         yield from process.rows()
 
