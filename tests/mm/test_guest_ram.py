@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from errno import EEXIST, EINVAL, ENODEV
 from pathlib import Path
 
@@ -27,12 +28,18 @@ def host_memory() -> PhysMem:
     return PhysMem(pykernel.boot(parse(HOST)))
 
 
-def mappings() -> int:
-    return Path("/proc/self/maps").read_bytes().count(b"\n")
+def mappings(inode: int) -> int:
+    """How many mappings of this process are of the file *inode*."""
+    return sum(line.split()[4] == str(inode) for line in Path("/proc/self/maps").read_text().splitlines())
 
 
-def fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def fds(inode: int) -> int:
+    """How many descriptors of this process are of it."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found += os.fstat(int(fd)).st_ino == inode
+    return found
 
 
 def fails(errno: int, fn: object, *args: object) -> None:
@@ -195,23 +202,21 @@ def test_a_kernel_boots_over_it() -> None:
 
 def test_nothing_is_left_behind() -> None:
     """Neither a file nor a mapping of this process, after hosts and guests have gone."""
-    gc.collect()
-    before = fds(), mappings()
     host, guest = host_memory(), GuestRam(16 * MIB)
+    inode = os.fstat(host.fd).st_ino
     pa = host.alloc_pages(1000)
     for i in range(0, 1000, 2):
         guest.place(i << 12, host, [Run(pa + (999 - i << 12), 1)])
-    assert fds() == before[0] + 2
-    assert mappings() > before[1] + 500
+    assert (fds(inode), mappings(inode)) == (2, 501)
+    guest.unplace(0, 500)
+    assert mappings(inode) == 251
     del guest
     host.free_pages(pa, 1000)
-    gc.collect()
     assert host.free
-    assert host.used == 0
+    assert (host.used, mappings(inode)) == (0, 1)
     del host
     gc.collect()
-    assert fds() == before[0]
-    assert mappings() < before[1] + 20
+    assert (fds(inode), mappings(inode)) == (0, 0)
 
 
 LIMIT = """

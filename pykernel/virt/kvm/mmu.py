@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from pykernel.kernel import Kernel
     from pykernel.mm.uaccess import UserMemory
+    from pykernel.mm.vma import VmaList
     from pykernel.task import Mm
 
 __all__ = ["EptMisconfig", "EptViolation", "Mmu"]
@@ -444,7 +445,8 @@ class Mmu:
 
     def _backs(self, slot: MemSlot, ram: GuestRam) -> bool:
         """Whether *slot* is RAM of the guest, not a device's registers in it or a ROM."""
-        vma = self.mem.vmas.find(slot.userspace_addr) if hasattr(self.mem, "vmas") else None
+        areas: VmaList | None = getattr(self.mem, "vmas", None)
+        vma = areas.find(slot.userspace_addr) if areas is not None else None
         is_io = vma is not None and vma.io is not None
         return slot.as_id == 0 and not slot.readonly and not is_io and ram.is_ram(slot.base_gfn << 12)
 
