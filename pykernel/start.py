@@ -68,7 +68,9 @@ def boot(
 
 
 def _cpu_flags(spec: machines.Machine) -> dict[str, bool]:
-    return {"movdir64b": spec.cpu.movdir64b, "enqcmd": spec.cpu.enqcmd, "pasid": spec.iommu.sva}
+    cpu = spec.cpu
+    flags = {"movdiri": cpu.movdir64b, "movdir64b": cpu.movdir64b, "enqcmd": cpu.enqcmd, "vmx": cpu.vmx}
+    return flags | {"pasid": spec.iommu.sva}
 
 
 def _pci_init(kernel: Kernel) -> None:
