@@ -60,6 +60,9 @@ class Processor:
         assert index == IA32_TSC_DEADLINE
         self.deadline = value
 
+    def boundary(self):
+        pass
+
     def hlt(self):
         if not self.deadline:
             raise Idle

@@ -17,7 +17,8 @@ from pykernel.pci.core import Pci
 from pykernel.pci.irq import Irqs, message_irq
 from pykernel.sched import Thread
 from pykernel.start import boot
-from pykernel.tools.vmm.function import VfioFunction
+from pykernel.tools.vmm.function import VfioFunction, Window
+from pykernel.tools.vmm.layout import DMAR_BASE
 
 __all__ = ["CONSOLE_IRQ", "Guest", "NoPower", "VirtualCpu"]
 
@@ -39,7 +40,7 @@ class VirtualCpu(Protocol):
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """MOVDIR64B."""
 
-    def enqcmd(self, gpa: int, cmd: bytes, supervisor: bool) -> bool:
+    def enqcmd(self, gpa: int, cmd: bytes, supervisor: bool = False) -> bool:
         """ENQCMD or ENQCMDS with the guest's PASID; True when accepted."""
         ...
 
@@ -53,6 +54,9 @@ class VirtualCpu(Protocol):
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID."""
         ...
+
+    def boundary(self) -> None:
+        """Between two turns: the host may have something for it."""
 
     def hlt(self) -> None:
         """HLT: returns after an interrupt."""
@@ -71,7 +75,7 @@ class NoPower:
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """Nowhere."""
 
-    def enqcmd(self, gpa: int, cmd: bytes, supervisor: bool) -> bool:
+    def enqcmd(self, gpa: int, cmd: bytes, supervisor: bool = False) -> bool:
         """Retry."""
         return False
 
@@ -85,6 +89,9 @@ class NoPower:
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """Nothing."""
         return 0, 0, 0, 0
+
+    def boundary(self) -> None:
+        """Nothing."""
 
     def hlt(self) -> None:
         """At once."""
@@ -133,6 +140,8 @@ class Guest:
         self._in_turn: dict[VirtualCpu, bool] = {}  # who is in the middle of a turn; whether that is a task's
         self.kernel: Kernel = boot(machine, profile, seed=seed, clock=self, phys=memory)
         self.kernel.sched.on_stuck = self._stuck
+        if machine.iommu.enabled:
+            self.kernel.dmar = Window(self, DMAR_BASE)
         pci = self.kernel.sub(Pci)
         for address in functions:
             pci.plug(address, VfioFunction(self, address))
@@ -181,7 +190,9 @@ class Guest:
         """What *vcpu* does from its first entry on; it returns when the machine is off."""
         sched = self.kernel.sched
         while not self._off:
-            if not self._take_turn(vcpu):
+            if self._take_turn(vcpu):
+                vcpu.boundary()
+            else:
                 self.wait(sched.next_timer_ns())
         if not self.kernel.dead:
             try:

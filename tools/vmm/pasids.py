@@ -74,6 +74,10 @@ class GuestPasids:
         self.host_of[guest] = host
         return guest
 
+    def guest_of(self, host: int) -> int | None:
+        """The guest's number of a host PASID."""
+        return next((guest for guest, known in self.host_of.items() if known == host), None)
+
     def _lowest(self) -> int:
         return next(n for n in range(PASID_MIN, PASID_MAX + 1) if n not in self.host_of)
 

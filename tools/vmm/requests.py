@@ -1,0 +1,71 @@
+"""Page requests of a machine's devices: from the host into the guest's queue, and the guest's answers back."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pykernel.hw.vtd.prq import FAILURE, SUCCESS
+from pykernel.tools.vmm.nesting import Nesting, request_words, response_of
+
+if TYPE_CHECKING:
+    from pykernel.hw.vtd.queue import Invalidation
+    from pykernel.tools.vmm.pasids import GuestPasids
+    from pykernel.tools.vmm.viommu import VirtualIommu
+    from pykernel.uapi.linux.iommu import iommu_fault_page_request
+
+__all__ = ["PageRequests"]
+
+POLLIN = 1
+
+
+class PageRequests:
+    """
+    The requests of requester *source*.
+
+    Attributes:
+        waiting: group -> the host's IOMMU group and the request that the guest has not answered.
+    """
+
+    def __init__(self, nesting: Nesting, pasids: GuestPasids, viommu: VirtualIommu, source: int) -> None:
+        self.nesting, self.pasids, self.viommu, self.source = nesting, pasids, viommu, source
+        self.proc = nesting.proc
+        self.waiting: dict[int, tuple[int, iommu_fault_page_request]] = {}
+        self._stop = self.proc.eventfd(0, os.O_NONBLOCK)
+
+    def loop(self) -> None:
+        """The thread that hands them on, until :meth:`stop`."""
+        fd = self.nesting.open_faults()
+        while True:
+            ready = [ready for ready, _ in self.proc.poll([(fd, POLLIN), (self._stop, POLLIN)], -1)]
+            if self._stop in ready:
+                return
+            self._hand_on(*self.nesting.read_fault())
+
+    def _hand_on(self, group: int, prm: iommu_fault_page_request) -> None:
+        guest = self.pasids.guest_of(prm.pasid)
+        if guest is None:
+            self.nesting.answer(group, prm, FAILURE)
+        elif self.viommu.page_request(request_words(self.source, guest, prm)):
+            self.waiting[prm.grpid & 0x1FF] = (group, prm)
+        else:  # a full queue loses it: the device asks again
+            self.nesting.answer(group, prm, SUCCESS)
+
+    def respond(self, what: Invalidation) -> None:
+        """The guest answers; what nobody waits for is dropped."""
+        index, code = response_of(what)
+        waiting = self.waiting.get(index)
+        if waiting is not None and self.pasids.host_of.get(what.pasid) == waiting[1].pasid:
+            del self.waiting[index]
+            self.nesting.answer(*waiting, code)
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        self.proc.write(self._stop, (1).to_bytes(8, "little"))
+
+    def close(self) -> None:
+        """Who still waits is refused."""
+        for group, prm in self.waiting.values():
+            self.nesting.answer(group, prm, FAILURE)
+        self.waiting.clear()
+        self.proc.close(self._stop)

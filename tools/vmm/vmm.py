@@ -1,0 +1,242 @@
+"""
+The VMM: a process of the host that makes a virtual machine of /dev/kvm, /dev/vfio and /dev/ioasid.
+
+What a machine is made of stands in one place each: ``memory`` (its RAM), ``vcpus`` (descriptors and threads),
+``devices`` (by their address on the guest's bus), ``viommu`` (its IOMMU), ``guest`` (the kernel inside).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from pykernel.mm.guest import GuestRam
+from pykernel.mm.phys import PhysMem, Run
+from pykernel.tools.vmm.device import AssignedDevice
+from pykernel.tools.vmm.guest import CONSOLE_IRQ, Guest
+from pykernel.tools.vmm.kvm import KvmVcpu, KvmVm
+from pykernel.tools.vmm.layout import DMAR_BASE, DMAR_SIZE, ECAM_BASE, ECAM_SIZE, ecam_address, ecam_offset
+from pykernel.tools.vmm.memory import GuestMemory
+from pykernel.tools.vmm.nesting import Nesting
+from pykernel.tools.vmm.pasids import GuestPasids
+from pykernel.tools.vmm.requests import PageRequests
+from pykernel.tools.vmm.vfio import VfioContainer
+from pykernel.tools.vmm.viommu import VirtualIommu
+from pykernel.uapi.linux import kvm as k
+from pykernel.uapi.linux import vfio as v
+
+if TYPE_CHECKING:
+    from pykernel.kernel import Kernel
+    from pykernel.sched import Thread
+    from pykernel.syscalls import Process
+
+__all__ = ["DSA_SLOT", "Vmm"]
+
+DSA_SLOT: Final = "0000:00:04.0"
+SOURCE: Final = ecam_offset(DSA_SLOT) >> 12  # its requester id
+MSI_ADDRESS: Final = 0xFEE00000
+
+
+class Vmm:
+    """
+    A virtual machine on *host*.
+
+    Args:
+        memory: bytes of RAM.
+        vcpus: processors.
+        parent: the PCI address of the host's accelerator.
+        mdev: "1swq" or "1dwq", a mediated device of *parent*; "": *parent* itself, or a virtual function, by vfio-pci.
+        pasids: which number the guest has for a PASID of the host's: "private" or "identity", which cannot migrate.
+        modules: what the guest loads.
+    """
+
+    def __init__(
+        self,
+        host: Kernel,
+        *,
+        name: str = "vm",
+        memory: int = 64 << 20,
+        vcpus: int = 1,
+        parent: str = "0000:6a:01.0",
+        mdev: str = "1swq",
+        pasids: str = "private",
+        modules: Mapping[str, str] | None = None,
+        profile: str = "",
+        cmdline: str = "",
+    ) -> None:
+        self.host, self.name = host, name
+        self.proc: Process = host.process(comm=f"vmm-{name}")
+        self.vm = KvmVm(self.proc)
+        self.memory = GuestMemory(self.proc, memory)
+        for area in self.memory.areas:
+            self.vm.add(area.gpa, area.size, area.hva)
+        self.container = VfioContainer(self.proc, v.VFIO_TYPE1_NESTING_IOMMU)
+        self.nesting = Nesting(self.proc, self.container)
+        self.pasids = GuestPasids(self.nesting, pasids)
+        self.viommu = VirtualIommu(
+            self.memory, self.pasids, [SOURCE], self.vm.signal, lambda what: self.requests.respond(what)
+        )
+        self.requests = PageRequests(self.nesting, self.pasids, self.viommu, SOURCE)
+        self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
+        self.devices: dict[str, AssignedDevice] = {}
+        self._parent, self._kind = parent, mdev
+        self._plug(DSA_SLOT)
+        self.ram = GuestRam(memory)
+        self._place()
+        self.guest = Guest(
+            self.ram,
+            functions=self.devices,
+            modules={"idxd": ""} if modules is None else modules,
+            vcpus=vcpus,
+            profile=profile or host.profile.name,
+            cmdline=cmdline,
+            name=name,
+            now_ns=host.sched.clock_ns,
+        )
+        self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
+        self.exits: dict[int, int] = {}
+        self.stopping = False
+        self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
+
+    # ---- what it is made of
+
+    def _plug(self, address: str) -> None:
+        """The host's device becomes one of the guest's: with the first one guest memory becomes the device's, too."""
+        proc = self.proc
+        sysfs = f"/sys/bus/pci/devices/{self._parent}"
+        if self.mdev:
+            driver = proc.readlink(f"{sysfs}/driver").rsplit("/", 1)[-1]
+            kind = f"{driver}-dsa-{self._kind}-v1"
+            proc.write_text(f"{sysfs}/mdev_supported_types/{kind}/create", self.mdev)
+            sysfs = f"/sys/bus/mdev/devices/{self.mdev}"
+        device = self.container.device(sysfs)
+        for fd in self.container.groups.values():
+            self.vm.add_group(fd)
+        for area in self.memory.areas:
+            self.container.map(area.hva, area.gpa, area.size)
+        self.devices[address] = AssignedDevice(proc, device, address, self.vm, self.vm)
+
+    def _place(self) -> None:
+        """The guest's code sees the VMM's memory as its RAM: the same frames."""
+        phys = self.host.sub(PhysMem)
+        for area in self.memory.areas:
+            pieces, _ = self.proc.mem.translate_range(area.hva, area.size, write=True)
+            self.ram.place(area.gpa, phys, [Run(pa, n >> 12) for pa, n in pieces])
+
+    def _start(self, vcpu: KvmVcpu) -> Thread:
+        return self.host.spawn(lambda: self._loop(vcpu), f"{self.name}/vcpu{vcpu.index}")
+
+    # ---- the threads of the processors
+
+    def _loop(self, vcpu: KvmVcpu) -> None:
+        while not self.stopping:
+            reason = vcpu.run()
+            self.exits[reason] = self.exits.get(reason, 0) + 1
+            if reason == k.KVM_EXIT_MMIO:
+                self._mmio(vcpu)
+            elif reason in (k.KVM_EXIT_SHUTDOWN, k.KVM_EXIT_SYSTEM_EVENT):
+                self.stopping = True
+            elif reason not in (k.KVM_EXIT_INTR, k.KVM_EXIT_HLT):
+                raise RuntimeError(f"{self.name}: exit {reason} is none that this VMM knows")
+
+    def _mmio(self, vcpu: KvmVcpu) -> None:
+        access = vcpu.mmio()
+        if access.write:
+            self.write(access.gpa, access.size, int.from_bytes(access.data, "little"))
+        else:
+            vcpu.answer(self.read(access.gpa, access.size).to_bytes(access.size, "little"))
+
+    def read(self, gpa: int, size: int) -> int:
+        """What a load finds that no memory slot answers: all ones where nothing is."""
+        if ECAM_BASE <= gpa < ECAM_BASE + ECAM_SIZE:
+            address, off = ecam_address(gpa - ECAM_BASE)
+            if address in self.devices:
+                return self.devices[address].config_read(off, size)
+        elif DMAR_BASE <= gpa < DMAR_BASE + DMAR_SIZE:
+            return self.viommu.read(gpa - DMAR_BASE, size)
+        else:
+            for device in self.devices.values():
+                if hit := device.hit(gpa):
+                    return device.mmio_read(*hit, size)
+        return (1 << 8 * size) - 1
+
+    def write(self, gpa: int, size: int, value: int) -> None:
+        """What a store does that no memory slot takes: nothing where nothing is."""
+        if ECAM_BASE <= gpa < ECAM_BASE + ECAM_SIZE:
+            address, off = ecam_address(gpa - ECAM_BASE)
+            if address in self.devices:
+                self.devices[address].config_write(off, size, value)
+        elif DMAR_BASE <= gpa < DMAR_BASE + DMAR_SIZE:
+            self.viommu.write(gpa - DMAR_BASE, size, value)
+        else:
+            for device in self.devices.values():
+                if hit := device.hit(gpa):
+                    device.mmio_write(*hit, size, value)
+
+    # ---- using it
+
+    def spawn(self, fn: Callable[[], Any], name: str = "") -> Thread:
+        """Let *fn* be a client of the guest; its ``done``, ``result`` and ``error`` tell what became of it."""
+        thread = self.guest.spawn(fn, name)
+        self.vm.signal(MSI_ADDRESS, CONSOLE_IRQ)
+        return thread
+
+    def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run *fn* as a client of the guest, on its processors: what it returns. Raises what it raised."""
+        thread = self.spawn(lambda: fn(*args), getattr(fn, "__name__", ""))
+        self.wait([thread])
+        if thread.error is not None:
+            raise thread.error
+        return thread.result
+
+    def wait(self, threads: list[Thread]) -> None:
+        """Until clients of the guest ended, or the machine did."""
+        self.host.sched.idle_until(lambda: all(t.done for t in threads) or all(t.done for t in self.threads))
+
+    def process(self, **kw: Any) -> Process:
+        """A process of the guest, for a function that :meth:`run` gets."""
+        return self.guest.kernel.process(**kw)
+
+    # ---- its end
+
+    def shutdown(self) -> None:
+        """
+        Switch the machine off: its kernel shuts down first, then nothing of the VMM is left on the host.
+
+        Raises:
+            Leak: what the guest's kernel found left over.
+        """
+        if self.proc.exited is not None:
+            return
+        self.guest.power_off()
+        self.vm.signal(MSI_ADDRESS, CONSOLE_IRQ)
+        self.host.sched.run_until(self.threads)
+        for vcpu in self.vcpus:
+            vcpu.close()
+        for device in self.devices.values():
+            device.close()
+        self.nesting.close()
+        self.container.close()
+        self.vm.close()
+        self.ram.clear()
+        self.memory.close()
+        self._remove_mdev(self.proc)
+        self.proc.exit()
+        if self.guest.error is not None:
+            raise self.guest.error
+
+    def kill(self) -> None:
+        """SIGKILL: the process ends where it is, and the host's kernel cleans up; the machine is gone."""
+        for thread in self.threads:
+            self.host.sched.kill(thread)
+        self.guest.crash()
+        self.ram.clear()
+        self.proc.exit(137)
+        other = self.host.process(comm="virtqemud")
+        self._remove_mdev(other)
+        other.exit()
+
+    def _remove_mdev(self, proc: Process) -> None:
+        if self.mdev:
+            proc.write_text(f"/sys/bus/mdev/devices/{self.mdev}/remove", "1")
