@@ -75,7 +75,14 @@ class Geometry:
 
 
 class IommuDomain:
-    """``struct iommu_domain``. This base is a domain without page tables: identity or blocked."""
+    """
+    ``struct iommu_domain``. This base is a domain without page tables: identity or blocked.
+
+    Attributes:
+        nesting: a guest's tables may lie above it. C: ``DOMAIN_FLAG_NESTING_MODE``.
+    """
+
+    nesting = False
 
     def __init__(self, unit: IntelIommu, type: int) -> None:
         self.unit = unit
