@@ -213,7 +213,8 @@ class VdsaModule(Module):
         if parent is None:
             parent = VdsaParent(idxd)
             types = [VdsaType(idxd, dedicated=True), VdsaType(idxd, dedicated=False)]
-            mdev_register_parent(parent, idxd.pdev, self.driver, types)
+            with self.kernel.ledger.held(idxd.pdev.holder or self.kernel.ledger.kernel):  # not the queue's
+                mdev_register_parent(parent, idxd.pdev, self.driver, types)
             self.parents[idxd.name] = parent
         parent.users[wq.id] = []
         parent.wqs.append(wq)
