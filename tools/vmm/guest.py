@@ -146,7 +146,8 @@ class Guest:
         for address in functions:
             pci.plug(address, VfioFunction(self, address))
         irqs = self.kernel.sub(Irqs)
-        irqs.request(irqs.legacy(CONSOLE_IRQ).irq, lambda: None, "ttyS0", self, hard=True)
+        with self.kernel.ledger.held(self.kernel.ledger.kernel):
+            irqs.request(irqs.legacy(CONSOLE_IRQ).irq, lambda: None, "ttyS0", self, hard=True)
 
     # ---- the bus, for what is on it
 

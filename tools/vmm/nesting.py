@@ -1,5 +1,5 @@
 """
-The host's PASIDs, as a VMM asks for them: /dev/ioasid gives them, the container of the devices binds the guest's tables.
+The host's PASIDs, as a VMM asks for them: /dev/ioasid gives them, the devices' container binds the guest's tables.
 
 Page requests of the devices come from a descriptor of the container, with the host's PASID, and are answered there.
 """

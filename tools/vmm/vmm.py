@@ -80,8 +80,8 @@ class Vmm:
         self.requests = PageRequests(self.nesting, self.pasids, self.viommu, SOURCE)
         self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
         self.devices: dict[str, AssignedDevice] = {}
-        self._parent, self._kind = parent, mdev
-        self._plug(DSA_SLOT)
+        self.parent = parent
+        self._plug(DSA_SLOT, mdev)
         self.ram = GuestRam(memory)
         self._place()
         self.guest = Guest(
@@ -98,24 +98,34 @@ class Vmm:
         self.exits: dict[int, int] = {}
         self.stopping = False
         self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
+        self.helper = host.spawn(self.requests.loop, f"{name}/page-requests")
 
     # ---- what it is made of
 
-    def _plug(self, address: str) -> None:
+    def _plug(self, address: str, kind: str) -> None:
         """The host's device becomes one of the guest's: with the first one guest memory becomes the device's, too."""
         proc = self.proc
-        sysfs = f"/sys/bus/pci/devices/{self._parent}"
-        if self.mdev:
+        sysfs = f"/sys/bus/pci/devices/{self.parent}"
+        if kind:
             driver = proc.readlink(f"{sysfs}/driver").rsplit("/", 1)[-1]
-            kind = f"{driver}-dsa-{self._kind}-v1"
-            proc.write_text(f"{sysfs}/mdev_supported_types/{kind}/create", self.mdev)
+            proc.write_text(f"{sysfs}/mdev_supported_types/{driver}-dsa-{kind}-v1/create", self.mdev)
             sysfs = f"/sys/bus/mdev/devices/{self.mdev}"
+        else:
+            self._override(proc, "vfio-pci")
         device = self.container.device(sysfs)
         for fd in self.container.groups.values():
             self.vm.add_group(fd)
         for area in self.memory.areas:
             self.container.map(area.hva, area.gpa, area.size)
         self.devices[address] = AssignedDevice(proc, device, address, self.vm, self.vm)
+
+    def _override(self, proc: Process, driver: str) -> None:
+        """Give the whole function to *driver*, or with "" to whoever takes it."""
+        sysfs = f"/sys/bus/pci/devices/{self.parent}"
+        proc.write_text(f"{sysfs}/driver_override", driver + "\n")
+        if "driver" in proc.listdir(sysfs):
+            proc.write_text(f"{sysfs}/driver/unbind", self.parent)
+        proc.write_text("/sys/bus/pci/drivers_probe", self.parent)
 
     def _place(self) -> None:
         """The guest's code sees the VMM's memory as its RAM: the same frames."""
@@ -212,6 +222,10 @@ class Vmm:
         self.guest.power_off()
         self.vm.signal(MSI_ADDRESS, CONSOLE_IRQ)
         self.host.sched.run_until(self.threads)
+        self.requests.stop()
+        self.host.sched.run_until([self.helper])
+        self.viommu.power_on()
+        self.requests.close()
         for vcpu in self.vcpus:
             vcpu.close()
         for device in self.devices.values():
@@ -221,22 +235,24 @@ class Vmm:
         self.vm.close()
         self.ram.clear()
         self.memory.close()
-        self._remove_mdev(self.proc)
+        self._give_back(self.proc)
         self.proc.exit()
         if self.guest.error is not None:
             raise self.guest.error
 
     def kill(self) -> None:
-        """SIGKILL: the process ends where it is, and the host's kernel cleans up; the machine is gone."""
-        for thread in self.threads:
+        """SIGKILL: the process ends where it is, the host's kernel cleans up; libvirt takes the device back."""
+        for thread in (*self.threads, self.helper):
             self.host.sched.kill(thread)
+        self.proc.exit(137)
         self.guest.crash()
         self.ram.clear()
-        self.proc.exit(137)
-        other = self.host.process(comm="virtqemud")
-        self._remove_mdev(other)
-        other.exit()
+        libvirt = self.host.process(comm="virtqemud")
+        self._give_back(libvirt)
+        libvirt.exit()
 
-    def _remove_mdev(self, proc: Process) -> None:
+    def _give_back(self, proc: Process) -> None:
         if self.mdev:
             proc.write_text(f"/sys/bus/mdev/devices/{self.mdev}/remove", "1")
+        else:
+            self._override(proc, "")
