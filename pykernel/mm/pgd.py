@@ -15,7 +15,7 @@ not, the page is dirty (``phys.dirty``).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from pykernel.mm.phys import PAGE_SIZE
@@ -66,8 +66,8 @@ class PageTables(dict[int, int]):
         self._used: tuple[dict[int, int], ...] = ({}, {}, {}, {}, {})
         self.pa = self._tables[_TOP][0] = phys.alloc_page()
         self._used[_TOP][0] = 0
-        for vpn, pte in ptes.items():
-            self[vpn] = pte
+        for group in _alike(ptes, vmas):
+            self.update(group)
 
     def __del__(self) -> None:
         for tables in self._tables:
@@ -101,7 +101,7 @@ class PageTables(dict[int, int]):
         super().__setitem__(vpn, pte)
 
     def update(self, pairs: Iterable[tuple[int, int]]) -> None:  # type: ignore[override]
-        """New entries of one area, with the same flags, in order."""
+        """New entries of one area, with the same flags, for pages that follow each other."""
         made = list(pairs)
         at = 0
         while at < len(made):
@@ -175,3 +175,20 @@ class PageTables(dict[int, int]):
             level, at, key = level + 1, key & 511, key >> 9
             self.words[(self._tables[level][key] >> 3) + at] = 0
         self._used[_TOP][0] -= 1
+
+
+def _alike(ptes: dict[int, int], vmas: VmaList) -> Iterator[list[tuple[int, int]]]:
+    """The entries in groups as update() takes them."""
+    group: list[tuple[int, int]] = []
+    flags = end = 0
+    for vpn in sorted(ptes):
+        pte = ptes[vpn]
+        if group and (vpn != group[-1][0] + 1 or pte & ~_FRAME != flags or vpn >= end):
+            yield group
+            group = []
+        if not group:
+            vma = vmas.find(vpn << 12)
+            flags, end = pte & ~_FRAME, vpn if vma is None else vma.vm_end >> 12
+        group.append((vpn, pte))
+    if group:
+        yield group

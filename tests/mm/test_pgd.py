@@ -77,6 +77,20 @@ def test_tables_are_made_of_what_is_there_and_cost_nothing_before() -> None:
     assert set(leaves(mem.phys, pgd)) == {AT >> 12, (AT >> 12) + 1}
 
 
+def test_tables_of_pages_with_different_rights() -> None:
+    """Neighbours of two areas, read and written, some missing: made at once, they are as if made one by one."""
+    one, two = (mapped(600) for _ in range(2))
+    two.pgd()
+    for mem in (one, two):
+        mem.mprotect(AT + 300 * PAGE_SIZE, 300 * PAGE_SIZE, READ | WRITE | EXEC)
+        mem.write(AT + 290 * PAGE_SIZE, bytes(20 * PAGE_SIZE))
+        mem.write(AT + 500 * PAGE_SIZE, bytes(80 * PAGE_SIZE))
+        mem.read(AT + 310 * PAGE_SIZE, 5 * PAGE_SIZE)
+    first, second = (leaves(mem.phys, mem.pgd()) for mem in (one, two))
+    assert len(first) == 105
+    assert {v: e & ~ADDRESS for v, e in first.items()} == {v: e & ~ADDRESS for v, e in second.items()}
+
+
 def test_large_mappings_follow_in_bulk() -> None:
     mem = mapped(2000)
     pgd = mem.pgd()
@@ -226,6 +240,7 @@ OPS = st.one_of(
     st.tuples(st.just("write"), PAGE, st.integers(1, 5)),
     st.tuples(st.just("read"), PAGE, st.integers(1, 5)),
     st.tuples(st.just("fork")),
+    st.tuples(st.just("late")),
     st.tuples(st.just("pgd")),
 )
 
@@ -255,6 +270,10 @@ def test_tables_are_the_page_map(ops: list[tuple[object, ...]]) -> None:
             continue
         if op == "pgd":
             mem.pgd()
+            continue
+        if op == "late":
+            mems[:] = [mem.fork()]  # one that has no tables before the end
+            mem.exit()
             continue
         page, n, *rest = (int(x) for x in args)  # type: ignore[call-overload]
         addr, size = AT + page * PAGE_SIZE, min(n, PAGES - page) * PAGE_SIZE

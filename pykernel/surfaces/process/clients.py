@@ -139,4 +139,4 @@ class Clients:
     def _forget(self, tgid: int) -> None:
         for tid in self.threads.pop(tgid):
             del self.tasks[tid]
-        del self.mms[tgid]
+        self.mms.pop(tgid).mem.exit()
