@@ -8,6 +8,7 @@ of its own (its device-TLB).
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ __all__ = ["Iotlb", "Iotlbs", "Spans"]
 Spans = list[tuple[int, int]]
 
 CAPACITY: Final = 4096  # entries of each kind; when that many are there, all are forgotten
+KEPT: Final = 1024
 FEW: Final = 64  # up to so many pages are looked for one by one
 SECOND, FIRST, NESTED = "second", "first", "nested"
 
@@ -77,9 +79,10 @@ Tag = tuple[str, int, bool]  # stage, PASID (0 of second-stage entries, which ha
 
 
 class Iotlbs:
-    """All of a unit, by domain ID and tag. One that no device uses any more goes by itself."""
+    """All of a unit, by domain ID and tag. Of those that no device uses any more only the newest are kept."""
 
     def __init__(self) -> None:
+        self._newest: deque[Iotlb] = deque(maxlen=KEPT)
         self.by_did: dict[int, WeakValueDictionary[Tag, Iotlb]] = {}
 
     def get(self, did: int, stage: str, pasid: int = 0, *, priv: bool = False) -> Iotlb:
@@ -89,6 +92,7 @@ class Iotlbs:
         found = tags.get(tag)
         if found is None:
             found = tags[tag] = Iotlb()
+            self._newest.append(found)
         return found
 
     def invalidate_all(self) -> None:

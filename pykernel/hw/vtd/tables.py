@@ -8,7 +8,7 @@ reads the machine's RAM, an emulated one the guest's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
@@ -245,10 +245,11 @@ class Tables:
             if self.trace:
                 self.trace("vtd_pasid_entry", pasid=pasid, index=pasid & 63, at=at, entry=words[0], tag=words[1],
                            first=words[2])  # fmt: skip
-            return parse_pasid_entry(words, self.cap, self.ecap)
+            found = parse_pasid_entry(words, self.cap, self.ecap)
         except VtdFault as e:
             e.suppress |= suppress
             raise
+        return replace(found, suppress=True) if suppress else found
 
     def _bytes(self, at: int, n: int, reason: Reason) -> bytes:
         try:

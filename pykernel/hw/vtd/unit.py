@@ -146,7 +146,9 @@ class VtdUnit(InvalidationQueue):
         if context is None:
             context = self.contexts[requester.source] = self.tables.context(requester.source)
         requester.suppress = context.suppress
-        requester.ats = context.dte and self.device_tlbs.enabled(requester.slot)
+        requester.ats = self.device_tlbs.enabled(requester.slot)
+        if requester.ats and not context.dte:
+            raise VtdFault(Reason.TRANSLATION_BLOCKED if context.entry is not None else Reason.SM_NO_DTE)
         return context
 
     def _entry(self, requester: Requester, context: Context) -> PasidEntry:
