@@ -40,7 +40,7 @@ _EPOCH_NS = 1_767_225_600 * 10**9  # 2026-01-01: where the virtual wall clock st
 
 
 class Clock(Protocol):
-    """A clock from outside, which a virtual machine's kernel has: its time passes while its processors halt."""
+    """A clock from outside, and a processor that is not its own: what a virtual machine's kernel has."""
 
     def now_ns(self) -> int:
         """Nanoseconds since boot."""
@@ -53,6 +53,9 @@ class Clock(Protocol):
     def wait(self, ns: int | None) -> None:
         """Nothing can run: halt for *ns* nanoseconds (None: until something arrives), or less."""
         ...
+
+    def resched(self) -> None:
+        """A system call ended: who has the processor may want it."""
 
 
 class Timer:
@@ -274,6 +277,8 @@ class Scheduler:
     def resched(self) -> None:
         """A system call ends: what became ready runs; where a client is a task, it takes its turn."""
         thread = self.thread
+        if self.outside is not None:
+            self.outside.resched()
         if thread is None or not (self.exploring or thread.client):
             self.run_ready()
         elif self.exploring:

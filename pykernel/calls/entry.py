@@ -90,7 +90,7 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             _fail(cast("FunctionType", fn), kernel, e, args, kw)
         finally:
             kernel.current = before
-            if sched.ready:
+            if sched.ready or sched.outside is not None:
                 sched.resched()
             kernel.depth -= 1
             if kernel.foreign and not kernel.depth:

@@ -180,6 +180,10 @@ class Guest:
         self.vcpu.wrmsr(IA32_TSC_DEADLINE, 0 if ns is None else self.vcpu.rdmsr(_IA32_TSC) + ns)
         self.vcpu.hlt()
 
+    def resched(self) -> None:
+        """A system call ended."""
+        self.vcpu.boundary()
+
     def _stuck(self) -> bool:
         """A wait that nothing in this kernel will end: an interrupt may."""
         self.wait(None)

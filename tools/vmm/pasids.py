@@ -13,6 +13,7 @@ from pykernel.hw.vtd.tables import Pgtt
 
 if TYPE_CHECKING:
     from pykernel.hw.vtd.tables import PasidEntry
+    from pykernel.trace import Trace
 
 __all__ = ["DEFAULT", "GuestPasids", "HostPasids"]
 
@@ -52,12 +53,13 @@ class GuestPasids:
         host_of: the guest's number -> the host's.
         bound: the guest's number -> the entry of its table that is in force.
         refused: what the host did not bind, and why.
+        trace: told of each step; None: of none.
     """
 
-    def __init__(self, host: HostPasids, policy: str = "private") -> None:
+    def __init__(self, host: HostPasids, policy: str = "private", trace: Trace | None = None) -> None:
         if policy not in ("private", "identity"):
             raise ValueError(f"pasids must be 'private' or 'identity', not {policy!r}")
-        self.host, self.policy = host, policy
+        self.host, self.policy, self.trace = host, policy, trace
         self.host_of: dict[int, int] = {}
         self.bound: dict[int, PasidEntry] = {}
         self.refused: list[tuple[int, OSError]] = []
@@ -72,6 +74,8 @@ class GuestPasids:
             return None
         guest = host if self.policy == "identity" else self._lowest()
         self.host_of[guest] = host
+        if self.trace:
+            self.trace("viommu_alloc_pasid", guest=guest, host=host)
         return guest
 
     def guest_of(self, host: int) -> int | None:
@@ -86,7 +90,10 @@ class GuestPasids:
         if guest not in self.host_of:
             return False
         self.apply(guest, None)
-        self.host.free(self.host_of.pop(guest))
+        host = self.host_of.pop(guest)
+        if self.trace:
+            self.trace("viommu_free_pasid", guest=guest, host=host)
+        self.host.free(host)
         return True
 
     # ---- entries
@@ -106,6 +113,8 @@ class GuestPasids:
             self._bind(guest, entry)
 
     def _bind(self, guest: int, entry: PasidEntry) -> None:
+        if self.trace:
+            self.trace("viommu_bind", guest=guest, host=self.host_of.get(guest), pgd=entry.first)
         try:
             if guest == DEFAULT:
                 self.host.bind_default(entry)
@@ -118,6 +127,8 @@ class GuestPasids:
 
     def _unbind(self, guest: int) -> None:
         del self.bound[guest]
+        if self.trace:
+            self.trace("viommu_unbind", guest=guest, host=self.host_of.get(guest))
         if guest == DEFAULT:
             self.host.unbind_default()
         else:

@@ -73,7 +73,7 @@ class Vmm:
             self.vm.add(area.gpa, area.size, area.hva)
         self.container = VfioContainer(self.proc, v.VFIO_TYPE1_NESTING_IOMMU)
         self.nesting = Nesting(self.proc, self.container)
-        self.pasids = GuestPasids(self.nesting, pasids)
+        self.pasids = GuestPasids(self.nesting, pasids, host.trace)
         self.viommu = VirtualIommu(
             self.memory, self.pasids, [SOURCE], self.vm.signal, lambda what: self.requests.respond(what)
         )
