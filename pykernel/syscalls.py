@@ -72,7 +72,7 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("fork", "fork"),
     Syscall("clone", "thread", "as pthread_create() calls it: memory, descriptors and working directory are shared"),
     Syscall("execve", "exec", "ends threads, closes close-on-exec descriptors, new address space; nothing is run"),
-    Syscall("exit_group", "exit", "exit_thread() is the call that ends one thread"),
+    Syscall("exit_group", "exit", "of what thread() gave: the call exit, which ends that thread only"),
     Syscall("fcntl", "fcntl", "F_DUPFD, F_DUPFD_CLOEXEC, F_[GS]ETFD, F_[GS]ETFL, F_[GS]ETPIPE_SZ"),
     Syscall("truncate", "truncate"),
     Syscall("ftruncate", "ftruncate"),
@@ -189,6 +189,7 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
         """
         C: ``void exit_group(int)``: threads end, mappings, then descriptors are given back.
 
+        What :meth:`thread` gave ends alone, as pthread_exit() does it; the last of a process takes the process along.
         A second time does nothing.
         """
         if self.exited is None:
@@ -197,13 +198,8 @@ class Process(Descriptors, Memory, Limits, Names, Anonymous):
     @syscall
     def _exit(self, code: int) -> None:
         status = index(code)
-        for thread in list(self.group):
+        for thread in list(self.group) if self.tid == self.pid else [self]:
             thread._end(status)
-
-    @syscall
-    def exit_thread(self, code: int = 0) -> None:
-        """C: ``void exit(int)``, the system call: this thread ends; with the last one the process does."""
-        self._end(index(code))
 
     def _end(self, code: int) -> None:
         # kernel/exit.c:do_exit()

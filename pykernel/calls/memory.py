@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from errno import EINVAL, EPERM
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_WRITE
 from operator import index
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from pykernel.calls.entry import Caller, syscall
 from pykernel.calls.limits import can_do_mlock, check_locked
-from pykernel.cpu import Cpus, insn
+from pykernel.cpu import Cpu, Cpus, insn
 from pykernel.errors import err
 from pykernel.mm.vma import MAP_LOCKED, VM_MAYEXEC, VM_MAYWRITE, VM_SHARED, Vma, page_align
 
-if TYPE_CHECKING:
-    from pykernel.cpu import Cpu
-
 __all__ = ["Memory"]
-
-R = TypeVar("R")
 
 
 class Memory(Caller):
@@ -102,12 +95,14 @@ class Memory(Caller):
         """Instructions that write *data*. Raises EFAULT where a program would get SIGSEGV or SIGBUS."""
         self.mem.write(addr, data)
 
-    def _execute(self, step: Callable[[Cpu, Any, insn.Source], R], data: bytes, src: int | None) -> R:
-        """One instruction with a source of 64 bytes: *data*, or what is at *src*. Raises Fault."""
-        if src is None and len(data) != insn.SIZE:
+    @staticmethod
+    def _source(data: bytes, src: int | None) -> insn.Source:
+        """The source of an instruction: 64 bytes, or their address."""
+        if src is not None:
+            return index(src)
+        if len(data) != insn.SIZE:
             raise err(EINVAL, f"the source has {insn.SIZE} bytes")
-        mem, source = self.mem, bytes(data) if src is None else index(src)
-        return self.kernel.sub(Cpus).execute(self.task, lambda cpu: step(cpu, mem, source))
+        return bytes(data)
 
     @syscall
     def movdir64b(self, addr: int, data: bytes = b"", *, src: int | None = None) -> None:
@@ -117,7 +112,8 @@ class Memory(Caller):
         Raises:
             Fault: EFAULT, where a program would get SIGSEGV, SIGBUS or SIGILL; EINVAL, *addr* is no multiple of 64.
         """
-        self._execute(lambda cpu, mem, source: cpu.movdir64b(mem, addr, source), data, src)
+        source = self._source(data, src)
+        self.kernel.sub(Cpus).execute(self.task, insn.movdir64b, self.mem, addr, source)
 
     @syscall
     def enqcmd(self, addr: int, data: bytes = b"", *, src: int | None = None) -> bool:
@@ -128,14 +124,16 @@ class Memory(Caller):
             Fault: EFAULT, where a program would get a signal: SIGSEGV without a mapping, without a PASID, with any of
                 the source's bits 31:0 set; SIGILL without ENQCMD. EINVAL, *addr* is no multiple of 64.
         """
-        return self._execute(lambda cpu, mem, source: cpu.enqcmd(mem, addr, source), data, src).zf
+        source = self._source(data, src)
+        return self.kernel.sub(Cpus).execute(self.task, insn.enqcmd, self.mem, addr, source).zf
 
     @syscall
     def enqcmds(self, addr: int, data: bytes = b"", *, src: int | None = None) -> bool:
         """The instruction, which is the kernel's. Raises Fault: EFAULT, SIGSEGV, always."""
-        return self._execute(lambda cpu, mem, source: cpu.enqcmds(mem, addr, source, cpl=3), data, src).zf
+        source = self._source(data, src)
+        return self.kernel.sub(Cpus).execute(self.task, insn.enqcmds, self.mem, addr, source, cpl=3).zf
 
     @syscall
     def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
         """The instruction: EAX, EBX, ECX, EDX."""
-        return self.kernel.sub(Cpus).execute(self.task, lambda cpu: cpu.cpuid(leaf, subleaf))
+        return self.kernel.sub(Cpus).execute(self.task, Cpu.cpuid, leaf, subleaf)

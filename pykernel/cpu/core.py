@@ -9,7 +9,7 @@ A task stays on the processor that it began on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from pykernel.cpu import cpuid, insn, xsave
 from pykernel.cpu.msr import IA32_PASID, PASID_VALID, Msrs
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cpu", "Cpus", "NonRoot"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 PASSED_THROUGH: Final = frozenset({IA32_PASID})  # what the MSR bitmap lets a guest reach by itself
 
@@ -61,7 +62,7 @@ class Cpu:
     def __init__(self, cpus: Cpus, index: int) -> None:
         self.cpus = cpus
         self.index = index
-        self.has = cpus.has
+        self.has = cpus.kernel.cpu.has
         self.trace = cpus.kernel.trace
         self.msrs = Msrs(cpus.has)
         self.owner: Task | None = None
@@ -113,7 +114,8 @@ class Cpu:
         """Have the state of *task* in the registers: a context switch. C: ``fpregs_restore_userregs()``."""
         if self.owner is task:
             return
-        self.save()
+        if self.owner is not None:
+            self.save()
         fpu = self.cpus.fpu(task)
         if fpu.cpu is not None:
             fpu.cpu.save()
@@ -198,9 +200,9 @@ class Cpus:
             fpu.cpu.owner = None
         fpu.reset()
 
-    def execute(self, task: Task, step: Callable[[Cpu], R]) -> R:
+    def execute(self, task: Task, step: Callable[Concatenate[Cpu, P], R], *args: P.args, **kw: P.kwargs) -> R:
         """
-        One instruction of *task* in user mode; what the kernel mends is executed again.
+        One instruction of *task* in user mode, ``step(cpu, ...)``; what the kernel mends is executed again.
 
         Raises:
             Fault: the signal that the task gets.
@@ -210,7 +212,7 @@ class Cpus:
             cpu.load(task)
         while True:
             try:
-                return step(cpu)
+                return step(cpu, *args, **kw)
             except Trap as trap:
                 if trap.vector != GP or not self.try_fixup_enqcmd_gp(cpu, task):
                     raise force_sig(trap) from None

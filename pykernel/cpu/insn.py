@@ -128,7 +128,7 @@ def enqcmd(cpu: Cpu, mem: Any, addr: int, src: Source) -> Flags:
     if not pasid & PASID_VALID:
         raise Trap(GP, f"IA32_PASID is {pasid:#x}, not valid")
     pasid &= PASID_MASK
-    if cpu.trace:
+    if cpu.trace.listeners:
         cpu.trace("enqcmd", cpu=cpu.index, addr=addr, pasid=pasid, priv=False, data=data.hex())
     return _enqueue(cpu, mem, addr, pasid.to_bytes(4, "little") + data[4:], supervisor=False)
 

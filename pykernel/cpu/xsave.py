@@ -18,7 +18,8 @@ __all__ = ["AVX", "FEATURES", "PASID", "SIZES", "STANDARD", "XCR0", "Fpu", "xrst
 
 X87, SSE, AVX, PASID = 0, 1, 2, 10
 XCR0: Final = 1 << X87 | 1 << SSE | 1 << AVX
-LEGACY, HEADER, EXTENDED = 512, 64, 576
+LEGACY, EXTENDED = 512, 576
+XSTATE_BV, XCOMP_BV = slice(LEGACY, LEGACY + 8), slice(LEGACY + 8, LEGACY + 16)
 XCOMP_BV_COMPACTED: Final = 1 << 63
 FEATURES: Final = 0xF  # CPUID(0xD,1).EAX: XSAVEOPT, XSAVEC, XGETBV with ECX 1, XSAVES
 SIZES: Final = {AVX: 256, PASID: 8}
@@ -64,56 +65,54 @@ class Fpu:
         cpu: the processor whose registers are this task's now and may differ from the area; None: the area is good.
     """
 
-    __slots__ = ("area", "cpu")
+    __slots__ = ("_at", "area", "cpu")
 
     def __init__(self, features: int) -> None:
         self.area = bytearray(compacted_size(features))
-        self.xcomp_bv = XCOMP_BV_COMPACTED | features
+        self.area[XCOMP_BV] = (XCOMP_BV_COMPACTED | features).to_bytes(8, "little")
+        at = offsets(features).get(PASID)
+        self._at = None if at is None else slice(at, at + SIZES[PASID])
         self.cpu: Cpu | None = None
 
     @property
     def xstate_bv(self) -> int:
         """Which components are not in their initial state."""
-        return int.from_bytes(self.area[LEGACY : LEGACY + 8], "little")
-
-    @xstate_bv.setter
-    def xstate_bv(self, value: int) -> None:
-        self.area[LEGACY : LEGACY + 8] = value.to_bytes(8, "little")
+        return int.from_bytes(self.area[XSTATE_BV], "little")
 
     @property
     def xcomp_bv(self) -> int:
         """Which components have a place in the area; bit 63: it is compacted."""
-        return int.from_bytes(self.area[LEGACY + 8 : LEGACY + 16], "little")
-
-    @xcomp_bv.setter
-    def xcomp_bv(self, value: int) -> None:
-        self.area[LEGACY + 8 : LEGACY + 16] = value.to_bytes(8, "little")
+        return int.from_bytes(self.area[XCOMP_BV], "little")
 
     @property
     def pasid(self) -> int:
-        """The image of IA32_PASID."""
-        if not self.xstate_bv >> PASID & 1:
+        """The image of IA32_PASID; 0 while it is in its initial state, whatever the bytes are."""
+        if self._at is None or not self.area[XSTATE_BV.start + 1] & 1 << PASID - 8:
             return 0
-        at = offsets(self.xcomp_bv)[PASID]
-        return int.from_bytes(self.area[at : at + 8], "little")
+        return int.from_bytes(self.area[self._at], "little")
+
+    @pasid.setter
+    def pasid(self, value: int) -> None:
+        if self._at is None:
+            return
+        if value:
+            self.area[self._at] = value.to_bytes(8, "little")
+            self.area[XSTATE_BV.start + 1] |= 1 << PASID - 8
+        else:
+            self.area[XSTATE_BV.start + 1] &= ~(1 << PASID - 8)
 
     def reset(self) -> None:
         """Every component in its initial state. C: ``fpstate_init_user()``, ``fpu_reset_fpregs()``."""
-        self.area[:] = bytes(LEGACY + 8) + self.area[LEGACY + 8 : LEGACY + 16] + bytes(len(self.area) - LEGACY - 16)
+        header = self.area[XCOMP_BV]
+        self.area[:] = bytes(len(self.area))
+        self.area[XCOMP_BV] = header
         self.cpu = None
 
 
 def xsaves(cpu: Cpu, fpu: Fpu) -> None:
     """Save what XCR0 | IA32_XSS of *cpu* names."""
-    value = cpu.msrs.pasid
-    if not cpu.msrs.xss >> PASID & 1 or not fpu.xcomp_bv >> PASID & 1:
-        return
-    if value:
-        at = offsets(fpu.xcomp_bv)[PASID]
-        fpu.area[at : at + 8] = value.to_bytes(8, "little")
-        fpu.xstate_bv |= 1 << PASID
-    else:
-        fpu.xstate_bv &= ~(1 << PASID)
+    if cpu.msrs.xss >> PASID & 1:
+        fpu.pasid = cpu.msrs.pasid
 
 
 def xrstors(cpu: Cpu, fpu: Fpu) -> None:

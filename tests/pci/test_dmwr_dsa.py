@@ -95,7 +95,7 @@ def test_threads_and_children_at_a_real_queue(profile: str) -> None:
             child.enqcmd(portal.addr, bytes(64))
         assert (e.value.vector, e.value.signo) == (13, 11)
         child.exit()
-        threads[1].exit_thread()
+        threads[1].exit()
         portal.proc = proc
         assert portal.submit(opcode=DSA_OPCODE_NOOP).status == 1
 

@@ -24,7 +24,9 @@ def rows() -> Iterator[Row]:
     kernel = pykernel.boot(parse("memory = '256M'\n[cpu]\nvmx = true"))
     yield from _faults(kernel)
     yield from _ept(kernel)
+    yield from _enqcmd(kernel)
     kernel.shutdown()
+    yield from _portal()
 
 
 def _faults(kernel: Any) -> Iterator[Row]:
@@ -74,3 +76,62 @@ def _ept(kernel: Any) -> Iterator[Row]:
     yield Row("EPT: a violation, from the zap to the address", per_call(violation), None)
     mmu.destroy()
     vmm.exit()
+
+
+class _Accepts:
+    """Enqueue registers that take everything."""
+
+    def read(self, off: int, n: int) -> bytes:
+        return bytes(n)
+
+    def write(self, off: int, data: bytes) -> None:
+        pass
+
+    def enqcmd(self, off: int, data: bytes) -> bool:
+        return True
+
+
+def _enqcmd(kernel: Any) -> Iterator[Row]:
+    """The processor's part of an ENQCMD, and of the switch between two tasks that submit."""
+
+    def setup(vma: Any) -> None:
+        vma.io = _Accepts()
+
+    pasids: dict[int, int] = {}
+    kernel.pasid_of = lambda mm: pasids.get(id(mm), 0)
+    one, two = kernel.process(), kernel.process()
+    calls = []
+    for pasid, proc in enumerate((one, two), 1):
+        pasids[id(proc.task.mm)] = pasid
+        proc.task.cpu = 0
+        addr = proc.mem.mmap(0, PAGE_SIZE, RW, 0x21, setup=setup)
+        calls.append((proc.enqcmd, addr))
+    (first, a), (second, b) = calls
+    desc = bytes(64)
+
+    def switched() -> None:
+        first(a, desc)
+        second(b, desc)
+
+    floor = "ENQCMD: the processor's part, with the call"
+    yield Row(floor, per_call(lambda: first(a, desc), calls=4000), 3e-6)
+    yield Row(
+        "ENQCMD: the same after another task's (XSAVES, XRSTORS)", per_call(switched, calls=2000) / 2, None, floor
+    )
+    one.exit()
+    two.exit()
+
+
+def _portal() -> Iterator[Row]:
+    """To a shared queue of a DSA and back, its work included."""
+    from pykernel.tools.dsa import Portal, enable_wq
+
+    kernel = pykernel.boot("dsa")
+    proc = kernel.process()
+    enable_wq(proc, "wq0.0", mode="shared")
+    with Portal(proc, "/dev/dsa/wq0.0") as portal:
+        yield Row(
+            "ENQCMD: a no-op at a shared queue", per_call(lambda: proc.enqcmd(portal.addr, bytes(64)), calls=2000)
+        )
+    proc.exit()
+    kernel.shutdown()
