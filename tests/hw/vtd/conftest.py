@@ -15,7 +15,7 @@ from pykernel.pci.core import Pci
 from pykernel.pci.function import PciFunction
 from pykernel.pci.irq import Irqs
 from pykernel.start import boot
-from pykernel.uapi.linux import pci_regs as pci_regs
+from pykernel.uapi.linux import pci_regs
 
 SOURCE = 0x6A08  # 6a:01.0
 RW, US = 3, 4

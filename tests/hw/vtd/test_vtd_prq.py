@@ -71,7 +71,9 @@ def test_a_response_for_another_is_dropped(prq, wrong):
 def test_answers_come_in_any_order(prq):
     heard = []
     for n in range(3):
-        prq.unit.request_page(prq.slot, n << 12, False, 201, False, lambda code, n=n: heard.append((n, code)))
+        prq.unit.request_page(
+            prq.slot, n << 12, write=False, pasid=201, priv=False, done=lambda code, n=n: heard.append((n, code))
+        )
     prq.submit(response(2), response(0, 1), response(1, 0xF))
     assert heard == [(2, 0), (0, 1), (1, 0xF)]
 
@@ -153,7 +155,7 @@ def test_in_legacy_mode_nobody_asks(bench):
     b.mode = 0
     b.on()
     codes = []
-    b.unit.request_page(b.slot, 0, False, None, False, codes.append)
+    b.unit.request_page(b.slot, 0, write=False, pasid=None, priv=False, done=codes.append)
     assert (codes, b.fault()[0]) == ([0xF], 0x32)
 
 
@@ -166,9 +168,9 @@ def test_a_ring_out_of_memory(prq):
 def test_the_port_waits_for_the_response(prq):
     """``page_request()`` is the asynchronous one and a wait; work that answers runs meanwhile."""
     prq.kernel.sched.call_later(5000, lambda: prq.submit(response(0)))
-    assert prq.slot.page_request(0x7000, True, 201)
+    assert prq.slot.page_request(0x7000, write=True, pasid=201)
     prq.kernel.sched.call_later(5000, lambda: prq.submit(response(1, 1)))
-    assert not prq.slot.page_request(0x7000, True, 201)
+    assert not prq.slot.page_request(0x7000, write=True, pasid=201)
 
 
 def test_drain_after_an_overflow(prq):
