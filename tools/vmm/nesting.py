@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Nesting", "request_words", "response_of"]
 
-PASID_MIN, PASID_MAX = 1, 0xFFFFF
 CODES: Final = {SUCCESS: u.IOMMU_PAGE_RESP_SUCCESS, INVALID: u.IOMMU_PAGE_RESP_INVALID}
 
 
@@ -33,7 +32,6 @@ class Nesting:
         self.proc, self.container = proc, container
         self.fd = proc.open("/dev/ioasid", os.O_RDWR | os.O_CLOEXEC)
         self.faults = -1
-        self.default: int | None = None  # the host's PASID for requests without one, while a table is bound to it
 
     # ---- /dev/ioasid
 
@@ -63,34 +61,27 @@ class Nesting:
         self._op(n.VFIO_IOMMU_NESTING_OP_UNBIND_PGTBL, _bind_data(pasid, guest, u.IOMMU_SVA_GPASID_VAL))
 
     def bind_default(self, entry: PasidEntry) -> None:
-        """For requests without a PASID, which get one of the host's own. Raises OSError."""
-        pasid = self.alloc(PASID_MIN, PASID_MAX)
-        try:
-            self._op(n.VFIO_IOMMU_NESTING_OP_BIND_PGTBL, _bind_data(pasid, 0, n.IOMMU_SVA_HPASID_DEF, entry))
-        except OSError:
-            self.free(pasid)
-            raise
-        self.default = pasid
+        """For requests without a PASID. Raises OSError."""
+        self._op(n.VFIO_IOMMU_NESTING_OP_BIND_PGTBL, _bind_data(0, 0, n.IOMMU_SVA_HPASID_DEF, entry))
 
     def unbind_default(self) -> None:
         """They have guest-physical addresses again. Raises OSError."""
-        pasid, self.default = self.default, None
-        if pasid is not None:
-            self._op(n.VFIO_IOMMU_NESTING_OP_UNBIND_PGTBL, _bind_data(pasid, 0, n.IOMMU_SVA_HPASID_DEF))
-            self.free(pasid)
+        self._op(n.VFIO_IOMMU_NESTING_OP_UNBIND_PGTBL, _bind_data(0, 0, n.IOMMU_SVA_HPASID_DEF))
 
     def flush(self, pasid: int | None, addr: int, order: int) -> None:
         """Forget translations: ``4096 << order`` bytes, or with 64 all. Raises OSError."""
-        number = self.default if pasid is None else pasid
-        if number is None:
-            return
+        number, given = pasid or 0, pasid is not None
         if order == 64:
-            where = u.iommu_inv_pasid_info(flags=u.IOMMU_INV_PASID_FLAGS_PASID, pasid=number)
+            where = u.iommu_inv_pasid_info(flags=given * u.IOMMU_INV_PASID_FLAGS_PASID, pasid=number)
             granu = u.iommu_cache_invalidate_info_granu(pasid_info=where)
             kind = u.IOMMU_INV_GRANU_PASID
         else:
             range_ = u.iommu_inv_addr_info(
-                flags=u.IOMMU_INV_ADDR_FLAGS_PASID, pasid=number, addr=addr, granule_size=4096 << order, nb_granules=1
+                flags=given * u.IOMMU_INV_ADDR_FLAGS_PASID,
+                pasid=number,
+                addr=addr,
+                granule_size=4096 << order,
+                nb_granules=1,
             )
             granu = u.iommu_cache_invalidate_info_granu(addr_info=range_)
             kind = u.IOMMU_INV_GRANU_ADDR
