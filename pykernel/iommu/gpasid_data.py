@@ -95,12 +95,13 @@ def copy_invalidate_info(kernel: Kernel, uptr: int) -> iommu_cache_invalidate_in
     size, minsz = iommu_cache_invalidate_info.sizeof(), iommu_cache_invalidate_info.offsetof("granu")
     argsz = _argsz(kernel, uptr, minsz)
     granularity = copy_from_user(kernel, uptr, minsz)[iommu_cache_invalidate_info.offsetof("granularity")]
-    more: dict[int, int] = {
-        IOMMU_INV_GRANU_PASID: iommu_inv_pasid_info.sizeof(),
-        IOMMU_INV_GRANU_ADDR: iommu_inv_addr_info.sizeof(),
-    }
-    if argsz < minsz + more.get(granularity, 0):
-        raise err(EINVAL, f"argsz is {argsz}, at least {minsz + more[granularity]} are needed")
+    more = 0
+    if granularity == IOMMU_INV_GRANU_PASID:
+        more = iommu_inv_pasid_info.sizeof()
+    elif granularity == IOMMU_INV_GRANU_ADDR:
+        more = iommu_inv_addr_info.sizeof()
+    if argsz < minsz + more:
+        raise err(EINVAL, f"argsz is {argsz}, at least {minsz + more} are needed")
     argsz = min(argsz, size)
     info = iommu_cache_invalidate_info.from_bytes(copy_from_user(kernel, uptr, argsz).ljust(size, b"\0"))
     _check(info)

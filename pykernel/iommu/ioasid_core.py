@@ -146,6 +146,7 @@ class Ioasid:
         capacity: how many IDs there are, 0 included; *capacity_avail* of them are in no set's quota and not reserved.
         ids: every ID that is not FREE.
         cgroup_of: in which cgroup of ``ioasids`` a new MM set is charged.
+        for_users: the module that gives IDs to processes is loaded; with it comes what they need of others.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -161,6 +162,7 @@ class Ioasid:
         self.chains = Chains(kernel)
         self.wq = OrderedWorkqueue(kernel, "ioasid_wq")
         self.cgroup_of: Callable[[Mm], IoasidCgroup | None] = lambda _mm: None
+        self.for_users = False
         kernel.check_leaks(self.leaks)
 
     def say(self, level: int, text: str) -> None:

@@ -142,12 +142,13 @@ class IoasidUserModule(Module):
 
     def init(self) -> None:
         """C: ``int ioasid_user_init(void)``. Raises EBUSY: no minor is free."""
-        self.kernel.sub(Ioasid)
         self.misc = MiscDevice(self.kernel, "ioasid", MISC_DYNAMIC_MINOR, self.open, mode=0o666, owner=self)
         misc_register(self.misc)
+        self.kernel.sub(Ioasid).for_users = True
 
     def exit(self) -> None:
         """C: ``void ioasid_user_exit(void)``."""
+        self.kernel.sub(Ioasid).for_users = False
         misc_deregister(self.misc)
 
     def open(self, inode: Inode, flags: int) -> IoasidFile:

@@ -9,7 +9,9 @@ from pykernel.mdev.core import (
     MdevDevice,
     MdevModule,
     MdevParent,
+    mdev_get_iommu_device,
     mdev_register_parent,
+    mdev_set_iommu_device,
     mdev_unregister_parent,
 )
 from pykernel.mdev.driver import MdevDriver, mdev_register_driver, mdev_unregister_driver
@@ -24,8 +26,10 @@ __all__ = [
     "MdevModule",
     "MdevParent",
     "MdevType",
+    "mdev_get_iommu_device",
     "mdev_register_driver",
     "mdev_register_parent",
+    "mdev_set_iommu_device",
     "mdev_unregister_driver",
     "mdev_unregister_parent",
 ]

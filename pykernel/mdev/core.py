@@ -29,7 +29,9 @@ __all__ = [
     "MdevDevice",
     "MdevModule",
     "MdevParent",
+    "mdev_get_iommu_device",
     "mdev_register_parent",
+    "mdev_set_iommu_device",
     "mdev_unregister_parent",
 ]
 
@@ -70,6 +72,7 @@ class MdevDevice(Device):
     Attributes:
         mdev_type: what it was made as.
         active: it is complete, and nobody has begun to remove it.
+        iommu_device: whose IOMMU translates its DMA, by a PASID; None: a device without DMA of its own.
     """
 
     attrs = AttrGroup("remove")
@@ -80,6 +83,7 @@ class MdevDevice(Device):
         self.mdev_type = mtype
         self.uuid = uuid
         self.active = False
+        self.iommu_device: Device | None = None
 
     def release(self) -> None:
         """mdev_device_release(): from now on the UUID is free."""
@@ -134,6 +138,20 @@ class MdevDevice(Device):
             self.create_sysfs_files()
             self.active = True
             raise
+
+
+def mdev_set_iommu_device(mdev: MdevDevice, iommu_device: Device | None) -> None:
+    """
+    The driver of *mdev* says that its DMA is that of *iommu_device*, its parent, with a PASID of its own.
+
+    C: ``int mdev_set_iommu_device(struct device *dev, struct device *iommu_device)``, of Linux 5.2 to 5.11
+    """
+    mdev.iommu_device = iommu_device
+
+
+def mdev_get_iommu_device(dev: Device) -> Device | None:
+    """C: ``struct device *mdev_get_iommu_device(struct device *dev)``; None for what is no such device."""
+    return dev.iommu_device if isinstance(dev, MdevDevice) else None
 
 
 def mdev_register_parent(parent: MdevParent, dev: Device, driver: MdevDriver, types: Sequence[MdevType]) -> None:

@@ -8,6 +8,8 @@ Type 1: mappings of user memory for devices behind an IOMMU, and for emulated on
     type1_map.py     MAP_DMA, UNMAP_DMA
     type1_access.py  what drivers of emulated devices call: pin, unpin, read, write
     type1_attach.py  groups and domains
+    type1_mdev.py    devices that their parent's IOMMU translates for
+    type1_nesting.py guests' page tables: an option, never merged
     type1_pin.py     pages of a mapping: pinned, charged, mapped
     type1_dirty.py   bitmaps of written pages
     type1_iova.py    usable addresses
@@ -64,6 +66,7 @@ from pykernel.uapi.linux.vfio import (
     vfio_iommu_type1_info_dma_avail,
     vfio_iova_range,
 )
+from pykernel.uapi.rfc.vfio_nesting import VFIO_IOMMU_NESTING_OP, VFIO_IOMMU_TYPE1_INFO_CAP_NESTING
 from pykernel.vfio.caps import InfoCaps
 from pykernel.vfio.container import (
     VfioGroupType,
@@ -82,6 +85,7 @@ from pykernel.vfio.type1_dirty import (
 )
 from pykernel.vfio.type1_dma import ADDRESSES
 from pykernel.vfio.type1_map import vfio_dma_do_map, vfio_dma_do_unmap
+from pykernel.vfio.type1_nesting import nesting_info, nesting_op, supports_nesting
 from pykernel.vfio.type1_state import VfioIommu
 
 if TYPE_CHECKING:
@@ -105,7 +109,9 @@ class VfioIommuType1(VfioIommuDriver):
     """``vfio_iommu_driver_ops_type1``."""
 
     name = "vfio-iommu-type1"
-    rows = (VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA, VFIO_IOMMU_GET_INFO, VFIO_IOMMU_DIRTY_PAGES)
+    rows = (
+        VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA, VFIO_IOMMU_GET_INFO, VFIO_IOMMU_DIRTY_PAGES, VFIO_IOMMU_NESTING_OP,
+    )  # fmt: skip
 
     def __init__(self, kernel: Kernel, param: dict[str, Any]) -> None:
         super().__init__(kernel)
@@ -177,6 +183,8 @@ class VfioIommuType1(VfioIommuDriver):
         """C: ``long vfio_iommu_type1_ioctl(void *, unsigned int, unsigned long)``. Raises ENOTTY: no number of it."""
         if cmd == VFIO_CHECK_EXTENSION.nr:
             return self.check_extension(data, arg)
+        if cmd == VFIO_IOMMU_NESTING_OP.nr and data is not None and supports_nesting(self.kernel):
+            return nesting_op(data, arg)
         method = self._ioctls.get(cmd)
         if method is None or data is None:
             raise err(ENOTTY)
@@ -288,6 +296,9 @@ def _info_caps(data: VfioIommu) -> InfoCaps:
             bytes(vfio_iova_range(start=start, end=end)) for start, end in data.iova_list
         )
         caps.add(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, payload)
+    nesting = nesting_info(data)
+    if nesting is not None:
+        caps.add(VFIO_IOMMU_TYPE1_INFO_CAP_NESTING, 1, bytes(nesting))
     return caps
 
 

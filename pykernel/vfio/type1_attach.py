@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from pykernel.errors import Oops, err
 from pykernel.iommu.iommu import (
     IOMMU_CACHE,
-    iommu_attach_group,
-    iommu_detach_group,
     iommu_domain_alloc,
     iommu_domain_free,
     iommu_group_get_resv_regions,
-    iommu_group_has_isolated_msi,
 )
 from pykernel.log import WARNING
+from pykernel.vfio import type1_mdev, type1_nesting
 from pykernel.vfio.container import VfioGroupType
 from pykernel.vfio.type1_dirty import vfio_iommu_populate_bitmap_full
 from pykernel.vfio.type1_iova import (
@@ -56,22 +54,23 @@ def vfio_iommu_attach_group(iommu: VfioIommu, iommu_group: IommuGroup, type: Vfi
             raise err(EBUSY, "the address of a mapping was taken back")
         if iommu.find_group(iommu_group) is not None:
             raise err(EINVAL, "the group is in the container")
-        if type == VfioGroupType.EMULATED_IOMMU:
+        backed = type == VfioGroupType.EMULATED_IOMMU and type1_mdev.is_backed(iommu_group)
+        if type == VfioGroupType.EMULATED_IOMMU and not backed:
             iommu.emulated_iommu_groups.insert(0, VfioIommuGroup(iommu_group, pinned=True))
             return
-        _attach(iommu, VfioIommuGroup(iommu_group))
+        _attach(iommu, VfioIommuGroup(iommu_group, mdev=backed))
 
 
 def _attach(iommu: VfioIommu, group: VfioIommuGroup) -> None:
-    raw = iommu_domain_alloc(group.iommu_group.devices[0])
+    raw = iommu_domain_alloc(type1_mdev.parts(group)[0][1])
     attached = False
     try:
-        if iommu.nesting:  # drivers/iommu/iommu.c:iommu_enable_nesting()
-            raise err(EINVAL, "the IOMMU has no nesting")
-        iommu_attach_group(raw, group.iommu_group)
+        if iommu.nesting:
+            type1_nesting.enable_nesting(iommu.kernel, raw)
+        type1_mdev.attach(raw, group)
         attached = True
         iovas = _usable(iommu, raw, group.iommu_group)
-        _check_interrupts(iommu, group.iommu_group)
+        _check_interrupts(iommu, group)
         domain = VfioDomain(raw)
         domain.group_list.append(group)
         domain.enforce_cache_coherency = raw.enforce_cache_coherency()
@@ -82,13 +81,15 @@ def _attach(iommu: VfioIommu, group: VfioIommuGroup) -> None:
             _replay(iommu, domain)
     except OSError:
         if attached:
-            iommu_detach_group(raw, group.iommu_group)
+            type1_mdev.detach(raw, group)
         iommu_domain_free(raw)
         raise
     if joined:
         iommu_domain_free(raw)
     else:
         iommu.domain_list.insert(0, domain)
+        if iommu.faults is not None:
+            iommu.faults.listen(domain)
         iommu.update_pgsize_bitmap()
     iommu.iova_list = iovas
     iommu.num_non_pinned_groups += 1
@@ -105,8 +106,8 @@ def _usable(iommu: VfioIommu, domain: IommuDomain, group: IommuGroup) -> Iovas:
     return vfio_iommu_resv_exclude(vfio_iommu_aper_resize(iommu.iova_list, start, end), regions)
 
 
-def _check_interrupts(iommu: VfioIommu, group: IommuGroup) -> None:
-    if iommu.param["allow_unsafe_interrupts"] or iommu_group_has_isolated_msi(group):
+def _check_interrupts(iommu: VfioIommu, group: VfioIommuGroup) -> None:
+    if iommu.param["allow_unsafe_interrupts"] or type1_mdev.has_isolated_msi(group):
         return
     iommu.kernel.log.printk(
         WARNING,
@@ -121,11 +122,11 @@ def _join(iommu: VfioIommu, new: VfioDomain, group: VfioIommuGroup) -> bool:
     for d in iommu.domain_list:
         if d.enforce_cache_coherency != new.enforce_cache_coherency:  # all have one IOMMU's operations
             continue
-        iommu_detach_group(new.domain, group.iommu_group)
+        type1_mdev.detach(new.domain, group)
         try:
-            iommu_attach_group(d.domain, group.iommu_group)
+            type1_mdev.attach(d.domain, group)
         except OSError:
-            iommu_attach_group(new.domain, group.iommu_group)
+            type1_mdev.attach(new.domain, group)
             continue
         d.group_list.insert(0, group)
         return True
@@ -212,7 +213,8 @@ def _detach(iommu: VfioIommu, iommu_group: IommuGroup) -> bool:
         group = domain.find(iommu_group)
         if group is None:
             continue
-        iommu_detach_group(domain.domain, iommu_group)
+        type1_nesting.leave(iommu, domain, group)
+        type1_mdev.detach(domain.domain, group)
         scope = not group.pinned_page_dirty_scope
         domain.group_list.remove(group)
         if not domain.group_list:
@@ -272,8 +274,10 @@ def vfio_iommu_release(iommu: VfioIommu) -> None:
     for dma in list(iommu.dma_list):
         vfio_remove_dma(iommu, dma)
     for domain in iommu.domain_list:
-        for group in domain.group_list:
-            iommu_detach_group(domain.domain, group.iommu_group)
+        for group in list(domain.group_list):
+            type1_nesting.leave(iommu, domain, group)
+            type1_mdev.detach(domain.domain, group)
+            domain.group_list.remove(group)
         iommu_domain_free(domain.domain)
     iommu.domain_list.clear()
     iommu.iova_list = []

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pykernel.vfio.device import VfioDevice
     from pykernel.vfio.type1_dma import VfioPfn
     from pykernel.vfio.type1_iova import Iovas
+    from pykernel.vfio.type1_nesting import FaultQueue
 
 __all__ = ["PAGE_MASK", "VfioDomain", "VfioIommu", "VfioIommuGroup"]
 
@@ -21,12 +22,19 @@ PAGE_MASK: Final = ADDRESSES - PAGE_SIZE
 
 
 class VfioIommuGroup:
-    """``struct vfio_iommu_group``: a group in a container; *pinned_page_dirty_scope*: it writes only what it pinned."""
+    """
+    ``struct vfio_iommu_group``: a group in a container.
 
-    __slots__ = ("iommu_group", "pinned_page_dirty_scope")
+    Attributes:
+        pinned_page_dirty_scope: it writes only what it pinned.
+        mdev: mediated devices whose DMA their parent's IOMMU translates.
+    """
 
-    def __init__(self, iommu_group: IommuGroup, *, pinned: bool = False) -> None:
+    __slots__ = ("iommu_group", "mdev", "pinned_page_dirty_scope")
+
+    def __init__(self, iommu_group: IommuGroup, *, pinned: bool = False, mdev: bool = False) -> None:
         self.iommu_group = iommu_group
+        self.mdev = mdev
         self.pinned_page_dirty_scope = pinned
 
 
@@ -55,6 +63,7 @@ class VfioIommu:
         pgshift: the smallest of them.
         num_non_pinned_groups: groups that may write to all that is mapped.
         vaddr_invalid_count: mappings whose address of the process was taken back.
+        faults: who reads page requests of what is bound for a guest.
         lost: what drivers had pinned when it was unmapped at a close: nobody gives it back.
     """
 
@@ -76,6 +85,7 @@ class VfioIommu:
         self.dirty_page_tracking = False
         self.pgsize_bitmap = PAGE_MASK
         self.pgshift = 12
+        self.faults: FaultQueue | None = None
         self.lost: list[VfioPfn] = []
 
     def find_group(self, group: IommuGroup) -> VfioIommuGroup | None:

@@ -3,7 +3,7 @@
 
 A container of type VFIO_TYPE1_NESTING_IOMMU whose user binds its guest's page tables to PASIDs of ``/dev/ioasid``;
 never in a header of Linux. How a guest gets the page requests of its devices was an open question: the posted answers
-were a region of each vfio-pci device. Here it is a descriptor (``VFIO_IOMMU_NESTING_OP_FAULT_FD``), as IOMMUFD has since.
+were a region of each vfio-pci device. Here it is a descriptor (``VFIO_IOMMU_NESTING_OP_FAULT_FD``), as IOMMUFD has.
 """
 
 from __future__ import annotations
