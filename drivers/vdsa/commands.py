@@ -240,10 +240,7 @@ class VdsaCommands:
         """The host's entry follows MSIX_PERM of vector 1: the guest's PASID there is the host's here."""
         device = self.device
         perm = device.regs.perm[1].perm
-        if not perm.pasid_en:
-            device.ims.set_pasid(device.pasids.default)
-            return
-        pasid = device.pasids.host_pasid(perm.pasid)
+        pasid = device.pasids.host_pasid(perm.pasid) if perm.pasid_en else device.pasids.default
         if pasid is None:
             device.ims.mask()
         else:

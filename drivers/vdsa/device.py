@@ -109,7 +109,7 @@ class VdsaDevice(VfioDevice):
         self.pasids.disable()
         self.regs.reset()
         self.commands.handle = None
-        self.ims.set_pasid(None)
+        self.ims.mask()
         for vector in range(VECTORS):
             self.msix_table[16 * vector : 16 * vector + 16] = bytes(12) + b"\1\0\0\0"
 

@@ -66,11 +66,11 @@ class ImsEntry:
         at = table.offset + index * ENTRY_SIZE
         idxd.reg_base.writeq(MSI_ADDRESS, at)
         idxd.reg_base.writel(self.desc.irq, at + 8)
-        self.set_pasid(None)
+        self.mask()
 
-    def set_pasid(self, pasid: int | None) -> None:
-        """Descriptors of *pasid*, or with None those without one, may name it."""
-        control = 0 if pasid is None else MSIX_PERM_PASID_EN | pasid << 12
+    def set_pasid(self, pasid: int) -> None:
+        """Descriptors of *pasid* may name it."""
+        control = MSIX_PERM_PASID_EN | pasid << 12
         self.table.idxd.reg_base.writel(control, self.table.offset + self.index * ENTRY_SIZE + 12)
 
     def mask(self) -> None:

@@ -26,7 +26,6 @@ from pykernel.kernel import Kernel
 from pykernel.machine import Cpu, IommuSpec, Machine, PciSpec
 from pykernel.pci.core import Pci
 from pykernel.start import boot
-from pykernel.syscalls import Process
 
 ADDRESS = "0000:6a:01.0"
 BUS = "/sys/bus/dsa"
@@ -80,11 +79,11 @@ class Host:
             assert self.put(f"{BUS}/devices/wq0.{n}/{attr}", text) == "", (n, attr, text)
 
     def bind(self, name: str, driver: str) -> str:
-        """"" or the name of the errno."""
+        """ "" or the name of the errno."""
         return self.put(f"{BUS}/drivers/{driver}/bind", name)
 
     def unbind(self, name: str, driver: str) -> str:
-        """"" or the name of the errno."""
+        """ "" or the name of the errno."""
         return self.put(f"{BUS}/drivers/{driver}/unbind", name)
 
     def up(self, *wqs: int, **over: str | int) -> None:
@@ -111,8 +110,17 @@ class Host:
         """available_instances."""
         return int(self.proc.read_text(f"{TYPES}/{kind}/available_instances"))
 
+    def hold(self) -> None:
+        """Engines stand still until :meth:`run`."""
+        self.held: list[Callable[[], None]] = []
+        self.silicon.port.call_soon = self.held.append
+
     def run(self) -> None:
         """Let all that can run do so."""
+        if "call_soon" in vars(self.silicon.port):
+            del self.silicon.port.call_soon
+            for step in self.held:
+                step()
         self.kernel.sched.run_ready()
 
     def trace(self, name: str) -> list[dict[str, Any]]:
@@ -278,17 +286,27 @@ def host(machine: Callable[..., Host]) -> Host:
 
 
 @pytest.fixture
-def vmm(host: Host) -> Iterator[Vmm]:
-    made = Vmm(host)
-    yield made
-    made.exit()
+def vmm_on(machine: Callable[..., Host]) -> Iterator[Callable[[Host], Vmm]]:
+    """VMMs; each ends before its machine does."""
+    made: list[Vmm] = []
+
+    def make(host: Host) -> Vmm:
+        made.append(Vmm(host))
+        return made[-1]
+
+    yield make
+    for vmm in made:
+        vmm.exit()
 
 
 @pytest.fixture
-def another_vmm(host: Host) -> Iterator[Vmm]:
-    made = Vmm(host, "other")
-    yield made
-    made.exit()
+def vmm(host: Host, vmm_on: Callable[[Host], Vmm]) -> Vmm:
+    return vmm_on(host)
+
+
+@pytest.fixture
+def another_vmm(host: Host, vmm_on: Callable[[Host], Vmm]) -> Vmm:
+    return vmm_on(host)
 
 
 @pytest.fixture
