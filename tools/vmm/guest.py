@@ -137,6 +137,7 @@ class Guest:
         self.vcpu: VirtualCpu = NoPower()
         self.error: BaseException | None = None
         self._off = False
+        self._off_by: VirtualCpu | None = None
         self._in_turn: dict[VirtualCpu, bool] = {}  # who is in the middle of a turn; whether that is a task's
         self.kernel: Kernel = boot(machine, profile, seed=seed, clock=self, phys=memory)
         self.kernel.sched.on_stuck = self._stuck
@@ -199,11 +200,17 @@ class Guest:
                 vcpu.boundary()
             else:
                 self.wait(sched.next_timer_ns())
-        if not self.kernel.dead:
+        if self._last(vcpu):
             try:
                 self.kernel.shutdown()
-            except BaseException as e:
+            except Exception as e:
                 self.error = e
+
+    def _last(self, vcpu: VirtualCpu) -> bool:
+        """Whether *vcpu* is the one that switches the machine off: nobody is in the middle of a turn any more."""
+        if self._off_by is None and not self._in_turn:
+            self._off_by = vcpu
+        return self._off_by is vcpu
 
     def _take_turn(self, vcpu: VirtualCpu) -> bool:
         """

@@ -35,7 +35,7 @@ __all__ = ["DSA_SLOT", "Vmm"]
 
 DSA_SLOT: Final = "0000:00:04.0"
 SOURCE: Final = ecam_offset(DSA_SLOT) >> 12  # its requester id
-MSI_ADDRESS: Final = 0xFEE00000
+ALL_CPUS: Final = 0xFEEFF000  # the address of a message to every processor
 
 
 class Vmm:
@@ -96,7 +96,6 @@ class Vmm:
         )
         self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
         self.exits: dict[int, int] = {}
-        self.stopping = False
         self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
         self.helper = host.spawn(self.requests.loop, f"{name}/page-requests")
 
@@ -140,13 +139,13 @@ class Vmm:
     # ---- the threads of the processors
 
     def _loop(self, vcpu: KvmVcpu) -> None:
-        while not self.stopping:
+        while True:
             reason = vcpu.run()
             self.exits[reason] = self.exits.get(reason, 0) + 1
             if reason == k.KVM_EXIT_MMIO:
                 self._mmio(vcpu)
             elif reason in (k.KVM_EXIT_SHUTDOWN, k.KVM_EXIT_SYSTEM_EVENT):
-                self.stopping = True
+                return
             elif reason not in (k.KVM_EXIT_INTR, k.KVM_EXIT_HLT):
                 raise RuntimeError(f"{self.name}: exit {reason} is none that this VMM knows")
 
@@ -189,7 +188,7 @@ class Vmm:
     def spawn(self, fn: Callable[[], Any], name: str = "") -> Thread:
         """Let *fn* be a client of the guest; its ``done``, ``result`` and ``error`` tell what became of it."""
         thread = self.guest.spawn(fn, name)
-        self.vm.signal(MSI_ADDRESS, CONSOLE_IRQ)
+        self.vm.signal(ALL_CPUS, CONSOLE_IRQ)
         return thread
 
     def run(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -220,10 +219,10 @@ class Vmm:
         if self.proc.exited is not None:
             return
         self.guest.power_off()
-        self.vm.signal(MSI_ADDRESS, CONSOLE_IRQ)
-        self.host.sched.run_until(self.threads)
+        self.vm.signal(ALL_CPUS, CONSOLE_IRQ)
+        self.host.sched.gather(self.threads)
         self.requests.stop()
-        self.host.sched.run_until([self.helper])
+        self.host.sched.gather([self.helper])
         self.viommu.power_on()
         self.requests.close()
         for vcpu in self.vcpus:
