@@ -10,6 +10,7 @@ import pykernel
 from pykernel.machine import parse
 from pykernel.mm.phys import PAGE_SIZE
 from pykernel.mm.sim import SimMemory
+from pykernel.tools.bench import remapping
 from pykernel.tools.bench.measure import Row, per_call
 
 __all__ = ["rows"]
@@ -27,6 +28,7 @@ def rows() -> Iterator[Row]:
     yield from _enqcmd(kernel)
     kernel.shutdown()
     yield from _portal()
+    yield from remapping.rows()
 
 
 def _faults(kernel: Any) -> Iterator[Row]:
