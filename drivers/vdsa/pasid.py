@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pykernel.drivers.vdsa.commands import Status
+from pykernel.iommu.aux_domain import iommu_aux_get_pasid
 from pykernel.iommu.ioasid import (
     INVALID_IOASID,
     IOASID_NOTIFY_BIND,
@@ -45,7 +46,6 @@ class Pasids:
     The PASIDs of one device.
 
     Attributes:
-        default: the host PASID for what the guest does without one, or None: then it can do nothing without.
         programmed: the host PASID of a guest's that the dedicated queue has, with a reference; or None.
     """
 
@@ -53,10 +53,14 @@ class Pasids:
         self.device = device
         self.kernel = device.kernel
         self.mm: Mm | None = None
-        self.default: int | None = None
         self.programmed: int | None = None
         self._nb = NotifierBlock(self._event, IOASID_PRIO_DEVICE)
         self._leave: Callable[[], None] | None = None
+
+    @property
+    def default(self) -> int | None:
+        """The host PASID for what the guest does without one; None, without a container: it can do nothing then."""
+        return iommu_aux_get_pasid(self.device.mdev)
 
     # ---- the user's set
 
@@ -100,7 +104,8 @@ class Pasids:
 
     def host_pasids(self) -> list[int]:
         """All of the user's, the default one included."""
-        found: list[int] = [] if self.default is None else [self.default]
+        default = self.default
+        found: list[int] = [] if default is None else [default]
         owner = self.set
         if owner is not None:
             ioasid_set_for_each_ioasid(owner, lambda number, _: found.append(number))
@@ -125,9 +130,9 @@ class Pasids:
         flags = device.regs.wqcfg[0].flags
         if flags.pasid_en:
             return self._program()
-        if self.default is None:
-            return Status.SUCCESS
-        return device.host.enable(self.default, priv=False)
+        default = self.default
+        self._trace("default", None, default)
+        return Status.SUCCESS if default is None else device.host.enable(default, priv=False)
 
     def _program(self) -> int:
         flags = self.device.regs.wqcfg[0].flags
@@ -193,6 +198,6 @@ class Pasids:
             if perm.pasid_en and perm.pasid == spid:
                 device.ims.mask()
 
-    def _trace(self, action: str, gpasid: int, hpasid: int | None) -> None:
+    def _trace(self, action: str, gpasid: int | None, hpasid: int | None) -> None:
         if self.kernel.trace:
             self.kernel.trace("vdsa_pasid", device=self.device.name, action=action, gpasid=gpasid, hpasid=hpasid)
