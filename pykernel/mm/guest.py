@@ -67,6 +67,10 @@ class GuestRam(PhysMem):
         """What is placed, by rising guest-physical address: the address and the host's frames."""
         yield from self._runs.items()
 
+    def extents(self) -> list[Run]:
+        """The guest's ranges where something is placed, each as long as it goes on."""
+        return merged(Run(gpa, run.npages) for gpa, run in self._runs.items())
+
     def host_phys(self, gpa: int) -> int | None:
         """The host's address of the byte at *gpa*; None: nothing is placed there."""
         at = self._runs.bisect_right(gpa) - 1

@@ -97,7 +97,8 @@ def test_errors_of_set_user_memory_region_come_in_linuxs_order(m: Machine) -> No
     set_region = m.mmu.set_memory_region
     m.slot(1, 0x100000, 4)
     for args in (
-        (0x7FFC, 4, 1, 1, 1),  # the slot's number: 32764 there are
+        (0x7FFC, 0, 0x1000, 0x1000, 0x1000),  # the slot's number: 32764 there are
+        (0x17FFF, 4, 1, 1, 1),
         (0x30000, 4, 1, 1, 1),  # flags
         (0x30000, 0, 0x1000, 0x1001, 1),  # the guest's address is not at a page
         (0x30000, 0, 0x1001, 0x1000, 0x1000),  # nor the size
@@ -119,8 +120,8 @@ def test_errors_of_set_user_memory_region_come_in_linuxs_order(m: Machine) -> No
     fails(EEXIST, m.slot, 1, 0xFF000, 4)
     m.slot(0x10000, 0xFF000, 2)  # the other address space
     m.slot(1, 0x100000, 4)  # nothing to change
-    m.slot(2, (1 << 52) - 0x1000, 1)
-    assert [(s.id, s.base_gfn) for s in m.mmu.slots] == [(0, 0xFF), (1, 0x100), (2, (1 << 40) - 1)]
+    m.slot(0x7FFB, (1 << 52) - 0x1000, 1)
+    assert [(s.id, s.base_gfn) for s in m.mmu.slots] == [(0, 0xFF), (1, 0x100), (0x7FFB, (1 << 40) - 1)]
 
 
 def test_a_slot_moves_and_goes(m: Machine) -> None:
@@ -423,6 +424,13 @@ def test_memory_that_is_not_there_backs_nothing(m: Machine) -> None:
     assert (m.phys.pinned, list(m.mmu.slots), list(ram.placed())) == (0, [], [])
 
 
+def elsewhere() -> Machine:
+    """As many pages at other addresses of the guest."""
+    machine = Machine()
+    machine.slot(0, 0x200000, 64)
+    return machine
+
+
 def test_live_migration_moves_the_guests_ram() -> None:
     """Copied by the VMM, then the destination's slots back the same object."""
     source, target = Machine(), Machine()
@@ -435,6 +443,7 @@ def test_live_migration_moves_the_guests_ram() -> None:
     assert view is not None
     ram.write(0x100000, b"state")
     target.vmm.store(AT, source.vmm.load(AT, 64 * PAGE_SIZE))
+    fails(EINVAL, elsewhere().mmu.back, ram)
     source.mmu.leave()
     target.mmu.back(ram)
     assert bytes(view) == b"state"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pykernel.errors import err
 from pykernel.mm.guest import GuestRam
 from pykernel.mm.notifier import mmu_notifier_register, mmu_notifier_unregister
-from pykernel.mm.phys import PAGE_SIZE, PhysMem, Run
+from pykernel.mm.phys import PAGE_SIZE, PhysMem, Run, merged
 from pykernel.uapi.linux.kvm import (
     KVM_DIRTY_LOG_INITIALLY_SET,
     KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
@@ -129,6 +129,7 @@ class Mmu:
         Raises:
             EptViolation: KVM cannot: ``mmio`` says whether the VMM emulates it.
             EptMisconfig: a page that is known to be emulated.
+            OSError: ENOMEM, no frame for a table.
         """
         pa = (self._writes if write else self._reads).get(gpa >> 12)
         if pa is not None:
@@ -417,9 +418,12 @@ class Mmu:
         What is placed already, of another host, is moved here: the VMM has copied it.
 
         Raises:
-            OSError: EFAULT, the VMM has no memory there that it may write; ENOMEM, EINVAL, ENODEV of GuestRam.place().
+            OSError: EFAULT, the VMM has no memory there that it may write; EINVAL, another host has other pages placed;
+                ENOMEM, EINVAL, ENODEV of GuestRam.place().
         """
         mine = [slot for slot in self.slots if self._backs(slot, ram)]
+        if ram.host is not None and ram.extents() != merged(Run(slot.base_gfn << 12, slot.npages) for slot in mine):
+            raise err(EINVAL, "the slots are not where the guest's RAM is")
         runs = {slot: self._pin(slot) for slot in mine}
         self._pinned |= runs
         try:
@@ -471,6 +475,7 @@ class Mmu:
         runs = self._pinned.pop(slot, None)
         if runs is None:
             return
-        if self.ram is not None and self.ram.host_phys(slot.base_gfn << 12) == runs[0].pa:
-            self.ram.unplace(slot.base_gfn << 12, slot.npages)
+        ram = self.ram
+        if ram is not None and ram.host is self.phys and ram.host_phys(slot.base_gfn << 12) == runs[0].pa:
+            ram.unplace(slot.base_gfn << 12, slot.npages)
         self.mem.unpin_user_pages(runs)
