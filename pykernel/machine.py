@@ -57,6 +57,8 @@ DRIVERS = {
     "mtty": "pykernel.drivers.mtty:MttyModule",
     "vdsa": "pykernel.drivers.vdsa:VdsaModule",
     "mdpy": "pykernel.drivers.mdpy:MdpyModule",
+    "kvm": "pykernel.virt.kvm.main:KvmModule",
+    "kvm_intel": "pykernel.virt.kvm.main:KvmIntelModule",
 }
 
 # module name -> the CONFIG_ option without which it is not built
