@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vtdbench import Bench
 
 from pykernel.hw.vtd.codes import VtdFault
 from pykernel.hw.vtd.iotlb import Iotlb
 from pykernel.hw.vtd.walk import FirstStage, Nested, SecondStage
 from pykernel.mm.phys import PhysFault, PhysMem
+from pykernel.pci.function import DmaFault
+from pykernel.pci.irq import Irqs
 
 FRAME = ((1 << 52) - 1) & -4096
 SIZE = 1 << 22  # of RAM that the tables are in: all of it may be looked at
@@ -171,3 +175,34 @@ def test_malformed_tables_lead_to_no_memory_outside(garbage, addr, write):
             if not phys.is_ram(pa):
                 with pytest.raises(PhysFault):
                     phys.read(pa, n)
+
+
+SWITCHES = [1 << 31, 3 << 30, 1 << 26 | 1 << 31, 0x1000, 1 << 10]
+WRITES = st.lists(
+    st.tuples(
+        st.sampled_from([*range(0x18, 0xF0, 4), 0x40C, 0x500, 0x504, 0x508, 0x50C]),
+        st.sampled_from([4, 8]),
+        st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from(SWITCHES)),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(WRITES, st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 20) - 1))
+def test_whatever_software_writes_to_the_registers(writes, addr, pasid):
+    """Garbage in registers, and so in tables and queues: a DMA goes through or is a DmaFault, and nothing else."""
+    b = Bench()
+    try:
+        for off, size, value in writes:
+            b.unit.write(off, size, value)
+            b.unit.read(off, size)
+        for kw in ({}, {"pasid": pasid}, {"pasid": pasid, "priv": True}):
+            with suppress(DmaFault):
+                b.slot.dma_write(addr, bytes(16), **kw)
+            with suppress(DmaFault):
+                b.slot.dma_read(addr, 16, **kw)
+        b.unit.request_page(b.slot, addr, write=True, pasid=pasid, priv=False, done=lambda _code: None)
+    finally:
+        del b.kernel.sub(Irqs).raise_irq
