@@ -56,12 +56,14 @@ class Program(Protocol):
     What a virtual machine executes.
 
     Attributes:
-        kernel: the guest's kernel; None: it has none.
         vcpu: the processor that runs; set at each entry.
     """
 
-    kernel: Kernel | None
     vcpu: Any
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """The guest's kernel; None: it has none."""
 
     def run(self, vcpu: Vcpu) -> None:
         """The code of *vcpu* from its first entry on; when it returns the machine is off."""
