@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pykernel.errors import Oops
 from pykernel.mm.notifier import mmu_notifier_register, mmu_notifier_unregister
 from pykernel.mm.phys import PAGE_SIZE, PhysMem
 from pykernel.mm.self import SelfMemory
 from pykernel.mm.sim import SimMemory
 from pykernel.mm.vma import MAP_FIXED, Vma
+from pykernel.surfaces.inprocess.memory import HostMemory
 
 P, RW, US, A, D, NX = 1, 2, 4, 0x20, 0x40, 1 << 63  # Intel SDM volume 3, table 4-20
 READ, WRITE, EXEC = libc.PROT_READ, libc.PROT_WRITE, libc.PROT_EXEC
@@ -216,6 +218,28 @@ def test_real_memory_has_a_token() -> None:
     assert pa not in phys.foreign_pgd
     assert phys.free
     assert phys.used == 0
+
+
+def test_real_memory_tells_its_end_and_its_areas_changes() -> None:
+    """What a patched process mapped of emulated files goes as simulated areas do; of the rest only the end is known."""
+    phys = PhysMem(None, 16 << 20)
+    mem, ears = HostMemory(phys), Ears()
+    addr = mem.mmap(0, PAGE_SIZE, READ | WRITE, PRIVATE)
+    other = mem.alloc(PAGE_SIZE)
+    mmu_notifier_register(mem, ears)
+    mem.write(other, b"real")
+    mem.munmap(addr, PAGE_SIZE)
+    assert ears.heard == [((addr - AT) // PAGE_SIZE, (addr - AT) // PAGE_SIZE + 1)]
+    mem.exit()
+    assert ears.heard[1:] == ["release"]
+    assert phys.foreign_pgd[mem.pgd()] is mem
+    process, end = SelfMemory(phys=phys), Ears()
+    mmu_notifier_register(process, end)
+    process.exit()
+    mmu_notifier_unregister(process, end)
+    assert end.heard == ["release"]
+    with pytest.raises(Oops, match="not registered"):
+        mmu_notifier_unregister(process, end)
 
 
 def test_a_memory_that_is_thrown_away_leaves_no_tables() -> None:
