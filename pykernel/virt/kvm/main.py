@@ -16,7 +16,7 @@ from pykernel.base.module import Module, Param
 from pykernel.cpu import Cpus
 from pykernel.cpu.trap import GP, Trap
 from pykernel.errors import err
-from pykernel.fs.fdtable import current_files
+from pykernel.fs.fdtable import current_files, fget
 from pykernel.fs.ioctl import IoctlFile, ioctl
 from pykernel.log import ERR
 from pykernel.uapi.linux import kvm as k
@@ -24,6 +24,7 @@ from pykernel.virt.kvm.caps import check_extension
 from pykernel.virt.kvm.msrs import feature_msrs, index_list
 from pykernel.virt.kvm.vcpufile import (
     KVM_MAX_CPUID_ENTRIES,
+    VcpuFile,
     transfer_msrs,
     write_cpuid,
     write_index_list,
@@ -35,8 +36,9 @@ from pykernel.virt.kvm.vmfile import VmFile
 if TYPE_CHECKING:
     from pykernel.fs.vfs import Inode
     from pykernel.kernel import Kernel
+    from pykernel.virt.kvm.vcpu import Vcpu
 
-__all__ = ["KvmFile", "KvmIntelModule", "KvmModule"]
+__all__ = ["KvmFile", "KvmIntelModule", "KvmModule", "kvm_from_fd", "vcpu_from_fd"]
 
 KVM_MINOR: Final = 232
 PAGE_SIZE: Final = 4096
@@ -186,3 +188,19 @@ class KvmFile(IoctlFile):
         if self.method_row(cmd) is None:
             raise err(EINVAL, f"no ioctl {cmd:#x} of /dev/kvm")
         return super().ioctl(cmd, arg)
+
+
+def kvm_from_fd(kernel: Kernel, fd: int) -> Kvm:
+    """The virtual machine behind *fd* of the running task. Raises EBADF; EINVAL: none is."""
+    file = fget(kernel, fd)
+    if not isinstance(file, VmFile):
+        raise err(EINVAL, f"descriptor {fd} is no virtual machine")
+    return file.vm
+
+
+def vcpu_from_fd(kernel: Kernel, fd: int) -> Vcpu:
+    """The virtual processor behind *fd* of the running task. Raises EBADF; EINVAL: none is."""
+    file = fget(kernel, fd)
+    if not isinstance(file, VcpuFile):
+        raise err(EINVAL, f"descriptor {fd} is no virtual processor")
+    return file.vcpu

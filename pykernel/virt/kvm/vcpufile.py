@@ -21,7 +21,6 @@ from pykernel.virt.kvm.stats import StatsFile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pykernel.fs.vfs import File
     from pykernel.kernel import Kernel
     from pykernel.mm.vma import Page, Vma
     from pykernel.virt.kvm.vcpu import Vcpu
@@ -31,7 +30,6 @@ __all__ = [
     "VcpuFile",
     "read_cpuid",
     "transfer_msrs",
-    "vcpu_of",
     "write_cpuid",
     "write_index_list",
 ]
@@ -390,10 +388,3 @@ def write_index_list(kernel: Kernel, n: int, indices: list[int], arg: int) -> No
     if n < len(indices):
         raise err(E2BIG, f"{len(indices)} registers")
     copy_to_user(kernel, arg + 4, b"".join(index.to_bytes(4, "little") for index in indices))
-
-
-def vcpu_of(file: File) -> Vcpu:
-    """The processor behind an open file; its author may set ``program``. Raises EINVAL: it is no processor's."""
-    if not isinstance(file, VcpuFile):
-        raise err(EINVAL, "no virtual processor")
-    return file.vcpu

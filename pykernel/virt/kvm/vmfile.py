@@ -19,10 +19,9 @@ from pykernel.virt.kvm.stats import StatsFile
 from pykernel.virt.kvm.vcpufile import VcpuFile
 
 if TYPE_CHECKING:
-    from pykernel.fs.vfs import File
     from pykernel.virt.kvm.vm import Kvm
 
-__all__ = ["VmFile", "vm_of"]
+__all__ = ["VmFile"]
 
 CLOCK_FLAGS: Final = k.KVM_CLOCK_TSC_STABLE | k.KVM_CLOCK_REALTIME | k.KVM_CLOCK_HOST_TSC
 
@@ -237,10 +236,3 @@ class VmFile(IoctlFile):
         if self.vm.mm is not self.vm.kernel.current.mm:
             raise err(EIO, "the virtual machine is another process's")
         return super().ioctl(cmd, arg)
-
-
-def vm_of(file: File) -> Kvm:
-    """The machine behind an open file; its author sets ``program``. Raises EINVAL: it is no virtual machine's."""
-    if not isinstance(file, VmFile):
-        raise err(EINVAL, "no virtual machine")
-    return file.vm
