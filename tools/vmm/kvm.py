@@ -9,9 +9,11 @@ from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING
 
 from pykernel.uapi.linux import kvm as k
+from pykernel.virt.kvm.vmfile import VmFile
 
 if TYPE_CHECKING:
     from pykernel.syscalls import Process
+    from pykernel.virt.kvm.vcpu import Program
 
 __all__ = ["KvmVcpu", "KvmVm", "MmioExit"]
 
@@ -50,6 +52,12 @@ class KvmVm:
         self.slots: dict[int, tuple[int, int, int]] = {}
         self.routes: dict[int, _Route] = {}
         self._vfio = -1
+
+    def load(self, program: Program) -> None:
+        """What the processors execute: of silicon it would lie in memory, and no call would say it."""
+        file = self.proc.fds.get(self.fd)
+        assert isinstance(file, VmFile)
+        file.vm.program = program
 
     # ---- memory slots
 

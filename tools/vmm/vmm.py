@@ -94,6 +94,7 @@ class Vmm:
             name=name,
             now_ns=host.sched.clock_ns,
         )
+        self.vm.load(self.guest)
         self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
         self.exits: dict[int, int] = {}
         self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
