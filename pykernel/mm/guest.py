@@ -9,7 +9,8 @@ objects of the guest go on over the frames of another host.
 Each frame that is placed has a reference: whatever the VMM does with its address space, it is nobody else's as long as
 the guest can reach it. What the VMM unmaps, or has not faulted in, is hence no matter here: it places pinned frames,
 and one that it lets go stays the guest's until it is unplaced, as a pinned page stays a device's. Where nothing is
-placed the guest has memory of nobody: zeros at first, no frame of any host.
+placed the guest has memory of nobody: zeros at first, no frame of any host. The frames that a kernel boots over are
+zeros, as a VMM's fresh memory is: its allocator takes what is free for clean.
 """
 
 from __future__ import annotations

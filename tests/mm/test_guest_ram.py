@@ -96,6 +96,21 @@ def test_allocators_of_both_sides_do_not_meet() -> None:
     assert host.used == 0
 
 
+def test_scattered_frames_that_the_guest_frees_are_zeros() -> None:
+    """Some are of the host, some of nobody: the next owner in the guest finds zeros in all."""
+    host, guest = host_memory(), GuestRam(16 * MIB)
+    pa = host.alloc_pages(40)
+    for i in range(0, 40, 2):
+        guest.place(0x100000 + (i << 12), host, [Run(pa + (39 - i << 12), 1)])
+    at = guest.alloc_pages(40)
+    assert at == 0x100000
+    guest.write(at, b"\xff" * 40 * PAGE_SIZE)
+    assert host.read(pa, 40 * PAGE_SIZE).count(0xFF) == 20 * PAGE_SIZE
+    guest.free_pages(at, 40)
+    assert guest.alloc_pages(40) == at
+    assert guest.read(at, 40 * PAGE_SIZE) == host.read(pa, 40 * PAGE_SIZE) == bytes(40 * PAGE_SIZE)
+
+
 def test_frames_that_are_freed_are_zeros_in_a_memfd_too() -> None:
     host = host_memory()
     pa = host.alloc_pages(64)

@@ -403,6 +403,11 @@ def test_slots_back_the_guests_ram(m: Machine) -> None:
     assert m.phys.pinned == 32
     m.slot(0, 0x1000, 32)
     assert ram.read(0x2000, 14) == b"after the fork"
+    fails(EINVAL, m.slot, 0, 16 * MIB - PAGE_SIZE, 32)
+    assert ram.read(0x2000, 14) == b"after the fork"
+    assert m.phys.pinned == 32
+    m.slot(0, 32 * MIB, 32)  # behind the guest's RAM: the VMM's device has it
+    assert (m.phys.pinned, list(ram.placed())) == (0, [])
 
 
 def test_a_write_of_the_guest_is_in_the_log(m: Machine) -> None:

@@ -461,12 +461,15 @@ class Mmu:
         ram = self.ram
         if ram is None or not self._backs(new, ram):
             return
-        if old is not None and old in self._pinned:
-            ram.unplace(old.base_gfn << 12, old.npages)
         runs = self._pin(new)
+        before = self._pinned.get(old) if old is not None else None
+        if old is not None and before is not None:
+            ram.unplace(old.base_gfn << 12, old.npages)
         try:
             ram.place(new.base_gfn << 12, self.phys, runs)
         except OSError:
+            if old is not None and before is not None:
+                ram.place(old.base_gfn << 12, self.phys, before)
             self.mem.unpin_user_pages(runs)
             raise
         self._pinned[new] = runs
