@@ -12,8 +12,10 @@ from pykernel.uapi.linux import kvm as k
 from pykernel.virt.kvm.vmfile import VmFile
 
 if TYPE_CHECKING:
+    from pykernel.mm.guest import GuestRam
     from pykernel.syscalls import Process
     from pykernel.virt.kvm.vcpu import Program
+    from pykernel.virt.kvm.vm import Kvm
 
 __all__ = ["KvmVcpu", "KvmVm", "MmioExit"]
 
@@ -55,9 +57,17 @@ class KvmVm:
 
     def load(self, program: Program) -> None:
         """What the processors execute: of silicon it would lie in memory, and no call would say it."""
+        self._vm.program = program
+
+    def back(self, ram: GuestRam) -> None:
+        """The guest's kernel has the slots' memory as *ram*, those to come among them: silicon needs no call for it."""
+        self._vm.mmu.back(ram)
+
+    @property
+    def _vm(self) -> Kvm:
         file = self.proc.fds.get(self.fd)
         assert isinstance(file, VmFile)
-        file.vm.program = program
+        return file.vm
 
     # ---- memory slots
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.mm.guest import GuestRam
-from pykernel.mm.phys import PhysMem, Run
 from pykernel.tools.vmm.device import AssignedDevice
 from pykernel.tools.vmm.guest import CONSOLE_IRQ, Guest
 from pykernel.tools.vmm.kvm import KvmVcpu, KvmVm
@@ -83,7 +82,7 @@ class Vmm:
         self.parent = parent
         self._plug(DSA_SLOT, mdev)
         self.ram = GuestRam(memory)
-        self._place()
+        self.vm.back(self.ram)
         self.guest = Guest(
             self.ram,
             functions=self.devices,
@@ -126,13 +125,6 @@ class Vmm:
         if "driver" in proc.listdir(sysfs):
             proc.write_text(f"{sysfs}/driver/unbind", self.parent)
         proc.write_text("/sys/bus/pci/drivers_probe", self.parent)
-
-    def _place(self) -> None:
-        """The guest's code sees the VMM's memory as its RAM: the same frames."""
-        phys = self.host.sub(PhysMem)
-        for area in self.memory.areas:
-            pieces, _ = self.proc.mem.translate_range(area.hva, area.size, write=True)
-            self.ram.place(area.gpa, phys, [Run(pa, n >> 12) for pa, n in pieces])
 
     def _start(self, vcpu: KvmVcpu) -> Thread:
         return self.host.spawn(lambda: self._loop(vcpu), f"{self.name}/vcpu{vcpu.index}")
