@@ -13,6 +13,7 @@ from pykernel.pci.irq import MSI_ADDRESS, Irqs, message_irq
 if TYPE_CHECKING:
     from pykernel.pci.core import Pci
     from pykernel.pci.dev import PciDev
+    from pykernel.trace import Trace
 
 __all__ = ["ADDRESS", "Answered", "DmaSpace", "DmaTranslator", "NoSpace", "Physical", "Remapping", "Slot"]
 
@@ -179,6 +180,11 @@ class Slot:
     def gone(self) -> bool:
         """The function was pulled out."""
         return self.pci.slots.get(self.address) is not self
+
+    @property
+    def trace(self) -> Trace:
+        """Where silicon that tells what it does can do so."""
+        return self.pci.kernel.trace
 
     # ---- what the IOMMU says
 

@@ -210,7 +210,7 @@ class Context:
         """Write *data*, its first byte after all the others; raises OpError, Blocked."""
         device, work = self.device, self.work
         try:
-            view = None if work.priv else device.dma_view(addr, len(data), write=True, pasid=work.pasid)
+            view = device.dma_view(addr, len(data), write=True, pasid=work.pasid, priv=work.priv)
         except DmaFault:
             view = None
         if view is not None and len(view) == 1:
@@ -221,11 +221,11 @@ class Context:
 
     def copy(self, dst: int, src: int, n: int) -> None:
         """Copy *n* bytes, at once where both sides can be seen as pieces of RAM; raises OpError, Blocked."""
-        view, pasid = self.device.dma_view, self.work.pasid
+        view, pasid, priv = self.device.dma_view, self.work.pasid, self.work.priv
         while True:
             try:
-                source = None if self.work.priv else view(src, n, write=False, pasid=pasid)
-                target = view(dst, n, write=True, pasid=pasid) if source else None
+                source = view(src, n, write=False, pasid=pasid, priv=priv)
+                target = view(dst, n, write=True, pasid=pasid, priv=priv) if source else None
                 break
             except DmaFault as fault:
                 self._resolve(fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pykernel.hw.dsa.commands import Commands, Err
 from pykernel.hw.dsa.desc import Context, Work
@@ -167,7 +168,14 @@ class DsaFunction(PciFunction):
         index, limited, ims = portal(off)
         if not is_portal_write(off, data) or not self._open(index) or self.wqs[index].dedicated:
             return False
-        return self.wqs[index].submit_deferrable(data, limited=limited, ims=ims)
+        wq = self.wqs[index]
+        accepted = wq.submit_deferrable(data, limited=limited, ims=ims)
+        if getattr(self.port, "trace", None):
+            pasid = int.from_bytes(data[:4], "little") & 0xFFFFF
+            room = wq.cfg.threshold.threshold if limited else wq.cfg.size.size
+            self.tell("dsa_enqueue", wq=index, pasid=pasid, limited=limited, accepted=accepted,
+                      occupancy=len(wq.entries), room=room)  # fmt: skip
+        return accepted
 
     def _decodes(self, off: int, size: int) -> bool:
         return self.memory_enabled and off + size <= self.bar_sizes[PORTALS]
@@ -214,17 +222,30 @@ class DsaFunction(PciFunction):
         self.software_reset()
 
     # ------------------------------------------------------------------ work
+    def tell(self, name: str, **fields: Any) -> None:
+        """A trace event, where the port has somebody who listens."""
+        trace = getattr(self.port, "trace", None)
+        if trace:
+            trace(name, device=getattr(self.port, "address", ""), **fields)
+
     def execute(self, ctx: Context) -> int:
         """Do one descriptor, write its record, interrupt; gives the completion status. Raises Blocked."""
-        return self._executor.execute(ctx)
+        status = self._executor.execute(ctx)
+        if getattr(self.port, "trace", None):
+            work, desc = ctx.work, ctx.desc
+            self.tell("dsa_complete", wq=work.wq.index, pasid=work.pasid, opcode=desc.opcode, status=status,
+                      record=desc.completion_addr, dropped=work.dropped)  # fmt: skip
+        return status
 
     def page_request(self, work: Work, addr: int, write: bool, done: Callable[[bool], None]) -> None:
         """Ask for a page for *work*; *done* hears whether it came."""
+        self.tell("dsa_page_request", wq=work.wq.index, pasid=work.pasid, addr=addr, write=write)
         self.pages.ask(work, addr, write, done)
 
     def resume(self, work: Work) -> None:
         """The answer that *work* waited for came; after a reset nobody waits."""
         if work.wq.group is not None and work in work.wq.inflight:
+            self.tell("dsa_resume", wq=work.wq.index, pasid=work.pasid, opcode=work.desc.opcode)
             work.wq.group.resume(work)
 
     def work_done(self) -> None:
