@@ -9,14 +9,14 @@ import pytest
 from pykernel.uapi.catalog import header_modules, headers
 from pykernel.uapi.linux import vhost
 from pykernel.uapi.linux.vhost_types import vhost_memory, vhost_memory_region, vhost_vring_addr, vhost_vring_state
-from pykernel.uapi.rfc import ioasid, vhost_mdev
+from pykernel.uapi.rfc import ioasid, vfio_nesting, vhost_mdev
 from pykernel.uapi.rfc.vhost_mdev import vhost_vfio_op
 
 
 def test_no_header_of_linux_is_asked_for() -> None:
     """The checker compares them with nothing of Linux."""
     found = [m for m in header_modules() if m.__name__.startswith("pykernel.uapi.rfc.")]
-    assert {ioasid, vhost_mdev} <= set(found)
+    assert {ioasid, vfio_nesting, vhost_mdev} <= set(found)
     assert [headers(m) for m in found] == [()] * len(found)
 
 
@@ -34,6 +34,28 @@ def test_ioasid_structs() -> None:
     request = ioasid.ioasid_alloc_request(argsz=16)
     request.range.min, request.range.max = 1, 0xFFFFF
     assert bytes(request) == pack("<IIII", 16, 0, 1, 0xFFFFF)
+
+
+def test_nesting_op_is_ioctl_18_of_vfio() -> None:
+    """{argsz, flags}, the operation in the lower 16 bits of the flags, its data behind; no size in the number."""
+    assert vfio_nesting.VFIO_IOMMU_NESTING_OP.nr == 0x3B76
+    assert vfio_nesting.VFIO_NESTING_OP_MASK == 0xFFFF
+    assert bytes(vfio_nesting.vfio_iommu_type1_nesting_op(argsz=80, flags=1)) == pack("<II", 80, 1)
+
+
+def test_nesting_capability() -> None:
+    """8 bytes of header, 4 numbers of 32 bits, 2 of 16, 12 of padding; VT-d's half at 40, its registers 16 behind."""
+    info = vfio_nesting.iommu_nesting_info(argsz=64, format=1, features=3, addr_width=48, pasid_bits=20)
+    info.vendor.vtd.cap_reg, info.vendor.vtd.ecap_reg = 5, 6
+    assert bytes(info) == pack("<IIIIHH12xI12xQQ", 64, 0, 1, 3, 48, 20, 0, 5, 6)
+    assert vfio_nesting.vfio_iommu_type1_info_cap_nesting.offsetof("info") == 8
+    assert vfio_nesting.VFIO_IOMMU_TYPE1_INFO_CAP_NESTING == 4
+
+
+def test_nesting_faults_and_answers() -> None:
+    """A group, then the struct of linux/iommu.h: 64 bytes of a fault, 24 of an answer."""
+    assert (vfio_nesting.vfio_nesting_fault.sizeof(), vfio_nesting.vfio_nesting_fault.offsetof("fault")) == (72, 8)
+    assert vfio_nesting.vfio_nesting_response.sizeof() == 32
 
 
 def test_message_is_a_header_and_a_payload() -> None:
