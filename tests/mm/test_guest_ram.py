@@ -215,6 +215,28 @@ def test_a_kernel_boots_over_it() -> None:
     kernel.shutdown()
 
 
+def test_hardware_of_the_host_walks_the_tables_of_a_guests_process() -> None:
+    """As a nested translation does: each table and the page are where the host has them, scattered."""
+    host, guest = host_memory(), GuestRam(16 * MIB)
+    pa = host.alloc_pages(16 * MIB >> 12)
+    guest.place(0, host, [Run(pa + (n << 12), 1) for n in reversed(range(16 * MIB >> 12))])
+    kernel = pykernel.boot(parse("memory = '16M'"), phys=guest)
+    process = kernel.process()
+    table = process.mem.pgd()
+    addr = process.mem.alloc(8)
+    process.store(addr, b"in guest")
+    for shift in (39, 30, 21, 12):
+        at = guest.host_phys((table & 0xF_FFFF_FFFF_F000) + (addr >> shift & 511) * 8)
+        assert at is not None
+        table = int.from_bytes(host.read(at, 8), "little")
+        assert table & 7 == 7
+    at = guest.host_phys((table & 0xF_FFFF_FFFF_F000) + (addr & 4095))
+    assert at is not None
+    assert host.read(at, 8) == b"in guest"
+    process.exit()
+    kernel.shutdown()
+
+
 def test_nothing_is_left_behind() -> None:
     """Neither a file nor a mapping of this process, after hosts and guests have gone."""
     host, guest = host_memory(), GuestRam(16 * MIB)
