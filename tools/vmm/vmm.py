@@ -80,7 +80,11 @@ class Vmm:
         self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
         self.devices: dict[str, AssignedDevice] = {}
         self.parent = parent
-        self._plug(DSA_SLOT, mdev)
+        try:
+            self._plug(DSA_SLOT, mdev)
+        except OSError:
+            self._abandon()
+            raise
         self.ram = GuestRam(memory)
         self.vm.back(self.ram)
         self.guest = Guest(
@@ -117,6 +121,14 @@ class Vmm:
         for area in self.memory.areas:
             self.container.map(area.hva, area.gpa, area.size)
         self.devices[address] = AssignedDevice(proc, device, address, self.vm, self.vm)
+
+    def _abandon(self) -> None:
+        """The process ends before there is a machine: what it made goes."""
+        self.proc.exit(1)
+        libvirt = self.host.process(comm="virtqemud")
+        if not self.mdev or self.mdev in libvirt.listdir("/sys/bus/mdev/devices"):
+            self._give_back(libvirt)
+        libvirt.exit()
 
     def _override(self, proc: Process, driver: str) -> None:
         """Give the whole function to *driver*, or with "" to whoever takes it."""
