@@ -145,19 +145,6 @@ class Mmu:
             self._writes[gfn] = pa & -PAGE_SIZE
         return pa
 
-    def access(self, gpa: int, n: int, *, write: bool) -> list[tuple[int, int]]:
-        """The host's addresses, and how many bytes there, of *n* bytes. Raises what :meth:`translate` does."""
-        out: list[tuple[int, int]] = []
-        while n > 0:
-            step = min(n, PAGE_SIZE - (gpa & _PAGE_MASK))
-            pa = self.translate(gpa, write=write)
-            if out and sum(out[-1]) == pa:
-                out[-1] = (out[-1][0], out[-1][1] + step)
-            else:
-                out.append((pa, step))
-            gpa, n = gpa + step, n - step
-        return out
-
     # ---- faults
 
     def _fault(self, gpa: int, *, write: bool) -> None:
