@@ -228,7 +228,7 @@ class PortalIo:
     def write(self, off: int, data: bytes) -> None:
         """A store; what is not 64 bytes is for the silicon to ignore."""
         if len(data) == DESC_SIZE:
-            self.portal.movdir64b(off % PAGE_SIZE, data)
+            self.portal.posted(off % PAGE_SIZE, data)
         else:
             self.portal.write(off % PAGE_SIZE, len(data), int.from_bytes(data, "little"))
 

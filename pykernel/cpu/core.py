@@ -208,9 +208,9 @@ class Cpus:
             Fault: the signal that the task gets.
         """
         cpu = self._running or self.of(task)
-        if cpu.owner is not task:
-            cpu.load(task)
         while True:
+            if cpu.owner is not task:
+                cpu.load(task)
             try:
                 return step(cpu, *args, **kw)
             except Trap as trap:
@@ -229,6 +229,7 @@ class Cpus:
         pasid = self.kernel.mm_pasid(task.mm)
         if not pasid or task.pasid_activated:
             return False
+        cpu.load(task)  # somebody else may have run while the instruction waited for a page
         cpu.msrs.wrmsr(IA32_PASID, pasid | PASID_VALID)
         task.pasid_activated = True
         if cpu.trace:

@@ -120,11 +120,11 @@ def enqcmd(cpu: Cpu, mem: Any, addr: int, src: Source) -> Flags:
     """ENQCMD r64, m512: the PASID is IA32_PASID's, PRIV is 0. Raises Trap."""
     if not cpu.has("enqcmd"):
         raise Trap(UD, "CPUID has no ENQCMD")
+    pasid = cpu.msrs.pasid  # now: while a page of the source is brought in, the processor may be another task's
     addr = _destination(addr)
     data = _source(mem, src)
     if data[:4] != b"\0\0\0\0":
         raise Trap(GP, f"bits 31:0 of the source are {int.from_bytes(data[:4], 'little'):#x}, and must be 0")
-    pasid = cpu.msrs.pasid
     if not pasid & PASID_VALID:
         raise Trap(GP, f"IA32_PASID is {pasid:#x}, not valid")
     pasid &= PASID_MASK

@@ -93,6 +93,14 @@ class Iomem:
         """C: ``void iosubmit_cmds512(void __iomem *, const void *, size_t)``, one descriptor."""
         if self.kernel.sched.exploring:
             self.kernel.sched.point()
+        self.posted(off, data)
+
+    def posted(self, off: int, data: bytes) -> None:
+        """
+        A posted write of 64 bytes to the bus.
+
+        No other task runs between a client's page table and this: munmap() waits for the processors that use it.
+        """
         if self.kernel.trace:
             self.kernel.trace("movdir64b", device=self.name, bar=self.bar, off=self.off + off, data=data.hex())
         self.function.posted_write(self.bar, self.off + off, data)
@@ -104,6 +112,8 @@ class Iomem:
         Raises:
             Oops: an exception of the processor in kernel mode.
         """
+        if self.kernel.sched.exploring:
+            self.kernel.sched.point()
         cpus = self.kernel.sub(Cpus)
         try:
             check_supervisor(cpus.current, data, 0)
@@ -118,10 +128,8 @@ class Iomem:
         return self.kernel.sub(Cpus).current.enqcmd(None, self.start + off, data, cpl=0).zf
 
     def dmwr(self, off: int, data: bytes) -> bool:
-        """A deferrable memory write to the bus, as ENQCMD and ENQCMDS send one; True when accepted."""
+        """A deferrable memory write to the bus, as ENQCMD and ENQCMDS send one; as :meth:`posted`. True: accepted."""
         kernel, function = self.kernel, self.function
-        if kernel.sched.exploring:
-            kernel.sched.point()
         at = self.off + off
         status = deliver(function, getattr(function, "port", None), kernel.trace, self.bar, at, data)
         ok = status is Completion.SC
@@ -160,7 +168,7 @@ class MappedIo:
         """Stores; 64 bytes at a 64-byte boundary are one posted write (MOVDIR64B)."""
         at = off - self.base
         if len(data) == 64 and at % 64 == 0:
-            self.iomem.movdir64b(at, bytes(data))
+            self.iomem.posted(at, bytes(data))
             return
         done = 0
         while done < len(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from mmap import MAP_ANONYMOUS, MAP_SHARED
 
 import pytest
 from cpubench import Bench, Registers
@@ -14,6 +15,7 @@ from pykernel.cpu import Cpus, Fault, Trap, xsave
 from pykernel.cpu.cpuid import cpuid
 from pykernel.cpu.msr import IA32_PASID, IA32_XSS
 from pykernel.machine import parse
+from pykernel.mm.vma import Page, Vma
 from pykernel.syscalls import Process
 
 VALID = 1 << 31
@@ -304,6 +306,31 @@ def test_many_tasks_keep_their_own(bench: Bench) -> None:
             assert submits(bench, p, addr)
     assert [int.from_bytes(c[:4], "little") for _, c in io.commands] == [100, 101, 102, 103, 104] * 3
     assert {p.task.cpu for p in procs} == {0, 1}
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["mended", "loaded"])
+def test_who_runs_while_a_page_is_brought_in_does_not_lend_its_register(bench: Bench, first: bool) -> None:
+    """The source's page fault sleeps, another task uses the processor: each command has its own sender's PASID."""
+    io, other = Registers(), bench.kernel.process()
+    bench.bind(0x11)
+    bench.bind(0x22, other)
+    other.task.cpu = bench.cpus.of(bench.proc.task).index
+    mine, its = bench.map(io), bench.map(io, proc=other)
+    if first:
+        assert submits(bench, bench.proc, mine)
+    page = Page.alloc(bench.proc.mem.phys)
+
+    def sleeps(_pgoff: int) -> Page:
+        assert submits(bench, other, its)
+        return page
+
+    def setup(vma: Vma) -> None:
+        vma.fault = sleeps
+
+    source = bench.proc.mem.mmap(0, 4096, 3, MAP_SHARED | MAP_ANONYMOUS, setup=setup)
+    assert bench.proc.enqcmd(mine, src=source) is False
+    assert [int.from_bytes(c[:4], "little") for _, c in io.commands] == [*[0x11] * first, 0x22, 0x11]
+    assert [pasid_of(bench, p) for p in (bench.proc, other)] == [VALID | 0x11, VALID | 0x22]
 
 
 WHAT = ["go", "go", "thread", "fork", "move", "exec", "unbind", "bind"]
