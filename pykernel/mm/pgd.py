@@ -80,11 +80,6 @@ class PageTables(dict[int, int]):
             while tables:
                 self.phys.free_pages(tables.popitem()[1])
 
-    @property
-    def nr_tables(self) -> int:
-        """How many frames the tables take. C: ``mm_pgtables_bytes(mm)``, in pages, and the top."""
-        return sum(map(len, self._tables))
-
     # ---- what the address space changes
 
     def __setitem__(self, vpn: int, pte: int) -> None:

@@ -350,8 +350,8 @@ class Mmu:
     def _protect(self, gfns: list[int]) -> None:
         """The next write of these is seen. C: ``kvm_arch_mmu_enable_log_dirty_pt_masked()``."""
         for gfn in gfns:
-            if self._writes.pop(gfn, None) is not None or self.ept.nr_tables > 1:
-                self.ept.protect(gfn)
+            self._writes.pop(gfn, None)
+            self.ept.protect(gfn)
 
     # ---- accesses of KVM itself
 
