@@ -95,8 +95,8 @@ class Profile:
     """In scalable mode a context entry stays as long as the device; before, it came and went with the domain."""
     vtd_iopf_enables_pri: bool = False
     """Page requests are switched on by the feature IOPF; before, with the domain."""
-    vtd_vcmd: bool = True
-    """In a guest, PASIDs come from the virtual command register."""
+    vtd_caps_at_probe: bool = False
+    """ATS and page requests of a device are on as long as it is there; before, while it has a domain."""
 
     iommufd: bool = False
     """There is IOMMUFD: its CONFIG_ options are known."""
@@ -254,7 +254,6 @@ LINUX_6_12 = replace(
     vtd_teardown_drains=True,
     vtd_context_at_probe=True,
     vtd_iopf_enables_pri=True,
-    vtd_vcmd=False,
     pci_msi_chip_per_device=True,
     idxd_device_ids=IDXD_IDS_6_12,
     idxd_event_log=True,
@@ -286,6 +285,7 @@ LINUX_7_2 = replace(
     idxd_device_ids=IDXD_IDS_7_2,
     idxd_dsacaps=True,
     idxd_sva_features=(),
+    vtd_caps_at_probe=True,
     idxd_batch_unsafe_v1_only=True,
     idxd_halt_flr=True,
 )

@@ -43,13 +43,11 @@ def pci_ats_supported(dev: PciDev) -> int:
 
 
 def pci_enable_ats(dev: PciDev) -> None:
-    """C: ``int pci_enable_ats(struct pci_dev *, int ps)``. Raises EINVAL: none; EBUSY: it is on."""
+    """C: ``int pci_enable_ats(struct pci_dev *, int ps)``; the caller knows that it is off. Raises EINVAL: none."""
     at = pci_ats_supported(dev.physfn or dev)
     if not at:
         raise err(EINVAL, "no ATS")
     at = pci_ats_supported(dev) or at
-    if dev.read_config_word(at + r.PCI_ATS_CTRL) & r.PCI_ATS_CTRL_ENABLE:
-        raise err(EBUSY)
     dev.write_config_word(at + r.PCI_ATS_CTRL, r.PCI_ATS_CTRL_ENABLE)
 
 
@@ -79,7 +77,7 @@ def pci_pri_supported(dev: PciDev) -> int:
 
 
 def pci_enable_pri(dev: PciDev, requests: int) -> None:
-    """C: ``int pci_enable_pri(struct pci_dev *, u32)``. Raises EINVAL: none; EBUSY: it is on, or not yet stopped."""
+    """C: ``int pci_enable_pri(struct pci_dev *, u32)``. Raises EINVAL: none; EBUSY: not yet stopped."""
     if dev.physfn is not None:
         if not _pri_enabled(dev.physfn):
             raise err(EINVAL, "PRI of the physical function is off")
@@ -101,14 +99,12 @@ def pci_disable_pri(dev: PciDev) -> None:
 
 
 def pci_reset_pri(dev: PciDev) -> None:
-    """C: ``int pci_reset_pri(struct pci_dev *)``. Raises EINVAL: none; EBUSY: it is on."""
+    """C: ``int pci_reset_pri(struct pci_dev *)``; the caller knows that it is off. Raises EINVAL: none."""
     if dev.physfn is not None:
         return
     at = pci_pri_supported(dev)
     if not at:
         raise err(EINVAL, "no PRI")
-    if _pri_enabled(dev):
-        raise err(EBUSY)
     dev.write_config_word(at + r.PCI_PRI_CTRL, r.PCI_PRI_CTRL_RESET)
 
 
@@ -136,7 +132,7 @@ def pci_enable_pasid(dev: PciDev, features: int) -> None:
     C: ``int pci_enable_pasid(struct pci_dev *, int)``: needs end-to-end prefixes.
 
     Raises:
-        EINVAL: none, or not with *features*. EBUSY: it is on.
+        EINVAL: none, or not with *features*.
     """
     if dev.physfn is not None:
         if not dev.physfn.read_config_word(_pasid_cap(dev) + r.PCI_PASID_CTRL) & r.PCI_PASID_CTRL_ENABLE:
@@ -146,8 +142,6 @@ def pci_enable_pasid(dev: PciDev, features: int) -> None:
     exp = dev.find_capability(r.PCI_CAP_ID_EXP)
     if not at or not exp or not dev.read_config_dword(exp + r.PCI_EXP_DEVCAP2) & r.PCI_EXP_DEVCAP2_EE_PREFIX:
         raise err(EINVAL, "no PASID")
-    if dev.read_config_word(at + r.PCI_PASID_CTRL) & r.PCI_PASID_CTRL_ENABLE:
-        raise err(EBUSY)
     can = dev.read_config_word(at + r.PCI_PASID_CAP) & (r.PCI_PASID_CAP_EXEC | r.PCI_PASID_CAP_PRIV)
     if can & features != features:
         raise err(EINVAL, f"the device has no PASID features {features:#x}")

@@ -85,7 +85,8 @@ class ContextTables:
         C: ``domain_context_mapping_one()``, in 6.12 ``device_pasid_table_setup()``
         """
         at, table = self.addr(info.sid, alloc=True), info.pasid_table
-        assert at is not None and table is not None
+        assert at is not None
+        assert table is not None
         if self.words[at] & PRESENT:
             return
         # context_get_sm_pds(): the directory has 2 ** (pds + 7) entries

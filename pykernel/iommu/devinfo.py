@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from errno import EINVAL, ENODEV
 from typing import TYPE_CHECKING, Any
 
+from pykernel.errors import err
 from pykernel.iommu import ats
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PRQ_DEPTH", "DeviceDomainInfo"]
 
-PRQ_DEPTH = 32 << 12 >> 5  # descriptors of 32 bytes in a ring of 32 pages
+PRQ_DEPTH = 0x1000 << 4 >> 5  # descriptors of 32 bytes in a ring of 16 pages
 
 
 class DeviceDomainInfo:
@@ -28,6 +30,7 @@ class DeviceDomainInfo:
         domain: what the device is attached to.
         pasids: what is attached to its PASIDs.
         fault_param: how its page requests are reported. C: ``dev->iommu->fault_param``.
+        iopf_users: domains that want to hear of them, where that is no feature. C: ``info->iopf_refcount``.
     """
 
     def __init__(self, unit: IntelIommu, dev: PciDev) -> None:
@@ -53,6 +56,7 @@ class DeviceDomainInfo:
         self.domain: IommuDomain | None = None
         self.pasids: dict[int, Any] = {}
         self.fault_param: Any = None
+        self.iopf_users = 0
 
     @property
     def present(self) -> bool:
@@ -74,18 +78,34 @@ class DeviceDomainInfo:
 
     def enable_pci_caps(self) -> None:
         """C: ``static void iommu_enable_pci_caps(struct device_domain_info *)``; 6.12 leaves PRI to the feature."""
+        if self.unit.kernel.profile.vtd_caps_at_probe:
+            return
         self.enable_pasid()
         late = self.unit.kernel.profile.vtd_iopf_enables_pri
         if self.pri_supported and not late and (not self.pasid_enabled or ats.pci_prg_resp_pasid_required(self.dev)):
             with suppress(OSError):
                 self.enable_pri()
+        self.enable_ats()
+
+    def enable_ats(self) -> None:
+        """The device may translate for itself."""
         if self.ats_supported and ats.pci_ats_page_aligned(self.dev):
             with suppress(OSError):
                 ats.pci_enable_ats(self.dev)
                 self.ats_enabled = True
 
+    def probe_finalize(self) -> None:
+        """What is on as long as the device is there. C: ``intel_iommu_probe_finalize()`` (6.16)."""
+        self.enable_ats()
+        if self.pri_supported and (not self.pasid_enabled or ats.pci_prg_resp_pasid_required(self.dev)):
+            with suppress(OSError):
+                self.enable_pri()
+                self.unit.contexts.flip_pri(self, enable=True)
+
     def disable_pci_caps(self) -> None:
         """C: ``iommu_disable_dev_iotlb()``, in 6.12 ``iommu_disable_pci_caps()``, which leaves PASIDs and PRI on."""
+        if self.unit.kernel.profile.vtd_caps_at_probe:
+            return
         if self.ats_enabled:
             ats.pci_disable_ats(self.dev)
             self.ats_enabled = False
@@ -97,3 +117,31 @@ class DeviceDomainInfo:
         if self.pasid_enabled:
             ats.pci_disable_pasid(self.dev)
             self.pasid_enabled = False
+
+    def forget_caps(self) -> None:
+        """The device goes: what is still on is switched off."""
+        if self.pri_enabled:
+            ats.pci_disable_pri(self.dev)
+        if self.ats_enabled:
+            ats.pci_disable_ats(self.dev)
+        if self.pasid_enabled:
+            ats.pci_disable_pasid(self.dev)
+        self.pri_enabled = self.ats_enabled = self.pasid_enabled = False
+
+    # ---- page requests that a domain wants to hear of
+
+    def iopf_get(self) -> None:
+        """C: ``intel_iommu_enable_iopf()`` of 6.16. Raises ENODEV: page requests are off."""
+        if not self.pri_enabled:
+            raise err(ENODEV, f"{self.dev.name} makes no page requests")
+        if not self.iopf_users:
+            self.unit.iopf_queue.add_device(self.fault_param)
+        self.iopf_users += 1
+
+    def iopf_put(self) -> None:
+        """C: ``intel_iommu_disable_iopf()``. Raises EINVAL: nobody wanted to."""
+        if not self.iopf_users:
+            raise err(EINVAL, f"{self.dev.name} has no fault queue")
+        self.iopf_users -= 1
+        if not self.iopf_users:
+            self.unit.iopf_queue.remove_device(self.fault_param)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from errno import ENODEV, ENOMEM, ENOSPC
+from errno import ENOMEM
 from typing import TYPE_CHECKING, Final
 
 from pykernel.errors import err
@@ -18,7 +18,7 @@ from pykernel.iommu.core import IommuCore
 from pykernel.iommu.domain import IOMMU_CACHE, IOMMU_DOMAIN_DMA_FQ, IOMMU_READ, IOMMU_WRITE
 from pykernel.iommu.iova import IovaDomain
 from pykernel.iommu.paging import PagingDomain
-from pykernel.iommu.sva import FIRST_PASID, DomainHandle, Iommu
+from pykernel.iommu.sva import iommu_alloc_system_pasid, iommu_free_system_pasid
 from pykernel.log import WARNING
 from pykernel.mm.phys import PhysMem
 from pykernel.pci.core import HOST_WINDOWS
@@ -263,38 +263,3 @@ def dma_unmap_sg(dev: PciDev, sg: list[tuple[int, int]], direction: DmaDirection
     """C: ``void dma_unmap_sg(struct device *, struct scatterlist *, int, enum dma_data_direction)``."""
     for addr, size in sg:
         _unmap(dev, addr, size)
-
-
-# ---- the kernel's own PASID
-
-
-def iommu_alloc_system_pasid(dev: PciDev) -> int:
-    """
-    A global PASID for the device's DMA domain. C: ``iommu_alloc_global_pasid()`` and ``iommu_attach_device_pasid()``.
-
-    Raises:
-        ENODEV: no IOMMU in scalable mode, or the device has no PASID.
-        ENOSPC: no PASID is left.
-    """
-    iommu = dev.kernel.sub(Iommu)
-    group = dev.iommu_group
-    if dev.iommu is None or not iommu.scalable or not iommu.pasid_enabled(dev):
-        raise err(ENODEV, "no PASID")
-    if group is None or group.domain is None:
-        raise err(ENODEV, "no domain")
-    try:
-        pasid = iommu.pasids.alloc_range(FIRST_PASID, (1 << iommu.pasid_bits) - 1)
-    except OSError as e:
-        raise err(ENOSPC) from e
-    iommu.tables[dev.name][pasid] = DomainHandle(group.domain, pasid, dev.iommu.space(group.domain, dev))
-    group.pasids[pasid] = group.domain
-    return pasid
-
-
-def iommu_free_system_pasid(dev: PciDev, pasid: int) -> None:
-    """C: ``iommu_detach_device_pasid()`` and ``iommu_free_global_pasid()``."""
-    iommu = dev.kernel.sub(Iommu)
-    iommu.tables.get(dev.name, {}).pop(pasid, None)
-    if dev.iommu_group is not None:
-        dev.iommu_group.pasids.pop(pasid, None)
-    iommu.pasids.free(pasid)

@@ -12,9 +12,11 @@ from errno import EINVAL, EOPNOTSUPP
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.errors import err
+from pykernel.iommu.pasid import intel_pasid_tear_down_entry
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
+    from pykernel.iommu.devinfo import DeviceDomainInfo
     from pykernel.iommu.intel import IntelIommu
     from pykernel.iommu.user import UserDataArray
 
@@ -111,6 +113,34 @@ class IommuDomain:
     def detach_dev(self, dev: Device) -> None:
         """The device goes, or gets another domain."""
         self.unit.detach(self, dev)
+
+    def assign_tags(self, info: DeviceDomainInfo, pasid: int) -> None:
+        """What the unit caches of requests of *pasid* is the domain's. C: ``cache_tag_assign_domain()``."""
+
+    def unassign_tags(self, info: DeviceDomainInfo, pasid: int) -> None:
+        """Nothing of it is any more. C: ``cache_tag_unassign_domain()``."""
+
+    def set_dev_pasid(self, dev: Device, pasid: int) -> None:
+        """
+        Requests of *dev* with *pasid* go here. C: ``domain->ops->set_dev_pasid()``.
+
+        Raises:
+            EOPNOTSUPP: the IOMMU has no PASIDs, or the domain is not for one. EINVAL, ENODEV, EBUSY: the table entry.
+        """
+        info = self.unit.info(dev)
+        if not self.unit.pasid_supported or info is None or self.type == IOMMU_DOMAIN_BLOCKED:
+            raise err(EOPNOTSUPP, "no PASIDs")
+        self.unit.set_pasid(self, dev, pasid)
+        self.assign_tags(info, pasid)
+        info.pasids[pasid] = self
+
+    def remove_dev_pasid(self, dev: Device, pasid: int) -> None:
+        """C: ``ops->remove_dev_pasid()``."""
+        info = self.unit.info(dev)
+        if info is not None:
+            self.unassign_tags(info, pasid)
+            intel_pasid_tear_down_entry(dev, pasid)
+            info.pasids.pop(pasid, None)
 
     def free(self) -> None:
         """C: ``void iommu_domain_free(struct iommu_domain *)``."""

@@ -6,8 +6,9 @@ What others need is here: groups, domains, ownership, capabilities. The state is
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV, EOPNOTSUPP
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from errno import EBUSY, EINVAL, ENODEV, EOPNOTSUPP
+from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
 from pykernel.iommu.core import IommuCore, dev_iommu
@@ -34,6 +35,7 @@ from pykernel.iommu.domain import (
     IommuDomain,
 )
 from pykernel.iommu.group import IommuGroup
+from pykernel.iommu.pasid import IOMMU_NO_PASID
 from pykernel.iommu.resv import (
     IOMMU_RESV_DIRECT,
     IOMMU_RESV_DIRECT_RELAXABLE,
@@ -46,6 +48,7 @@ from pykernel.iommu.resv import (
 if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.kernel import Kernel
+    from pykernel.pci.dev import PciDev
 
 __all__ = [
     "IOMMU_CACHE",
@@ -77,7 +80,9 @@ __all__ = [
     "ResvRegion",
     "device_iommu_capable",
     "device_iommu_mapped",
+    "iommu_attach_device_pasid",
     "iommu_attach_group",
+    "iommu_detach_device_pasid",
     "iommu_detach_group",
     "iommu_device_claim_dma_owner",
     "iommu_device_release_dma_owner",
@@ -219,6 +224,60 @@ def iommu_group_replace_domain(group: IommuGroup, domain: IommuDomain) -> None:
 def iommu_get_domain_for_dev(dev: Device) -> IommuDomain | None:
     """C: ``struct iommu_domain *iommu_get_domain_for_dev(struct device *)``."""
     return dev.iommu_group.domain if dev.iommu_group is not None else None
+
+
+@dataclass(eq=False)
+class PasidHandle:
+    """``struct iommu_attach_handle``: what is attached to a PASID of a group, and what its owner knows it by."""
+
+    domain: IommuDomain
+    owner: Any = None
+
+
+def iommu_attach_device_pasid(domain: IommuDomain, dev: PciDev, pasid: int, owner: Any = None) -> None:
+    """
+    Requests of *dev*, and of all of its group, with *pasid* go to *domain*.
+
+    C: ``int iommu_attach_device_pasid(struct iommu_domain *, struct device *, ioasid_t, struct iommu_attach_handle *)``
+
+    Raises:
+        ENODEV: no group. EINVAL: another IOMMU's domain, PASID 0, or one that a device of the group cannot have.
+        EBUSY: the PASID is in use. EOPNOTSUPP: no PASIDs. What the IOMMU's driver finds wrong.
+    """
+    group, unit = dev.iommu_group, dev_iommu(dev)
+    if group is None:
+        raise err(ENODEV, f"{dev.name} has no IOMMU group")
+    if unit is None or unit is not domain.unit or pasid <= IOMMU_NO_PASID:
+        raise err(EINVAL, f"no domain for PASID {pasid} of {dev.name}")
+    infos = [info for other in group.devices if (info := unit.info(other)) is not None]
+    if any(info.max_pasids > 0 and pasid >= min(info.max_pasids, unit.max_pasid) for info in infos):
+        raise err(EINVAL, f"a device of group {group.id} has no PASID {pasid}")
+    if pasid in group.pasids:
+        raise err(EBUSY, f"PASID {pasid} of group {group.id} is in use")
+    group.pasids[pasid] = PasidHandle(domain, owner)
+    done: list[Device] = []
+    try:
+        for info in infos:
+            if info.max_pasids:
+                domain.set_dev_pasid(info.dev, pasid)
+                done.append(info.dev)
+    except OSError:
+        for other in done:
+            domain.remove_dev_pasid(other, pasid)
+        del group.pasids[pasid]
+        raise
+
+
+def iommu_detach_device_pasid(domain: IommuDomain, dev: PciDev, pasid: int) -> None:
+    """C: ``void iommu_detach_device_pasid(struct iommu_domain *, struct device *, ioasid_t)``."""
+    group, unit = dev.iommu_group, dev_iommu(dev)
+    if group is None or unit is None:
+        return
+    for other in group.devices:
+        info = unit.info(other)
+        if info is not None and info.pasids.get(pasid) is domain:
+            domain.remove_dev_pasid(other, pasid)
+    group.pasids.pop(pasid, None)
 
 
 # ---- who owns the DMA

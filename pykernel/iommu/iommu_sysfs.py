@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
 from pykernel.fs.sysfs import AttrGroup, Kset
-from pykernel.iommu.capregs import cap_reg, ecap_reg
 from pykernel.iommu.intel import IntelIommu
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["DmarDevice", "IommuClass"]
 
 REGISTERS = 0xFED90000  # where firmware puts the first unit
-DOMAINS = 1 << 16
 
 
 class IommuClass(Class):
@@ -51,8 +49,9 @@ class DmarDevice(Device):
         self.devices_kobj.remove_link(dev.name)
 
     def version_show(self) -> str:
-        """version_show(): the unit's own number; 4:0 for one that knows scalable mode is uncertain."""
-        return "4:0\n" if self.unit.scalable else "1:0\n"
+        """version_show()."""
+        version = self.unit.version
+        return f"{version >> 4 & 15}:{version & 15}\n"
 
     def address_show(self) -> str:
         """address_show()."""
@@ -60,17 +59,18 @@ class DmarDevice(Device):
 
     def cap_show(self) -> str:
         """cap_show()."""
-        return f"{cap_reg(self.unit):x}\n"
+        return f"{self.unit.caps.cap:x}\n"
 
     def ecap_show(self) -> str:
         """ecap_show()."""
-        return f"{ecap_reg(self.unit):x}\n"
+        return f"{self.unit.caps.ecap:x}\n"
 
     def domains_supported_show(self) -> str:
         """domains_supported_show()."""
-        return f"{DOMAINS}\n"
+        return f"{self.unit.caps.ndoms}\n"
 
     def domains_used_show(self) -> str:
         """domains_used_show(): domain 0 is nobody's, and in scalable mode 1 is of all first-stage tables."""
-        attached = {id(domain) for domain in self.unit.domains.values() if domain.paging}
+        domains = [info.domain for info in self.unit.infos.values()]
+        attached = {id(domain) for domain in domains if domain is not None and domain.paging}
         return f"{len(attached) + 1 + self.unit.scalable}\n"

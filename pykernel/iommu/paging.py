@@ -6,9 +6,13 @@ from errno import EFAULT, EINVAL, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from pykernel.errors import err
-from pykernel.iommu import dmar
+from pykernel.iommu.caches import CacheTags
 from pykernel.iommu.domain import IOMMU_DOMAIN_UNMANAGED, IOMMU_READ, IOMMU_WRITE, Geometry, IommuDomain
-from pykernel.iommu.iotlb import Iotlb
+from pykernel.iommu.pasid import (
+    IOMMU_NO_PASID,
+    intel_pasid_setup_dirty_tracking,
+    intel_pasid_setup_page_snoop_control,
+)
 from pykernel.iommu.pgtable import (
     DMA_FL_PTE_ACCESS,
     DMA_FL_PTE_DIRTY,
@@ -17,7 +21,6 @@ from pykernel.iommu.pgtable import (
     DMA_PTE_READ,
     DMA_PTE_SNP,
     DMA_PTE_WRITE,
-    DMA_SL_PTE_ACCESS,
     DMA_SL_PTE_DIRTY,
     PageTable,
 )
@@ -27,12 +30,14 @@ from pykernel.mm.phys import PhysMem
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pykernel.base.core import Device
+    from pykernel.iommu.devinfo import DeviceDomainInfo
     from pykernel.iommu.dma import DmaCookie
     from pykernel.iommu.intel import IntelIommu
 
 __all__ = ["PagingDomain"]
 
-FIRST_DID, MAX_DID = 2, 0xFFFF  # 1 is FLPT_DEFAULT_DID
+FIRST_DID = 2  # 0 is of what is not present, 1 is FLPT_DEFAULT_DID
 SZ_4K, SZ_2M, SZ_1G = 1 << 12, 1 << 21, 1 << 30
 
 
@@ -62,9 +67,11 @@ class PagingDomain(IommuDomain):
         self.dirty_tracking = False
         bits = DMA_FL_PTE_XD | DMA_FL_PTE_US | DMA_FL_PTE_ACCESS if first_level else 0
         self.table = PageTable(kernel.sub(PhysMem), (self.width - 12) // 9, bits)
-        self.id = unit.domain_ids.alloc_range(FIRST_DID, MAX_DID)
+        self.agaw = (self.width - 30) // 9
+        self.id = unit.alloc_did()
         self.cookie: DmaCookie | None = None
-        self.iotlb = Iotlb(kernel, f"domain {self.id}")
+        self.tags = CacheTags(unit, first_level=first_level)
+        self.nested: list[IommuDomain] = []  # domains of guests that stand on this one
         if type == IOMMU_DOMAIN_UNMANAGED:
             kernel.ledger.take("iommu domain", self, lambda: f"IOMMU domain {self.id}", client=True)
 
@@ -75,7 +82,6 @@ class PagingDomain(IommuDomain):
             self.cookie.flush()
         for dev in list(self.devices):
             self.detach_dev(dev)
-        self.iotlb.forget()
         self.unit.domain_ids.free(self.id)
         self.table.free()
 
@@ -106,6 +112,8 @@ class PagingDomain(IommuDomain):
         for pfn, old, new in taken:
             text = f"DMAR: ERROR: DMA PTE for vPFN 0x{pfn:x} already set (to {old:x} not {new:x})"
             self.kernel.log.printk(CRIT, text)
+        if self.unit.caps.cm and not self.first_level:  # C: intel_iommu_iotlb_sync_map()
+            self.tags.flush_range(iova, iova + size - 1, new=True)
 
     def _attrs(self, prot: int) -> int:
         # __domain_mapping() sets the bit of first-stage "present", which is "read" of the second stage, always
@@ -119,7 +127,7 @@ class PagingDomain(IommuDomain):
         """drivers/iommu/iommu.c:iommu_unmap(): what was unmapped is invalidated before this returns."""
         unmapped, freed = self.unmap_fast(iova, size)
         if unmapped:
-            self.iotlb.invalidate_pages(iova, iova + unmapped - 1)
+            self.tags.flush_range(iova, iova + unmapped - 1, ih=not freed)
         self.table.free_frames(freed)
         return unmapped
 
@@ -179,7 +187,7 @@ class PagingDomain(IommuDomain):
 
     def flush_iotlb_all(self) -> None:
         """drivers/iommu/intel/iommu.c:intel_flush_iotlb_all()."""
-        self.iotlb.invalidate()
+        self.tags.flush_all()
 
     def enforce_cache_coherency(self) -> bool:
         """drivers/iommu/intel/iommu.c:intel_iommu_enforce_cache_coherency()."""
@@ -191,24 +199,26 @@ class PagingDomain(IommuDomain):
         if late and not self.first_level and self.has_mappings:
             return False
         self.force_snooping = True
+        if self.first_level:
+            for dev in self.devices:
+                intel_pasid_setup_page_snoop_control(dev, IOMMU_NO_PASID)
         return True
 
-    # ---- faults
+    # ---- attachments
 
-    @property
-    def beyond(self) -> int:
-        """The fault reason of an address that is too large."""
-        if self.first_level:
-            return dmar.SM_NOT_CANONICAL
-        return dmar.SM_SL_BEYOND if self.unit.scalable else dmar.BEYOND_MGAW
+    def assign_tags(self, info: DeviceDomainInfo, pasid: int) -> None:
+        """As :meth:`IommuDomain.assign_tags`."""
+        self.tags.assign(info, self.id, pasid)
 
-    def reason(self, pte: int, *, write: bool) -> int:
-        """The fault reason of an access that ended at *pte*."""
-        if self.first_level:
-            return dmar.SM_NO_WRITE if pte & DMA_PTE_READ else dmar.SM_FL_NOT_PRESENT
-        if self.unit.scalable:
-            return dmar.SM_SL_PERMISSION
-        return dmar.NO_WRITE if write else dmar.NO_READ
+    def unassign_tags(self, info: DeviceDomainInfo, pasid: int) -> None:
+        """As :meth:`IommuDomain.unassign_tags`."""
+        self.tags.unassign(info, self.id, pasid)
+
+    def set_dev_pasid(self, dev: Device, pasid: int) -> None:
+        """C: ``intel_iommu_set_dev_pasid()``. Raises EOPNOTSUPP, EINVAL, and what the table says."""
+        if self.dirty_ops:
+            raise err(EINVAL, "a domain that tracks dirty pages")
+        super().set_dev_pasid(dev, pasid)
 
     # ---- dirty pages
 
@@ -222,15 +232,10 @@ class PagingDomain(IommuDomain):
         if not self.dirty_ops:
             raise err(EOPNOTSUPP)
         if on != self.dirty_tracking:
+            for domain in (self, *self.nested):
+                for dev in domain.devices:
+                    intel_pasid_setup_dirty_tracking(dev, IOMMU_NO_PASID, enabled=on)
             self.dirty_tracking = on
-            self.iotlb.invalidate()
-
-    @property
-    def marks(self) -> tuple[int, int]:
-        """The bits that a read and a write leave in a leaf entry (SSADE of the PASID entry)."""
-        if not self.dirty_tracking:
-            return 0, 0
-        return DMA_SL_PTE_ACCESS, DMA_SL_PTE_ACCESS | DMA_SL_PTE_DIRTY
 
     def read_and_clear_dirty(self, iova: int, size: int, *, clear: bool = True) -> Iterable[tuple[int, int]]:
         """
@@ -244,10 +249,10 @@ class PagingDomain(IommuDomain):
             raise err(EINVAL, "dirty tracking is off")
         dirty = [(pfn << 12, n) for pfn, n in self.table.marked(iova, iova + size, DMA_SL_PTE_DIRTY, clear=clear)]
         if clear and dirty:
-            self.iotlb.invalidate_pages(iova, iova + size - 1)
+            self.tags.flush_range(iova, iova + size - 1)
         return dirty
 
     def clear_dirty(self, iova: int, size: int) -> None:
         """What iommufd does before tracking begins: bits of an earlier round go, whether it is on or not."""
         self.table.marked(iova, iova + size, DMA_SL_PTE_DIRTY, clear=True)
-        self.iotlb.invalidate()
+        self.tags.flush_range(iova, iova + size - 1)

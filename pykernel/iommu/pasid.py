@@ -139,7 +139,7 @@ def _claim(info: DeviceDomainInfo, pasid: int) -> int:
 
 
 def _store(info: DeviceDomainInfo, at: int, pasid: int, entry: tuple[int, int, int]) -> None:
-    """Write an entry, its present bit last, and tell the caches. C: ``pasid_set_present()``, ``pasid_flush_caches()``."""
+    """Write an entry, present last, and tell the caches. C: ``pasid_set_present()``, ``pasid_flush_caches()``."""
     words = info.unit.phys.words
     for n in range(WORDS):
         words[at + n] = 0

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 from pykernel.iommu.group import IommuGroup
 from pykernel.iommu.intel import IntelIommu
 from pykernel.iommu.iommu_sysfs import DmarDevice
-from pykernel.iommu.space import Physical
-from pykernel.mm.phys import PhysMem
-from pykernel.pci.slot import NoSpace
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -25,16 +22,18 @@ MULTIFUNCTION = 0x80
 
 def iommu_probe_device(dev: PciDev) -> None:
     """
-    Put *dev* into a group and its default domain; without an IOMMU its addresses are physical.
+    Put *dev* into a group and its default domain; without an IOMMU there is nothing to do.
 
     C: ``int iommu_probe_device(struct device *)``
     """
     kernel = dev.kernel
     unit = kernel.sub(IntelIommu)
     if not unit.enabled:
-        dev.slot.space = Physical(dev.slot, kernel.sub(PhysMem))
         return
-    unit.block(dev)
+    try:
+        unit.probe_device(dev)
+    except OSError:
+        return
     dev.iommu = unit
     kernel.sub(DmarDevice).link(dev)
     with kernel.ledger.held(kernel.ledger.kernel):
@@ -53,8 +52,8 @@ def iommu_release_device(dev: PciDev) -> None:
         dev.kernel.sub(DmarDevice).unlink(dev)
         if dev.iommu_group is not None:
             dev.iommu_group.remove_device(dev)
+        dev.iommu.release_device(dev)
         dev.iommu = None
-    dev.slot.space = NoSpace()
 
 
 def pci_device_group(dev: PciDev) -> IommuGroup:

@@ -1,267 +1,169 @@
 """
-Shared virtual addressing and what the IOMMU below it does (drivers/iommu/iommu-sva.c, intel/svm.c, intel/iommu.c).
+The IOMMU of one kernel, and shared virtual addressing (drivers/iommu/iommu-sva.c, intel/svm.c, intel/iommu.c).
 
-A device's DMA without PASID goes to the machine's memory; with one, to the address space that is bound to it. A page
-that is not there is a DmaFault unless the device asks for it (PRI). Scalable mode is one flag of the machine.
+Later releases of 6.1 and 6.12 refuse to bind address spaces on x86 (EOPNOTSUPP), for the IOTLB may keep entries of page
+tables of the kernel that are gone; here they are bound as before, as there is no kernel half of page tables.
 """
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, ENODEV, ENOSPC
+from errno import EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC
 from typing import TYPE_CHECKING, Any
 
 from pykernel.base.notify import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE
 from pykernel.errors import err
-from pykernel.iommu import dmar
+from pykernel.iommu import ats
 from pykernel.iommu.core import IommuCore
 from pykernel.iommu.intel import IntelIommu
+from pykernel.iommu.ioasid import (
+    INVALID_IOASID,
+    IOASID_SET_TYPE_NULL,
+    IoasidSet,
+    ioasid_alloc,
+    ioasid_free,
+    ioasid_install_capacity,
+    ioasid_set_alloc,
+)
+from pykernel.iommu.ioasid_core import Ioasid
+from pykernel.iommu.iommu import iommu_attach_device_pasid, iommu_detach_device_pasid
 from pykernel.iommu.iommu_sysfs import DmarDevice, IommuClass
+from pykernel.iommu.iopf import (
+    iommu_queue_iopf,
+    iommu_register_device_fault_handler,
+    iommu_unregister_device_fault_handler,
+)
 from pykernel.iommu.probe import iommu_probe_device, iommu_release_device
-from pykernel.lib.idr import Ida
+from pykernel.iommu.svm import IommuMm, IommuMms, SvaDomain
 from pykernel.lib.notifier import NOTIFY_DONE, NotifierBlock
-from pykernel.mm.sim import SimMemory
 from pykernel.pci.core import Pci
-from pykernel.pci.dev import PciDev
-from pykernel.pci.function import DmaFault
 from pykernel.syscalls import Pids
-from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
+    from pykernel.iommu.devinfo import DeviceDomainInfo
     from pykernel.iommu.domain import IommuDomain
     from pykernel.kernel import Kernel
-    from pykernel.pci.slot import DmaSpace
+    from pykernel.pci.dev import PciDev
     from pykernel.task import Mm
 
 __all__ = [
-    "FIRST_PASID",
-    "DomainHandle",
     "Iommu",
     "SvaHandle",
+    "iommu_alloc_global_pasid",
+    "iommu_alloc_system_pasid",
     "iommu_dev_disable_feature",
     "iommu_dev_enable_feature",
+    "iommu_free_global_pasid",
+    "iommu_free_system_pasid",
     "iommu_sva_bind_device",
+    "iommu_sva_get_pasid",
     "iommu_sva_unbind_device",
 ]
 
-PAGE = 4096
-FIRST_PASID = 1
+PID_MAX_DEFAULT = 0x8000  # a PASID for each process there can be: the rest is for guests
 
 
 class SvaHandle:
     """``struct iommu_sva``: *dev* may use *mm* through ``pasid``."""
 
-    __slots__ = ("__weakref__", "dev", "mm", "pasid", "users")
+    __slots__ = ("__weakref__", "data", "dev", "domain", "mm", "pasid", "users")
 
-    def __init__(self, dev: PciDev, mm: Mm, pasid: int) -> None:
+    def __init__(self, dev: PciDev, mm: Mm, data: IommuMm, domain: SvaDomain) -> None:
         self.dev = dev
         self.mm = mm
-        self.pasid = pasid
+        self.data = data
+        self.domain = domain
+        self.pasid = data.pasid
         self.users = 1
         if dev.kernel.track_origins:
             dev.kernel.took(self)
 
 
-class DomainHandle:
-    """A domain that *dev* uses through ``pasid``, without a process. C: ``iommu_attach_device_pasid()``."""
-
-    __slots__ = ("domain", "pasid", "space")
-
-    def __init__(self, domain: IommuDomain, pasid: int, space: DmaSpace) -> None:
-        self.domain = domain
-        self.pasid = pasid
-        self.space = space
-
-
 class Iommu:
-    """The IOMMU of one kernel: PASID tables of its devices, page requests, groups."""
+    """The IOMMU layer of one kernel: units, groups, and who shares what with which device."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         kernel.sub(IommuCore)  # early parameters come before those of a driver
         self.unit = kernel.sub(IntelIommu)
-        self.pasid_bits: int = kernel.machine.iommu.pasid_bits
-        self.pasids = Ida()
-        self.by_mm: dict[int, tuple[int, Mm, int]] = {}
-        self.tables: dict[str, dict[int, SvaHandle | DomainHandle]] = {}
-        self.features: dict[str, set[str]] = {}
+        self.mms = IommuMms(self.unit, self.alloc_pasid, self.free_pasid)
+        self.unit.find_mm = self.mms.find
+        self.handles: dict[PciDev, dict[int, SvaHandle]] = {}
+        self.features: dict[PciDev, set[str]] = {}
+        self._set: IoasidSet | None = None
         kernel.sub(IommuClass)
         if self.unit.enabled:
             kernel.sub(DmarDevice)
-        pci = kernel.sub(Pci)
-        pci.translator = lambda: self
-        pci.bus.notifier.register(NotifierBlock(self._bus_event))
-        kernel.pasid_of = lambda mm: self.by_mm.get(id(mm), (0, mm, 0))[0]
+        if self.unit.pasid_supported:
+            ioasid_install_capacity(kernel, self.unit.max_pasid)
+        kernel.sub(Pci).bus.notifier.register(NotifierBlock(self._bus_event))
+        kernel.pasid_of = self.mms.pasid
         kernel.check_leaks(self._leaks)
 
     def _leaks(self) -> list[str]:
         return [
-            f"PASID {p} of {self.kernel.sub(Pids).of_mm(h.mm)} bound to {dev}{self.kernel.origin(h)}"
-            for dev, t in self.tables.items()
+            f"PASID {p} of {self.kernel.sub(Pids).of_mm(h.mm)} bound to {dev.name}{self.kernel.origin(h)}"
+            for dev, t in self.handles.items()
             for p, h in t.items()
-            if isinstance(h, SvaHandle)
         ]
-
-    # ---- devices come and go
-
-    def _bus_event(self, nb: NotifierBlock, event: int, dev: Any) -> int:
-        if event == BUS_NOTIFY_ADD_DEVICE:
-            iommu_probe_device(dev)
-            if dev.iommu is not None:
-                self.tables[dev.name] = {}
-                if self.scalable:
-                    self._enable_pci_caps(dev)
-        elif event == BUS_NOTIFY_REMOVED_DEVICE:
-            self.tables.pop(dev.name, None)
-            self.features.pop(dev.name, None)
-            iommu_release_device(dev)
-        return NOTIFY_DONE
 
     @property
     def scalable(self) -> bool:
         """The IOMMU is in scalable mode."""
         return self.unit.scalable
 
-    def _enable_pci_caps(self, dev: PciDev) -> None:
-        ats = dev.find_ext_capability(r.PCI_EXT_CAP_ID_ATS)
-        if pasid := self._pasid_cap(dev):
-            features = dev.read_config_word(pasid + r.PCI_PASID_CAP) & (r.PCI_PASID_CAP_EXEC | r.PCI_PASID_CAP_PRIV)
-            dev.write_config_word(pasid + r.PCI_PASID_CTRL, r.PCI_PASID_CTRL_ENABLE | features & ~r.PCI_PASID_CAP_EXEC)
-        if pri := dev.find_ext_capability(r.PCI_EXT_CAP_ID_PRI):
-            dev.write_config_dword(pri + r.PCI_PRI_ALLOC_REQ, min(32, dev.read_config_dword(pri + r.PCI_PRI_MAX_REQ)))
-            dev.write_config_word(pri + r.PCI_PRI_CTRL, r.PCI_PRI_CTRL_ENABLE)
-        if ats:
-            dev.write_config_word(ats + r.PCI_ATS_CTRL, r.PCI_ATS_CTRL_ENABLE)
-
-    @staticmethod
-    def _pasid_cap(dev: PciDev) -> int:
-        # drivers/pci/ats.c:pci_enable_pasid(): needs end-to-end TLP prefixes
-        exp = dev.find_capability(r.PCI_CAP_ID_EXP)
-        prefix = exp and dev.read_config_dword(exp + r.PCI_EXP_DEVCAP2) & r.PCI_EXP_DEVCAP2_EE_PREFIX
-        return dev.find_ext_capability(r.PCI_EXT_CAP_ID_PASID) if prefix else 0
-
     def pasid_enabled(self, dev: PciDev) -> bool:
-        """PASID control register of the device."""
-        at = self._pasid_cap(dev)
-        return bool(at and dev.read_config_word(at + r.PCI_PASID_CTRL) & r.PCI_PASID_CTRL_ENABLE)
+        """PASIDs of the device are on. C: ``info->pasid_enabled``."""
+        info = self.unit.info(dev)
+        return info is not None and info.pasid_enabled
+
+    def _bus_event(self, nb: NotifierBlock, event: int, dev: Any) -> int:
+        if event == BUS_NOTIFY_ADD_DEVICE:
+            iommu_probe_device(dev)
+        elif event == BUS_NOTIFY_REMOVED_DEVICE:
+            self.handles.pop(dev, None)
+            self.features.pop(dev, None)
+            iommu_release_device(dev)
+        return NOTIFY_DONE
 
     # ---- PASIDs
 
-    def mm_pasid(self, mm: Mm) -> int:
-        """
-        The PASID of *mm*, taken at its first bind.
+    @property
+    def pasids(self) -> IoasidSet:
+        """The host's own set of PASIDs. C: ``host_pasid_set``."""
+        if self._set is None:
+            with self.kernel.ledger.held(self.kernel.ledger.kernel):
+                quota = min(PID_MAX_DEFAULT, self.kernel.sub(Ioasid).capacity_avail)
+                self._set = ioasid_set_alloc(self.kernel, None, quota, IOASID_SET_TYPE_NULL)
+        return self._set
 
-        drivers/iommu/iommu-sva.c:iommu_sva_alloc_pasid(). Raises ENOSPC.
-        """
-        pasid, _, users = self.by_mm.get(id(mm), (0, mm, 0))
-        if not pasid:
-            try:
-                pasid = self.pasids.alloc_range(FIRST_PASID, (1 << self.pasid_bits) - 1)
-            except OSError as e:
-                raise err(ENOSPC) from e
-        self.by_mm[id(mm)] = (pasid, mm, users + 1)
+    def alloc_pasid(self, first: int, last: int) -> int:
+        """A PASID from *first* to *last*. Raises ENOMEM (6.8: ENOSPC): none is left."""
+        pasid = ioasid_alloc(self.pasids, first, last)
+        if pasid == INVALID_IOASID:
+            raise err(ENOSPC if self.kernel.profile.iommu_sva_domain else ENOMEM, "no PASID is left")
         return pasid
 
-    def put_pasid(self, mm: Mm) -> None:
-        """The last bind of *mm* went."""
-        pasid, _, users = self.by_mm[id(mm)]
-        if users == 1:
-            del self.by_mm[id(mm)]
-            self.pasids.free(pasid)
-        else:
-            self.by_mm[id(mm)] = (pasid, mm, users - 1)
+    def free_pasid(self, pasid: int) -> None:
+        """Give it back."""
+        ioasid_free(self.pasids, pasid)
 
-    # ---- DMA (the bus's DmaTranslator)
-
-    def _handle(self, pdev: PciDev, addr: int, pasid: int, *, write: bool) -> SvaHandle | DomainHandle:
-        handle = self.tables.get(pdev.name, {}).get(pasid)
-        if handle is None:
-            if pdev.iommu is not None and self.scalable:
-                source = pdev.bus_number << 8 | pdev.devfn
-                pdev.iommu.fault(source, addr, dmar.SM_PASID_NOT_PRESENT, write=write, pasid=pasid)
-            raise DmaFault(addr, write, f"PASID {pasid} is not in the table of {pdev.name}")
-        return handle
-
-    def dma_read(self, pdev: PciDev, addr: int, n: int, pasid: int, priv: bool) -> bytes:
-        """Read. Raises DmaFault at the first page that is not there."""
-        handle = self._handle(pdev, addr, pasid, write=False)
-        if isinstance(handle, DomainHandle):
-            return handle.space.read(addr, n)
-        mem = handle.mm.mem
-        self._check(mem, addr, n, write=False)
-        try:
-            data: bytes = mem.read(addr, n)
-        except OSError as e:
-            raise DmaFault(self._first_bad(mem, addr, n), write=False, reason="not readable") from e
-        return data
-
-    def dma_write(self, pdev: PciDev, addr: int, data: bytes | memoryview, pasid: int, priv: bool) -> None:
-        """Write. Raises DmaFault; then nothing was written of simulated memory."""
-        handle = self._handle(pdev, addr, pasid, write=True)
-        if isinstance(handle, DomainHandle):
-            handle.space.write(addr, data)
-            return
-        mem = handle.mm.mem
-        self._check(mem, addr, len(data), write=True)
-        try:
-            mem.write(addr, data)
-        except OSError as e:
-            raise DmaFault(self._first_bad(mem, addr, len(data)), write=True, reason="not writable") from e
-
-    def dma_view(self, pdev: PciDev, addr: int, n: int, pasid: int, *, write: bool) -> list[memoryview] | None:
-        """The bytes themselves: of a domain, or of simulated memory, page by page. Raises DmaFault."""
-        handle = self._handle(pdev, addr, pasid, write=write)
-        if isinstance(handle, DomainHandle):
-            return handle.space.view(addr, n, write=write)
-        mem = handle.mm.mem
-        if not isinstance(mem, SimMemory):
-            return None
-        spans, found = mem.translate_range(addr, n, write=write)
-        if found < n:
-            raise DmaFault(addr + found, write, "page not present")
-        ram = mem.phys.ram
-        return [ram[pa : pa + size] for pa, size in spans]
-
-    @staticmethod
-    def _check(mem: Any, addr: int, n: int, *, write: bool) -> None:
-        if isinstance(mem, SimMemory) and n:
-            found = mem.translate_range(addr, n, write=write)[1]
-            if found < n:
-                raise DmaFault(addr + found, write, "page not present")
-
-    @staticmethod
-    def _first_bad(mem: Any, addr: int, n: int) -> int:
-        for page in range(addr & -PAGE, addr + n, PAGE):
-            try:
-                mem.read(max(page, addr), 1)
-            except OSError:
-                return max(page, addr)
-        return addr
-
-    def page_request(self, pdev: PciDev, addr: int, write: bool, pasid: int | None) -> bool:
-        """drivers/iommu/io-pgfault.c:iopf_handle_single(): handle_mm_fault() in the bound address space."""
-        if pasid is None:
-            return False
-        handle = self.tables.get(pdev.name, {}).get(pasid)
-        if not isinstance(handle, SvaHandle):
-            return False
-        mem = handle.mm.mem
-        try:
-            if isinstance(mem, SimMemory):
-                mem.fault(addr, write=write)
-            else:
-                data = mem.read(addr, 1)
-                if write:
-                    mem.write(addr, data)
-        except OSError:
-            return False
-        return True
+    def alloc_global_pasid(self, info: DeviceDomainInfo) -> int:
+        """C: ``ioasid_t iommu_alloc_global_pasid(struct device *)``. Raises ENOSPC: none that the device can use."""
+        limit = min(info.max_pasids, self.unit.max_pasid)
+        pasid = ioasid_alloc(self.pasids, 1, limit - 1) if limit else INVALID_IOASID
+        if pasid == INVALID_IOASID:
+            raise err(ENOSPC, "no PASID is left")
+        return pasid
 
 
-def _iommu(dev: PciDev) -> Iommu:
-    iommu = dev.kernel.sub(Iommu)
-    if dev.name not in iommu.tables:
+def _info(dev: PciDev) -> DeviceDomainInfo:
+    info = dev.iommu.info(dev) if dev.iommu is not None else None
+    if info is None:
         raise err(ENODEV, f"{dev.name} is behind no IOMMU")
-    return iommu
+    return info
+
+
+# ---- features
 
 
 def iommu_dev_enable_feature(dev: PciDev, feature: str) -> None:
@@ -269,29 +171,90 @@ def iommu_dev_enable_feature(dev: PciDev, feature: str) -> None:
     C: ``int iommu_dev_enable_feature(struct device *, enum iommu_dev_features)``; *feature* is "iopf" or "sva".
 
     Raises:
-        ENODEV: no IOMMU, not in scalable mode, or the device has no PASID, PRI or ATS.
-        EINVAL: "sva" before "iopf" (kernels that have both).
+        ENODEV: no IOMMU, no such feature, or the unit has no SVA; "iopf": the device has no page requests.
+        EINVAL: "sva": PASIDs, ATS or page requests of the device are off.
         EBUSY: enabled.
     """
-    iommu = _iommu(dev)
-    if not iommu.scalable or not iommu.pasid_enabled(dev):
-        raise err(ENODEV, "no PASID")
-    if not dev.find_ext_capability(r.PCI_EXT_CAP_ID_PRI) or not dev.find_ext_capability(r.PCI_EXT_CAP_ID_ATS):
-        raise err(ENODEV, "no PRI or ATS")
-    have = iommu.features.setdefault(dev.name, set())
-    if feature in have:
-        raise err(EBUSY)
-    if feature not in ("iopf", "sva"):
-        raise err(EINVAL)
-    have.add(feature)
+    info = _info(dev)
+    if feature == "iopf":
+        _enable_iopf(info)
+    elif feature == "sva":
+        _enable_sva(info)
+    else:
+        raise err(ENODEV, f"no feature {feature}")
+    dev.kernel.sub(Iommu).features.setdefault(dev, set()).add(feature)
+
+
+def _enable_sva(info: DeviceDomainInfo) -> None:
+    # drivers/iommu/intel/iommu.c:intel_iommu_enable_sva()
+    unit, late = info.unit, info.unit.kernel.profile.vtd_iopf_enables_pri
+    if not unit.svm_capable:
+        raise err(ENODEV, f"{unit.name} has no SVA")
+    if not info.pasid_enabled or not info.ats_enabled or not (info.pri_enabled or (late and not info.pri_supported)):
+        raise err(EINVAL, f"PASID, ATS or PRI of {info.dev.name} is off")
+    if not late:
+        unit.iopf_queue.add_device(info.fault_param)
+        try:
+            iommu_register_device_fault_handler(info.dev, iommu_queue_iopf, info.dev)
+        except OSError:
+            unit.iopf_queue.remove_device(info.fault_param)
+            raise
+
+
+def _enable_iopf(info: DeviceDomainInfo) -> None:
+    # drivers/iommu/intel/iommu.c:intel_iommu_enable_iopf()
+    if info.unit.kernel.profile.vtd_caps_at_probe:
+        info.iopf_get()
+        return
+    if not info.unit.kernel.profile.vtd_iopf_enables_pri:
+        if not info.pri_supported:
+            raise err(ENODEV, "no page requests")
+        return
+    if not info.ats_enabled or not info.pri_supported:
+        raise err(ENODEV, "no page requests")
+    if info.pri_enabled:
+        raise err(EBUSY, "page requests are on")
+    if info.pasid_enabled and not ats.pci_prg_resp_pasid_required(info.dev):
+        raise err(EINVAL, "answers to page requests would have no PASID")
+    info.unit.iopf_queue.add_device(info.fault_param)
+    if not info.unit.contexts.flip_pri(info, enable=True):
+        info.unit.iopf_queue.remove_device(info.fault_param)
+        raise err(ENODEV, "no context entry")
+    try:
+        info.enable_pri()
+    except OSError:
+        info.unit.contexts.flip_pri(info, enable=False)
+        info.unit.iopf_queue.remove_device(info.fault_param)
+        raise
 
 
 def iommu_dev_disable_feature(dev: PciDev, feature: str) -> None:
-    """C: ``int iommu_dev_disable_feature(...)``. Raises EINVAL: not enabled."""
-    have = dev.kernel.sub(Iommu).features.get(dev.name, set())
-    if feature not in have:
-        raise err(EINVAL)
-    have.remove(feature)
+    """
+    C: ``int iommu_dev_disable_feature(...)``.
+
+    Raises:
+        ENODEV: no IOMMU, no such feature. EINVAL: not enabled. EBUSY: page requests wait for an answer.
+    """
+    info = _info(dev)
+    late = info.unit.kernel.profile.vtd_iopf_enables_pri
+    if feature not in ("iopf", "sva"):
+        raise err(ENODEV, f"no feature {feature}")
+    if feature == "sva" and not late:
+        iommu_unregister_device_fault_handler(dev)
+        info.unit.iopf_queue.remove_device(info.fault_param)
+    elif feature == "iopf" and info.unit.kernel.profile.vtd_caps_at_probe:
+        info.iopf_put()
+    elif feature == "iopf" and late:
+        if not info.pri_enabled:
+            raise err(EINVAL, "page requests are off")
+        info.unit.contexts.flip_pri(info, enable=False)
+        info.unit.iopf_queue.remove_device(info.fault_param)
+        ats.pci_disable_pri(dev)
+        info.pri_enabled = False
+    dev.kernel.sub(Iommu).features.get(dev, set()).discard(feature)
+
+
+# ---- bonds
 
 
 def iommu_sva_bind_device(dev: PciDev, mm: Mm) -> SvaHandle:
@@ -301,24 +264,42 @@ def iommu_sva_bind_device(dev: PciDev, mm: Mm) -> SvaHandle:
     C: ``struct iommu_sva *iommu_sva_bind_device(struct device *, struct mm_struct *)``.
 
     Raises:
-        ENODEV: no IOMMU in scalable mode.
-        ENOSPC: no PASID is left.
-        ENOMEM: by fault injection.
+        ENODEV: no IOMMU in scalable mode, or PASIDs of the device are off.
+        EINVAL: other devices are in its group (before 6.2), or the process has ended.
+        EOVERFLOW: the PASID of *mm* is none that the device can have.
+        ENOMEM: no PASID is left (6.8: ENOSPC), or no memory.
+        EBUSY: something else has the PASID.
     """
-    iommu = _iommu(dev)
-    if not iommu.scalable or not iommu.pasid_enabled(dev):
+    info, iommu = _info(dev), dev.kernel.sub(Iommu)
+    if not iommu.scalable or not info.pasid_enabled:
         raise err(ENODEV)
-    table = iommu.tables[dev.name]
-    for handle in table.values():
-        if isinstance(handle, SvaHandle) and handle.mm is mm:
-            handle.users += 1
-            return handle
-    dev.kernel.faults.alloc("iommu_sva_bind_device")
-    bond = SvaHandle(dev, mm, iommu.mm_pasid(mm))
-    table[bond.pasid] = bond
+    late = dev.kernel.profile.iommu_sva_domain
+    if not late and dev.iommu_group is not None and len(dev.iommu_group.devices) != 1:
+        raise err(EINVAL, f"group {dev.iommu_group.id} has several devices")
+    data = iommu.mms.alloc(mm, info)
+    handles = iommu.handles.setdefault(dev, {})
+    handle = handles.get(data.pasid)
+    if handle is not None:
+        handle.users += 1
+        return handle
+    domain = iommu.mms.domain(data, mm)
+    domain.users += 1
+    try:
+        _attach(domain, dev, data.pasid)
+    except OSError:
+        iommu.mms.put_domain(data, domain)
+        raise
+    bond = handles[data.pasid] = SvaHandle(dev, mm, data, domain)
     if dev.kernel.trace:
         dev.kernel.trace("sva_bind", device=dev.name, pasid=bond.pasid)
     return bond
+
+
+def _attach(domain: SvaDomain, dev: PciDev, pasid: int) -> None:
+    if dev.kernel.profile.iommu_sva_domain:
+        iommu_attach_device_pasid(domain, dev, pasid)
+    else:
+        domain.set_dev_pasid(dev, pasid)
 
 
 def iommu_sva_unbind_device(handle: SvaHandle) -> None:
@@ -326,8 +307,68 @@ def iommu_sva_unbind_device(handle: SvaHandle) -> None:
     handle.users -= 1
     if handle.users:
         return
-    iommu = handle.dev.kernel.sub(Iommu)
-    iommu.tables.get(handle.dev.name, {}).pop(handle.pasid, None)
-    iommu.put_pasid(handle.mm)
-    if handle.dev.kernel.trace:
-        handle.dev.kernel.trace("sva_unbind", device=handle.dev.name, pasid=handle.pasid)
+    dev, iommu = handle.dev, handle.dev.kernel.sub(Iommu)
+    iommu.handles.get(dev, {}).pop(handle.pasid, None)
+    if dev.kernel.profile.iommu_sva_domain:
+        iommu_detach_device_pasid(handle.domain, dev, handle.pasid)
+    else:
+        handle.domain.remove_dev_pasid(dev, handle.pasid)
+    iommu.mms.put_domain(handle.data, handle.domain)
+    if dev.kernel.trace:
+        dev.kernel.trace("sva_unbind", device=dev.name, pasid=handle.pasid)
+
+
+def iommu_sva_get_pasid(handle: SvaHandle) -> int:
+    """C: ``u32 iommu_sva_get_pasid(struct iommu_sva *)``."""
+    return handle.pasid
+
+
+# ---- the kernel's own PASIDs
+
+
+def iommu_alloc_global_pasid(dev: PciDev) -> int:
+    """
+    A PASID for whatever *dev* needs one for. C: ``ioasid_t iommu_alloc_global_pasid(struct device *)``.
+
+    Raises:
+        ENODEV: no IOMMU. ENOSPC (C: IOMMU_PASID_INVALID): none is left that the device can have.
+    """
+    info = _info(dev)
+    return dev.kernel.sub(Iommu).alloc_global_pasid(info)
+
+
+def iommu_free_global_pasid(dev: PciDev, pasid: int) -> None:
+    """C: ``void iommu_free_global_pasid(ioasid_t)``."""
+    dev.kernel.sub(Iommu).free_pasid(pasid)
+
+
+def iommu_alloc_system_pasid(dev: PciDev) -> int:
+    """
+    A global PASID for the device's DMA domain. C: ``iommu_alloc_global_pasid()`` and ``iommu_attach_device_pasid()``.
+
+    Raises:
+        ENODEV: no IOMMU in scalable mode, or the device has no PASID.
+        ENOSPC: no PASID is left. What attaching raises.
+    """
+    info, group = _info(dev), dev.iommu_group
+    if not info.unit.scalable or not info.pasid_enabled:
+        raise err(ENODEV, "no PASID")
+    domain: IommuDomain | None = group.domain if group is not None else None
+    if domain is None:
+        raise err(ENODEV, "no domain")
+    pasid = iommu_alloc_global_pasid(dev)
+    try:
+        iommu_attach_device_pasid(domain, dev, pasid)
+    except OSError:
+        iommu_free_global_pasid(dev, pasid)
+        raise
+    return pasid
+
+
+def iommu_free_system_pasid(dev: PciDev, pasid: int) -> None:
+    """C: ``iommu_detach_device_pasid()`` and ``iommu_free_global_pasid()``."""
+    group = dev.iommu_group
+    handle = group.pasids.get(pasid) if group is not None else None
+    if handle is not None:
+        iommu_detach_device_pasid(handle.domain, dev, pasid)
+    iommu_free_global_pasid(dev, pasid)

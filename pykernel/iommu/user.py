@@ -11,7 +11,6 @@ from errno import EINVAL, EOPNOTSUPP
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pykernel.errors import err
-from pykernel.iommu.capregs import cap_reg, ecap_reg
 from pykernel.iommu.core import dev_iommu
 from pykernel.iommu.intel import IntelIommu
 from pykernel.iommu.iommu import iommu_domain_alloc_user
@@ -131,7 +130,7 @@ def hw_info(dev: Device) -> tuple[int, bytes]:
     assert unit is not None
     # drivers/iommu/intel/iommu.c:intel_iommu_hw_info(): the erratum is told of every IOMMU
     flags = int(IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17)
-    data = bytes(iommu_hw_info_vtd(flags=flags, cap_reg=cap_reg(unit), ecap_reg=ecap_reg(unit)))
+    data = bytes(iommu_hw_info_vtd(flags=flags, cap_reg=unit.caps.cap, ecap_reg=unit.caps.ecap))
     return IOMMU_HW_INFO_TYPE_INTEL_VTD, data
 
 

@@ -8,22 +8,19 @@ The kernel meets silicon on this bus and nowhere else: a ``Slot`` is the port th
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
-from errno import ENODEV
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pykernel.base.class_ import Class
 from pykernel.base.core import Device
-from pykernel.errors import err
 from pykernel.lib.locking import Mutex
 from pykernel.pci.bridge import PciBusDev
 from pykernel.pci.dev import PciDev
 from pykernel.pci.driver import PciBus
 from pykernel.pci.function import PciFunction
 from pykernel.pci.irq import Irqs
-from pykernel.pci.slot import ADDRESS, DmaTranslator, Remapping, Slot
+from pykernel.pci.slot import ADDRESS, Remapping, Slot
 from pykernel.pci.window import bar_at
 from pykernel.uapi.linux import pci_regs as r
 
@@ -48,7 +45,6 @@ class Pci:
         self.devices: dict[str, PciDev] = {}
         self.buses: dict[str, PciBusDev] = {}
         self.rescan_remove = Mutex(kernel, "pci_rescan_remove_lock")
-        self.translator: Callable[[], DmaTranslator] = _no_translator
         self.remapping: Remapping | None = None  # the IOMMU that the slots are behind
         self._used: list[tuple[int, int]] = []  # (start, size), ascending
         self._next_io = IO_PORTS
@@ -184,7 +180,3 @@ class PciBusClass(Class):
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel, "pci_bus")
         self.register()
-
-
-def _no_translator() -> DmaTranslator:
-    raise err(ENODEV, "no IOMMU layer")

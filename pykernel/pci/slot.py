@@ -15,30 +15,10 @@ if TYPE_CHECKING:
     from pykernel.pci.dev import PciDev
     from pykernel.trace import Trace
 
-__all__ = ["ADDRESS", "Answered", "DmaSpace", "DmaTranslator", "NoSpace", "Physical", "Remapping", "Slot"]
+__all__ = ["ADDRESS", "Answered", "DmaSpace", "NoSpace", "Physical", "Remapping", "Slot"]
 
 Answered = Callable[[int], None]  # takes the code of a page response: 0 success, 1 invalid request, 15 failure
 ADDRESS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
-
-
-class DmaTranslator(Protocol):
-    """What the IOMMU layer gives the bus: DMA with PASIDs. All raise DmaFault."""
-
-    def dma_read(self, pdev: PciDev, addr: int, n: int, pasid: int, priv: bool) -> bytes:
-        """Read."""
-        ...
-
-    def dma_write(self, pdev: PciDev, addr: int, data: bytes | memoryview, pasid: int, priv: bool) -> None:
-        """Write."""
-        ...
-
-    def dma_view(self, pdev: PciDev, addr: int, n: int, pasid: int, *, write: bool) -> list[memoryview] | None:
-        """The bytes themselves."""
-        ...
-
-    def page_request(self, pdev: PciDev, addr: int, write: bool, pasid: int | None) -> bool:
-        """PRI."""
-        ...
 
 
 class DmaSpace(Protocol):
@@ -116,19 +96,24 @@ class Physical:
 
 
 class NoSpace:
-    """Of a slot whose function the kernel does not know."""
+    """Of a slot whose function the kernel does not know, or of requests that nothing takes."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str = "the kernel knows no such requester") -> None:
+        self.reason = reason
 
     def read(self, addr: int, n: int) -> bytes:
         """Raises DmaFault."""
-        raise DmaFault(addr, write=False, reason="the kernel knows no such requester")
+        raise DmaFault(addr, write=False, reason=self.reason)
 
     def write(self, addr: int, data: bytes | memoryview) -> None:
         """Raises DmaFault."""
-        raise DmaFault(addr, write=True, reason="the kernel knows no such requester")
+        raise DmaFault(addr, write=True, reason=self.reason)
 
     def view(self, addr: int, n: int, *, write: bool) -> list[memoryview] | None:
         """Raises DmaFault."""
-        raise DmaFault(addr, write, "the kernel knows no such requester")
+        raise DmaFault(addr, write, self.reason)
 
 
 class Fresh:
@@ -203,10 +188,9 @@ class Slot:
         return space
 
     def _resolve_pasid(self, pasid: int, *, priv: bool) -> DmaSpace:
-        if self.dev is None:
-            return NoSpace()
         unit = self.pci.remapping
-        assert unit is not None
+        if self.dev is None or unit is None:
+            return NoSpace("no IOMMU takes a PASID" if unit is None else "the kernel knows no such requester")
         space = unit.space(self, pasid, priv=priv)
         if unit.keeps(space):
             self.spaces[pasid | PRIVILEGED if priv else pasid] = space
@@ -224,15 +208,6 @@ class Slot:
         if rid:
             self.space = Fresh(self)
 
-    def _device(self, addr: int, *, write: bool) -> PciDev:
-        if self.dev is None:
-            raise DmaFault(addr, write, "the kernel knows no such requester")
-        return self.dev
-
-    @property
-    def _remapped(self) -> bool:
-        return self.pci.remapping is not None and self.pci.remapping.enabled
-
     # ---- the port
 
     def dma_read(self, addr: int, n: int, pasid: int | None = None, priv: bool = False) -> bytes:
@@ -240,11 +215,9 @@ class Slot:
         if pasid is None:
             return self.space.read(addr, n)
         space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
-        if space is not None:
-            return space.read(addr, n)
-        if self._remapped:
-            return self._resolve_pasid(pasid, priv=priv).read(addr, n)
-        return self.pci.translator().dma_read(self._device(addr, write=False), addr, n, pasid, priv)
+        if space is None:
+            space = self._resolve_pasid(pasid, priv=priv)
+        return space.read(addr, n)
 
     def dma_write(self, addr: int, data: bytes | memoryview, pasid: int | None = None, priv: bool = False) -> None:
         """Upstream write. Raises DmaFault."""
@@ -252,12 +225,9 @@ class Slot:
             self.space.write(addr, data)
             return
         space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
-        if space is not None:
-            space.write(addr, data)
-        elif self._remapped:
-            self._resolve_pasid(pasid, priv=priv).write(addr, data)
-        else:
-            self.pci.translator().dma_write(self._device(addr, write=True), addr, data, pasid, priv)
+        if space is None:
+            space = self._resolve_pasid(pasid, priv=priv)
+        space.write(addr, data)
 
     def dma_view(
         self, addr: int, n: int, *, write: bool, pasid: int | None = None, priv: bool = False
@@ -266,16 +236,14 @@ class Slot:
         if pasid is None:
             return self.space.view(addr, n, write=write)
         space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
-        if space is None and self._remapped:
+        if space is None:
             space = self._resolve_pasid(pasid, priv=priv)
-        if space is not None:
-            return space.view(addr, n, write=write)
-        return self.pci.translator().dma_view(self._device(addr, write=write), addr, n, pasid, write=write)
+        return space.view(addr, n, write=write)
 
     def page_request(self, addr: int, write: bool, pasid: int | None) -> bool:
-        """Page request; True when the page is there now. Waits for the response."""
-        if not self._remapped:
-            return self.pci.translator().page_request(self._device(addr, write=write), addr, write, pasid)
+        """Page request; True when the page is there now. Waits for the response. Raises DmaFault: nobody takes it."""
+        if self.dev is None:
+            raise DmaFault(addr, write, "the kernel knows no such requester")
         answers: list[bool] = []
         self.page_request_async(addr, write, pasid, priv=False, done=answers.append)
         if not answers:
@@ -290,7 +258,7 @@ class Slot:
         if unit is not None and unit.enabled and self.dev is not None:
             unit.request_page(self, addr, write, pasid, priv, lambda code: done(code == 0))
         else:
-            done(self.page_request(addr, write, pasid))
+            done(False)  # noqa: FBT003 - the answer
 
     def msi_write(self, address: int, data: int) -> None:
         """A message: an interrupt when it goes to the local APIC's range."""

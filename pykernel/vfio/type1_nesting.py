@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from pykernel.errors import err
 from pykernel.fs.anon import AnonFile, AnonInode
 from pykernel.fs.fdtable import current_files
-from pykernel.iommu.capregs import cap_reg, ecap_reg
 from pykernel.iommu.gpasid import (
     GuestPasids,
     iommu_uapi_sva_bind_gpasid,
@@ -66,7 +65,7 @@ def nesting_info(data: VfioIommu) -> n.iommu_nesting_info | None:
     if domain is None:
         return None
     unit: Any = domain.unit
-    vtd = n.iommu_nesting_info_vtd(cap_reg=cap_reg(unit), ecap_reg=ecap_reg(unit))
+    vtd = n.iommu_nesting_info_vtd(cap_reg=unit.caps.cap, ecap_reg=unit.caps.ecap)
     return n.iommu_nesting_info(
         argsz=n.iommu_nesting_info.sizeof(),
         format=IOMMU_PASID_FORMAT_INTEL_VTD,

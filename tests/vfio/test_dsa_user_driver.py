@@ -70,8 +70,13 @@ def test_a_program_copies_memory_with_it_and_is_told_by_an_eventfd(space):
 
 
 @pytest.mark.parametrize(("src", "dst"), [(0x10000000, IOVA + DST), (IOVA + SRC, 0x10000000)], ids=["read", "write"])
-def test_an_iova_that_is_not_mapped_is_a_page_fault_and_a_line_of_dmesg(space, src, dst):
-    """vfio_pci_driver_test's memcpy_from_unmapped_iova and memcpy_to_unmapped_iova."""
+def test_an_iova_that_is_not_mapped_is_a_page_fault_and_no_line_of_dmesg(space, src, dst):
+    """
+    vfio_pci_driver_test's memcpy_from_unmapped_iova and memcpy_to_unmapped_iova.
+
+    The device asks for translations (ATS, which the driver of VT-d enables): that there is none is an answer, and no
+    fault that the unit records (VT-d 7.1.2).
+    """
     proc = space.proc
     device = space.device(client.sysfs(BDF))
     memory = client.anonymous(proc, SIZE)
@@ -84,6 +89,5 @@ def test_an_iova_that_is_not_mapped_is_a_page_fault_and_a_line_of_dmesg(space, s
 
     assert proc.mem.read(memory + RECORD, 1)[0] & 0x7F in (0x03, 0x04)  # page fault, without and with readback
     log = "".join(record.text + "\n" for record in proc.kernel.log.since(0))
-    assert "DMAR: DRHD: handling fault status reg" in log
-    assert f"Request device [{BDF[5:]}] fault addr 0x10000000" in log
+    assert "DMAR" not in log
     dsa.stop()

@@ -35,6 +35,8 @@ ECAP_VIRTUAL: Final = (
     | r.IVA // 16 << 8
     | 15 << 20
     | r.ECAP_PRS
+    | r.ECAP_PDS
+    | r.ECAP_SMPWCS
     | r.ECAP_SRS
     | 19 << 35
     | r.ECAP_PASID
