@@ -291,8 +291,8 @@ class CdevFile(File):
         if completion_addr % idxd.data.align:
             raise err(EINVAL, f"completion record at {completion_addr:#x} is not aligned to {idxd.data.align}")
         if not wq.dedicated:
-            first = int.from_bytes(desc[0:4], "little") & 0x7FF00000 | self.ctx.pasid
-            desc[0:4] = first.to_bytes(4, "little")
+            # C sets PASID and privilege and leaves bits 20 to 30 to the user, for which ENQCMDS is an exception
+            desc[0:4] = self.ctx.pasid.to_bytes(4, "little")
         portal_write(wq, bytes(desc))
 
     def mmap(self, vma: Vma) -> None:
