@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from greenlet import GreenletExit, getcurrent, greenlet
+
 from pykernel.cpu import xsave
 from pykernel.lib.locking import Mutex
 from pykernel.mm.phys import PhysMem
@@ -188,8 +190,6 @@ class Vcpu:
                 return answer
 
     def _switch(self, answer: Any) -> Any:
-        from greenlet import getcurrent, greenlet
-
         if self._guest is None:
             self._guest = self._resume = greenlet(self._body)
             self.error = None
@@ -247,8 +247,6 @@ class Vcpu:
 
     def destroy(self) -> None:
         """Its program ends where it is. C: ``void kvm_arch_vcpu_destroy(struct kvm_vcpu *)``."""
-        from greenlet import GreenletExit, getcurrent
-
         self.dead = True
         guest, self._guest = self._guest, None
         if guest is None or guest.dead or not guest:
@@ -269,14 +267,12 @@ class Vcpu:
         return self._leave(Exit(reason, **info))
 
     def _leave(self, why: Exit | _Step) -> Any:
-        from greenlet import GreenletExit, getcurrent
-
         if self.dead:
             raise GreenletExit
         self._resume = getcurrent()
         answer = self._caller.switch(why)
         if isinstance(answer, _Raise):
-            raise answer.error
+            raise answer.error.with_traceback(None)  # whose frames are another greenlet's
         return answer
 
     def boundary(self) -> None:
