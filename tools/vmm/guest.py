@@ -24,7 +24,6 @@ __all__ = ["CONSOLE_IRQ", "Guest", "NoPower", "VirtualCpu"]
 
 CONSOLE_IRQ: Final = 4  # the serial port's: by it the VMM says that somebody typed a command
 IA32_TSC_DEADLINE: Final = 0x6E0
-_IA32_TSC: Final = 0x10
 
 
 class VirtualCpu(Protocol):
@@ -44,16 +43,8 @@ class VirtualCpu(Protocol):
         """ENQCMD or ENQCMDS with the guest's PASID; True when accepted."""
         ...
 
-    def rdmsr(self, index: int) -> int:
-        """RDMSR."""
-        ...
-
     def wrmsr(self, index: int, value: int) -> None:
         """WRMSR."""
-
-    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-        """CPUID."""
-        ...
 
     def boundary(self) -> None:
         """Between two turns: the host may have something for it."""
@@ -79,16 +70,8 @@ class NoPower:
         """Retry."""
         return False
 
-    def rdmsr(self, index: int) -> int:
-        """0."""
-        return 0
-
     def wrmsr(self, index: int, value: int) -> None:
         """Nowhere."""
-
-    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-        """Nothing."""
-        return 0, 0, 0, 0
 
     def boundary(self) -> None:
         """Nothing."""
@@ -138,6 +121,7 @@ class Guest:
         self.error: BaseException | None = None
         self._off = False
         self._off_by: VirtualCpu | None = None
+        self._armed: dict[VirtualCpu, int] = {}  # when the local timer of a processor fires
         self._in_turn: dict[VirtualCpu, bool] = {}  # who is in the middle of a turn; whether that is a task's
         self.kernel: Kernel = boot(machine, profile, seed=seed, clock=self, phys=memory)
         self.kernel.sched.on_stuck = self._stuck
@@ -178,8 +162,12 @@ class Guest:
         """Halt; the local timer ends it after *ns* nanoseconds, an interrupt any time."""
         if ns is not None and ns <= 0:
             return
-        self.vcpu.wrmsr(IA32_TSC_DEADLINE, 0 if ns is None else self.vcpu.rdmsr(_IA32_TSC) + ns)
-        self.vcpu.hlt()
+        vcpu, now = self.vcpu, self.now()
+        armed, wanted = self._armed.get(vcpu, 0), 0 if ns is None else now + ns
+        if wanted or armed > now:  # one that fired is not armed any more
+            vcpu.wrmsr(IA32_TSC_DEADLINE, wanted)
+            self._armed[vcpu] = wanted
+        vcpu.hlt()
 
     def resched(self) -> None:
         """A system call ended."""
