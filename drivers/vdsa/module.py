@@ -21,6 +21,7 @@ from pykernel.mdev import (
     MdevType,
     mdev_register_driver,
     mdev_register_parent,
+    mdev_set_iommu_device,
     mdev_unregister_driver,
     mdev_unregister_parent,
 )
@@ -103,6 +104,7 @@ class VdsaDriver(MdevDriver):
         mtype: Any = mdev.mdev_type
         parent: VdsaParent = mtype.mdev_parent
         device = VdsaDevice(mdev, parent, parent.pick(dedicated=mtype.dedicated))
+        mdev_set_iommu_device(mdev, parent.idxd.pdev)
         try:
             vfio_register_emulated_iommu_dev(device)
         except OSError:

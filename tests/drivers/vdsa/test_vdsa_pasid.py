@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pykernel.iommu.aux_domain import AuxDomains, iommu_aux_get_pasid
 from pykernel.iommu.ioasid import Ioasid, ioasid_free
 
 DISABLE_WQ, DRAIN_PASID, ABORT_PASID, REQUEST_INT = 7, 11, 12, 13
@@ -87,10 +88,18 @@ def test_free_before_unbind_leaves_the_number_until_the_hardware_is_clean(dwq: A
     assert (programmed(host), refs(host, number)) == ((0, 0, 0), 0)
 
 
-def test_without_any_pasid_the_hosts_queue_stays_off(dwq: Any, host: Any) -> None:
-    """A queue without a PASID would reach the memory of the host's own DMA."""
+def test_without_a_guest_pasid_the_default_one_of_the_device_is_programmed(dwq: Any, host: Any) -> None:
+    """It stands for the container's mappings; a queue without any would reach the memory of the host's own DMA."""
     dwq.up(None)
-    assert (dwq.wq_state, programmed(host)) == (1, (0, 0, 0))
+    (mdev,) = [m for m in host.kernel.sub(AuxDomains).pasids if m.name == dwq.uuid]
+    default = iommu_aux_get_pasid(mdev)
+    assert default
+    assert programmed(host) == (1, 1, default)
+
+
+def test_two_devices_have_two_default_pasids(dwq: Any, swq: Any, host: Any) -> None:
+    numbers = [number for number, _ in host.kernel.sub(AuxDomains).pasids.values()]
+    assert len(set(numbers)) == 2
 
 
 def test_pasid_of_another_vmm_is_not_found(dwq: Any, another_vmm: Any, host: Any) -> None:
@@ -170,6 +179,7 @@ def test_disabling_the_shared_queue_drains_its_own_pasids(swq: Any, vmm: Any, an
     another_vmm.bind(101)
     seen = commands(host)
     assert swq.command(DISABLE_WQ, 1) == 0
+    mine += [number for number, _ in host.kernel.sub(AuxDomains).pasids.values()]
     assert sorted(seen) == [(DRAIN_PASID, number) for number in sorted(mine)]
     assert host.get("wq0.1/state") == "enabled"
 
