@@ -8,23 +8,15 @@ had one such PASID for each domain; here each mediated device has its own, so th
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, ENODEV, ENOSPC
-from typing import TYPE_CHECKING, Final
+from errno import EBUSY, EINVAL, ENODEV
+from typing import TYPE_CHECKING
 
 from pykernel.errors import err
 from pykernel.iommu.core import dev_iommu
 from pykernel.iommu.gpasid import device_info, drain
-from pykernel.iommu.ioasid import (
-    INVALID_IOASID,
-    IOASID_SET_TYPE_NULL,
-    Ioasid,
-    IoasidSet,
-    ioasid_alloc,
-    ioasid_free,
-    ioasid_set_alloc,
-)
 from pykernel.iommu.paging import PagingDomain
-from pykernel.iommu.pasid import PASID_MIN, intel_pasid_setup_second_level, intel_pasid_tear_down_entry
+from pykernel.iommu.pasid import intel_pasid_setup_second_level, intel_pasid_tear_down_entry
+from pykernel.iommu.sva import Iommu
 from pykernel.pci.dev import PciDev
 
 if TYPE_CHECKING:
@@ -33,8 +25,6 @@ if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
 __all__ = ["AuxDomains", "iommu_aux_attach_device", "iommu_aux_detach_device", "iommu_aux_get_pasid"]
-
-PID_MAX_DEFAULT: Final = 0x8000  # the quota that the driver of VT-d gave the host's own set
 
 
 class AuxDomains:
@@ -48,15 +38,6 @@ class AuxDomains:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.pasids: dict[Device, tuple[int, PagingDomain]] = {}
-        self._set: IoasidSet | None = None
-
-    @property
-    def host_set(self) -> IoasidSet:
-        """The IDs that the kernel itself uses. C: ``host_pasid_set``. Raises ENOSPC: the machine has none left."""
-        if self._set is None:
-            quota = min(PID_MAX_DEFAULT, self.kernel.sub(Ioasid).capacity_avail)
-            self._set = ioasid_set_alloc(self.kernel, None, quota, IOASID_SET_TYPE_NULL)
-        return self._set
 
 
 def iommu_aux_attach_device(domain: IommuDomain, dev: Device, part: Device) -> None:
@@ -78,13 +59,12 @@ def iommu_aux_attach_device(domain: IommuDomain, dev: Device, part: Device) -> N
     if part in core.pasids:
         raise err(EBUSY, f"{part.name} has a domain")
     info = device_info(dev)
-    pasid = ioasid_alloc(core.host_set, PASID_MIN, info.max_pasids - 1) if info.max_pasids else INVALID_IOASID
-    if pasid == INVALID_IOASID:
-        raise err(ENOSPC, f"no PASID for {part.name}")
+    host = dev.kernel.sub(Iommu)
+    pasid = host.alloc_global_pasid(info)
     try:
         intel_pasid_setup_second_level(domain, dev, pasid)
     except OSError:
-        ioasid_free(core.host_set, pasid)
+        host.free_pasid(pasid)
         raise
     core.pasids[part] = (pasid, domain)
 
@@ -102,7 +82,7 @@ def iommu_aux_detach_device(domain: IommuDomain, dev: Device, part: Device) -> N
     del core.pasids[part]
     intel_pasid_tear_down_entry(dev, pasid)
     drain(dev, pasid)
-    ioasid_free(core.host_set, pasid)
+    dev.kernel.sub(Iommu).free_pasid(pasid)
 
 
 def iommu_aux_get_pasid(part: Device) -> int | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pykernel.errors import ENOTSUPP, err
 from pykernel.iommu.core import dev_iommu
 from pykernel.iommu.gpasid_data import check_vtd, copy_bind_data
-from pykernel.iommu.gpasid_fault import PageRequests
+from pykernel.iommu.gpasid_fault import listen, unlisten
 from pykernel.iommu.ioasid import (
     INVALID_IOASID,
     IOASID_NOTIFY_FREE,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pykernel.iommu.intel import IntelIommu
     from pykernel.kernel import Kernel
     from pykernel.task import Mm
-    from pykernel.uapi.linux.iommu import iommu_gpasid_bind_data
+    from pykernel.uapi.linux.iommu import iommu_fault, iommu_gpasid_bind_data
 
 __all__ = [
     "GuestPasids",
@@ -77,13 +77,12 @@ S1_FLAGS: Final = ((1 << 0, 1 << 0), (1 << 1, 1 << 1), (1 << 6, 1 << 2))  # SRE,
 
 
 class SvmDev:
-    """``struct intel_svm_dev``: a device that has the entry; *requests* are its page requests that wait for answers."""
+    """``struct intel_svm_dev``: a device that has the entry."""
 
-    __slots__ = ("dev", "domain", "pasid", "requests")
+    __slots__ = ("dev", "domain", "pasid")
 
     def __init__(self, dev: PciDev, domain: PagingDomain, pasid: int) -> None:
         self.dev, self.domain, self.pasid = dev, domain, pasid
-        self.requests = PageRequests(dev)
 
 
 class GuestSvm:
@@ -134,7 +133,7 @@ class GuestPasids:
         self.lock = Mutex(kernel, "pasid_mutex")
         self.svms: dict[int, GuestSvm] = {}
         self.defaults: dict[tuple[Device, int], SvmDev] = {}
-        self.handlers: dict[IommuDomain, Callable[[SvmDev, Any], None]] = {}
+        self.handlers: dict[IommuDomain, Callable[[SvmDev, iommu_fault], None]] = {}
         self.nb = NotifierBlock(self._status_change, IOASID_PRIO_IOMMU)
         ioasid_register_notifier(kernel, None, self.nb)
         kernel.check_leaks(self._leaks)
@@ -156,6 +155,10 @@ class GuestPasids:
         svm = self.svms.get(pasid)
         found = None if svm is None else svm.devs.get(dev)
         return found or self.defaults.get((dev, pasid))
+
+    def handler_of(self, sdev: SvmDev) -> Callable[[SvmDev, iommu_fault], None] | None:
+        """Who takes its page requests now."""
+        return self.handlers.get(sdev.domain)
 
     # ---- binding; the lock is held unless said
 
@@ -217,6 +220,7 @@ class GuestPasids:
             dev.err(f"Failed to set up PASID {svm.pasid} in nested mode, Err -{e.errno}")
             raise
         sdev = svm.devs[dev] = SvmDev(dev, domain, svm.pasid)
+        listen(sdev, self.handler_of)
         if len(svm.devs) > 1 or svm.gpasid == INVALID_IOASID:
             return
         try:
@@ -256,7 +260,7 @@ class GuestPasids:
 
     def _leave(self, sdev: SvmDev) -> None:
         intel_pasid_tear_down_entry(sdev.dev, sdev.pasid)
-        sdev.requests.answer_all()
+        unlisten(sdev)
         drain(sdev.dev, sdev.pasid)
 
     # ---- requests without a PASID
@@ -272,7 +276,8 @@ class GuestPasids:
             except OSError:
                 intel_pasid_setup_second_level(domain, dev, pasid)
                 raise
-            self.defaults[dev, pasid] = SvmDev(dev, domain, pasid)
+            sdev = self.defaults[dev, pasid] = SvmDev(dev, domain, pasid)
+            listen(sdev, self.handler_of)
 
     def unbind_default(self, dev: Device, pasid: int) -> None:
         """The domain alone again; nothing if it is not bound."""

@@ -1,106 +1,93 @@
 """
-Page requests of PASIDs that a guest has bound: its VMM answers them (drivers/iommu/iommu.c of Linux 5.10:
-iommu_report_device_fault(), iommu_page_response(); intel/svm.c: intel_svm_page_response()).
+Page requests of PASIDs that a guest has bound: its VMM answers them (drivers/iommu/intel/svm.c of Linux 5.10:
+intel_svm_page_response(), the part for guests).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from errno import EINVAL, ENODEV
 from typing import TYPE_CHECKING, Any
 
 from pykernel.errors import err
-from pykernel.log import WARNING
+from pykernel.iommu.iopf import (
+    iommu_register_device_fault_handler,
+    iommu_unregister_device_fault_handler,
+    page_response,
+)
 from pykernel.uapi.linux import iommu as u
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykernel.base.core import Device
-    from pykernel.pci.dev import PciDev
+    from pykernel.iommu.gpasid import GuestPasids, SvmDev
+    from pykernel.iommu.iopf import Fault, FaultParam
 
-__all__ = ["PageRequests", "Respond", "iommu_page_response", "iommu_report_guest_fault"]
-
-Respond = Callable[[int], None]
-
-
-class PageRequests:
-    """``struct iommu_fault_param.faults`` of a device and a PASID: each group's last request, and how to answer it."""
-
-    __slots__ = ("dev", "pending")
-
-    def __init__(self, dev: PciDev) -> None:
-        self.dev = dev
-        self.pending: list[tuple[u.iommu_fault_page_request, Respond]] = []
-
-    def take(self, message: u.iommu_page_response) -> Respond:
-        """
-        The request that *message* answers is one no more.
-
-        Raises:
-            EINVAL: version, flags, nothing waits, or nothing of that group and PASID.
-        """
-        if message.version != u.IOMMU_PAGE_RESP_VERSION_1 or message.flags & ~u.IOMMU_PAGE_RESP_PASID_VALID:
-            raise err(EINVAL, f"version {message.version}, flags {message.flags:#x}")
-        if not self.pending:
-            self.dev.kernel.log.printk(WARNING, f"{self.dev.name}: no pending PRQ, drop response")
-            raise err(EINVAL, "no request waits")
-        for entry in self.pending:
-            prm = entry[0]
-            needs = prm.flags & u.IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID
-            has = message.flags & u.IOMMU_PAGE_RESP_PASID_VALID
-            if prm.grpid == message.grpid and (not needs or (has and message.pasid == prm.pasid)):
-                self.pending.remove(entry)
-                return entry[1]
-        raise err(EINVAL, f"no request of group {message.grpid} waits")
-
-    def answer_all(self) -> None:
-        """Nobody will: each gets a bad answer."""
-        pending, self.pending = self.pending, []
-        for _, respond in pending:
-            respond(u.IOMMU_PAGE_RESP_INVALID)
+__all__ = ["answer_all", "iommu_page_response", "listen", "unlisten"]
 
 
-def iommu_report_guest_fault(dev: Device, prm: u.iommu_fault_page_request, respond: Respond) -> bool:
-    """
-    A page request of *dev*; False: its PASID is no guest's, so somebody else answers it.
-
-    C: ``int iommu_report_device_fault(struct device *, struct iommu_fault_event *)``. *respond* is called once with
-    IOMMU_PAGE_RESP_SUCCESS, _INVALID or _FAILURE, but for requests that are not the last of their group: never.
-    """
-    from pykernel.iommu.gpasid import GuestPasids
-
-    core = dev.kernel.sub(GuestPasids)
-    sdev = core.find(dev, prm.pasid)
-    if sdev is None:
-        return False
-    handler = core.handlers.get(sdev.domain)
-    last = prm.flags & u.IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE
-    if handler is None:
-        if last:
-            respond(u.IOMMU_PAGE_RESP_INVALID)
-        return True
-    if last:
-        sdev.requests.pending.append((prm, respond))
-    fault = u.iommu_fault(type=u.IOMMU_FAULT_PAGE_REQ)
-    fault.prm = prm
-    handler(sdev, fault)
-    return True
+def _param(sdev: SvmDev) -> FaultParam | None:
+    unit: Any = sdev.dev.iommu
+    info = None if unit is None else unit.info(sdev.dev)
+    param: FaultParam | None = None if info is None else info.fault_param
+    return param
 
 
-def iommu_page_response(dev: Device, message: u.iommu_page_response) -> None:
+def listen(sdev: SvmDev, handler_of: Callable[[SvmDev], Callable[[SvmDev, u.iommu_fault], None] | None]) -> None:
+    """Page requests of the PASID are the guest's from now on; *handler_of* tells who takes them, None: nobody."""
+
+    def take(fault: Fault, _data: object) -> None:
+        handler = handler_of(sdev)
+        if handler is not None:
+            handler(sdev, _message(fault))
+        elif fault.last:
+            _respond(sdev, fault)
+
+    with suppress(OSError):  # a device without page requests makes none
+        iommu_register_device_fault_handler(sdev.dev, take, pasid=sdev.pasid)
+
+
+def unlisten(sdev: SvmDev) -> None:
+    """The entry is gone: what waits gets a bad answer, what comes is nobody's."""
+    answer_all(sdev)
+    with suppress(OSError):
+        iommu_unregister_device_fault_handler(sdev.dev, pasid=sdev.pasid)
+
+
+def answer_all(sdev: SvmDev) -> None:
+    """Nobody will answer: each request that waits gets a bad answer."""
+    param = _param(sdev)
+    for fault in [] if param is None else [f for f in param.pending if f.pasid == sdev.pasid]:
+        _respond(sdev, fault)
+
+
+def _respond(sdev: SvmDev, fault: Fault) -> None:
+    param = _param(sdev)
+    if param is not None:
+        param.respond(fault, int(u.IOMMU_PAGE_RESP_INVALID))
+
+
+def _message(fault: Fault) -> u.iommu_fault:
+    """As user space knows it, with the host's PASID."""
+    message = u.iommu_fault(type=u.IOMMU_FAULT_PAGE_REQ)
+    prm = message.prm
+    prm.flags, prm.pasid, prm.grpid, prm.perm, prm.addr = fault.flags, fault.pasid, fault.grpid, fault.perm, fault.addr
+    if fault.private is not None:
+        prm.private_data[0], prm.private_data[1] = fault.private
+    return message
+
+
+def iommu_page_response(core: GuestPasids, dev: Device, message: u.iommu_page_response) -> None:
     """
     The VMM's answer. C: ``int iommu_page_response(struct device *, struct iommu_page_response *)``.
 
     Raises:
-        EINVAL: version, flags; no such request waits; the PASID was bound by another process.
-        ENODEV: nothing is bound to the PASID.
+        ENODEV: nothing is bound to the PASID. EINVAL: another process bound it; what :func:`page_response` says.
     """
-    from pykernel.iommu.gpasid import GuestPasids
-
-    core: Any = dev.kernel.sub(GuestPasids)
-    sdev = core.find(dev, message.pasid)
-    if sdev is None:
+    if core.find(dev, message.pasid) is None:
         raise err(ENODEV, f"PASID {message.pasid} of {dev.name} is not bound")
     svm = core.svms.get(message.pasid)
     if svm is not None and svm.mm is not dev.kernel.current.mm:
         raise err(EINVAL, f"PASID {message.pasid} was bound by another process")
-    sdev.requests.take(message)(message.code)
+    page_response(dev, message)

@@ -27,7 +27,7 @@ from pykernel.iommu.gpasid import (
     nesting_supported,
     unbind_all,
 )
-from pykernel.iommu.gpasid_fault import iommu_page_response
+from pykernel.iommu.gpasid_fault import answer_all, iommu_page_response
 from pykernel.iommu.gpasid_invalidate import iommu_uapi_cache_invalidate
 from pykernel.iommu.ioasid import Ioasid
 from pykernel.mm.uaccess import copy_from_user
@@ -206,7 +206,7 @@ class FaultQueue:
             del core.handlers[domain]
             for sdev in [*(s for svm in core.svms.values() for s in svm.devs.values()), *core.defaults.values()]:
                 if sdev.domain is domain:
-                    sdev.requests.answer_all()
+                    answer_all(sdev)
         self.waiting.clear()
         if self.data.faults is self:
             self.data.faults = None
@@ -259,12 +259,13 @@ class FaultFile(AnonFile):
             ESPIPE: no whole number of them. What :func:`iommu_page_response` says of the first.
         """
         size, done = n.vfio_nesting_response.sizeof(), 0
+        core = self.faults.kernel.sub(GuestPasids)
         if len(data) % size:
             raise err(ESPIPE, f"{len(data)} bytes are no whole number of answers")
         while done < len(data):
             row = n.vfio_nesting_response.from_bytes(data[done : done + size])
             try:
-                iommu_page_response(self.faults.device(row.group), row.response)
+                iommu_page_response(core, self.faults.device(row.group), row.response)
             except OSError:
                 if not done:
                     raise

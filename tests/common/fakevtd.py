@@ -8,6 +8,7 @@ from typing import Any
 
 from pykernel.errors import err
 from pykernel.iommu import aux_domain, gpasid, gpasid_invalidate
+from pykernel.iommu.intel import IntelIommu
 from pykernel.vfio import type1_nesting
 
 __all__ = ["FakeVtd"]
@@ -21,6 +22,7 @@ class FakeVtd:
         entries: (device, PASID) -> ("nested", gpgd, domain, width, flags) or ("second", domain).
         log: everything that was done, in order, with what *note* appended in between.
         fail: an errno for the next entry.
+        answers: (group, code) of page requests.
     """
 
     def __init__(self, monkeypatch: Any, max_pasids: int = 1 << 20) -> None:
@@ -28,6 +30,7 @@ class FakeVtd:
         self.log: list[tuple[Any, ...]] = []
         self.max_pasids = max_pasids
         self.fail = 0
+        self.answers: list[tuple[int, int]] = []
         self.unit = SimpleNamespace(drain_prq=self._drain, qi=self)
         for module in (gpasid, aux_domain, gpasid_invalidate):
             monkeypatch.setattr(module, "device_info", self._info)
@@ -35,6 +38,7 @@ class FakeVtd:
             monkeypatch.setattr(module, "intel_pasid_setup_second_level", self._second)
             monkeypatch.setattr(module, "intel_pasid_tear_down_entry", self._tear_down)
         monkeypatch.setattr(gpasid, "intel_pasid_setup_nested", self._nested)
+        monkeypatch.setattr(IntelIommu, "page_response", self._answer)
         monkeypatch.setattr(type1_nesting, "nesting_supported", lambda unit: unit.scalable)
 
     def _info(self, dev: Any) -> Any:
@@ -63,6 +67,9 @@ class FakeVtd:
 
     def _drain(self, info: Any, pasid: int) -> None:
         self.log.append(("drain", info.dev.name, pasid))
+
+    def _answer(self, info: Any, fault: Any, code: int) -> None:
+        self.answers.append((fault.grpid, code))
 
     # ---- the invalidation queue
 

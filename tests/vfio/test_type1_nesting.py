@@ -19,7 +19,7 @@ import pykernel
 from pykernel.iommu import ioasid as i
 from pykernel.iommu.aux_domain import iommu_aux_get_pasid
 from pykernel.iommu.gpasid import GuestPasids
-from pykernel.iommu.gpasid_fault import iommu_report_guest_fault
+from pykernel.iommu.iopf import Fault, iommu_report_device_fault
 from pykernel.machine import parse
 from pykernel.mdev import (
     MdevDriver,
@@ -270,10 +270,9 @@ def test_ioasid_closed_first_unbinds(host):
 # ---- page requests
 
 
-def request(host: Host, dev: Any, pasid: int, group: int, answers: list[tuple[int, int]]) -> bool:
+def request(dev: Any, pasid: int, group: int) -> None:
     flags = u.IOMMU_FAULT_PAGE_REQUEST_PASID_VALID | u.IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE
-    prm = u.iommu_fault_page_request(flags=flags, pasid=pasid, grpid=group, perm=2, addr=0xABC000)
-    return iommu_report_guest_fault(dev, prm, lambda code: answers.append((group, code)))
+    iommu_report_device_fault(dev, Fault(flags, pasid, group, 2, 0xABC000))
 
 
 def response(group: int, pasid: int, grpid: int, code: int = 0) -> bytes:
@@ -290,9 +289,8 @@ def test_page_requests_are_read_and_answered(host):
     client.bind(pasid)
     assert proc.read(fd, 72) == b""
     assert not proc.poll([(fd, EPOLLIN)], 0)
-    answers: list[tuple[int, int]] = []
-    assert request(host, vdev.dev, pasid, 5, answers)
-    assert request(host, vdev.dev, pasid, 6, answers)
+    request(vdev.dev, pasid, 5)
+    request(vdev.dev, pasid, 6)
     assert [ready for ready, _ in proc.poll([(fd, EPOLLIN)], 0)] == [fd]
     record = proc.read(fd, 72)
     assert struct.unpack_from("<IIII", record) == (group, 0, 2, 0)
@@ -300,7 +298,7 @@ def test_page_requests_are_read_and_answered(host):
     proc.read(fd, 72)
     good = response(group, pasid, 6, 2) + response(group, pasid, 5)
     assert proc.write(fd, good) == 64
-    assert answers == [(6, 2), (5, 0)]
+    assert host.vtd.answers == [(6, 2), (5, 0)]
 
 
 def test_page_request_errors(host):
@@ -309,8 +307,7 @@ def test_page_request_errors(host):
     client.bind(pasid)
     proc, dev = client.proc, host.driver.vdevs[0].dev
     group = int(client.group_name(host.driver.vdevs[0]))
-    answers: list[tuple[int, int]] = []
-    request(host, dev, pasid, 1, answers)
+    request(dev, pasid, 1)
 
     def fails(fn: Any, *args: Any) -> int:
         try:
@@ -325,22 +322,21 @@ def test_page_request_errors(host):
     assert fails(proc.write, fd, response(99999, pasid, 1)) == errno.EINVAL
     assert fails(proc.write, fd, response(group, pasid, 2)) == errno.EINVAL
     assert proc.write(fd, response(group, pasid, 1) + response(group, pasid, 1)) == 32, "the good ones count"
-    assert answers == [(1, 0)]
+    assert host.vtd.answers == [(1, 0)]
 
 
 def test_who_closes_the_descriptor_refuses_what_waits_and_what_comes(host):
     client = host.nested()
     fd, pasid = client.op(FAULT_FD), client.alloc()
     client.bind(pasid)
-    answers: list[tuple[int, int]] = []
     dev = host.driver.vdevs[0].dev
-    request(host, dev, pasid, 1, answers)
-    request(host, dev, pasid, 2, answers)
+    request(dev, pasid, 1)
+    request(dev, pasid, 2)
     client.proc.read(fd, 72)
     client.proc.close(fd)
-    assert answers == [(1, 1), (2, 1)]
-    request(host, dev, pasid, 3, answers)
-    assert answers[-1] == (3, 1)
+    assert host.vtd.answers == [(1, 1), (2, 1)]
+    request(dev, pasid, 3)
+    assert host.vtd.answers[-1] == (3, 1)
     assert client.op(FAULT_FD) > 0
 
 
@@ -441,8 +437,7 @@ def test_mdevs_of_two_clients_on_one_parent(host, parts):
     a, b = one.alloc(), two.alloc()
     assert [one.bind(a), two.bind(b), one.bind(b), two.unbind(a)] == [0, 0, -errno.EACCES, -errno.EACCES]
     fds = [one.op(FAULT_FD), two.op(FAULT_FD)]
-    answers: list[tuple[int, int]] = []
-    request(host, parts.dev, b, 1, answers)
+    request(parts.dev, b, 1)
     assert one.proc.read(fds[0], 72) == b""
     record = two.proc.read(fds[1], 72)
     group = struct.unpack_from("<I", record)[0]
@@ -451,7 +446,7 @@ def test_mdevs_of_two_clients_on_one_parent(host, parts):
     with pytest.raises(OSError, match="Invalid"):
         one.proc.write(fds[0], forged)
     assert two.proc.write(fds[1], response(group, b, 1)) == 32
-    assert answers == [(1, 0)]
+    assert host.vtd.answers == [(1, 0)]
 
 
 def parts_of(parts: Parts, n: int) -> Any:
