@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from mmap import MAP_SHARED, PROT_WRITE
+from typing import Any
 
 from pykernel.uapi.linux.idxd import (
     DSA_OPCODE_MEMMOVE,
@@ -35,7 +36,7 @@ class Client:
         retries: how often the queue was full.
     """
 
-    proc: object
+    proc: Any
     path: str = QUEUE
     retries: int = 0
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, sva, vfio
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, sva, vfio, vmm
 from pykernel.tools.bench.measure import Row, per_call
 
 bench = importlib.import_module("pykernel.tools.bench.__main__")
@@ -37,6 +37,7 @@ TARGETS = {
     "a page populated and unmapped, page tables in RAM": 10e-6,
     "EPT: an address in the TLB": 2e-6,
     "ENQCMD: the processor's part, with the call": 3e-6,
+    "4 KiB, ENQCMD to completion, a process of a guest": 1e-4,
     "12 devices registered, looked up": 1.0,
     "12 devices registered, looked up, memory": 60.0,
     "12 recorded devices, load": 2.0,
@@ -63,6 +64,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(mdev, "COUNT", 12)
     monkeypatch.setattr(vfio, "per_call", once)
     monkeypatch.setattr(sva, "per_call", once)
+    monkeypatch.setattr(vmm, "per_call", once)
     monkeypatch.setattr(vfio, "LIVE", (2, 5))
     monkeypatch.setattr(vfio, "BLOCKS", 1)
     monkeypatch.setattr(vfio, "CALLS", 2)
@@ -79,7 +81,7 @@ def quick(monkeypatch):
 def test_every_target_has_its_row(quick, fuse, require_program):
     require_program("cc")
 
-    groups = (startup, inside, headers, dma, devices, mdev, vfio, sva, process)
+    groups = (startup, inside, headers, dma, devices, mdev, vfio, sva, vmm, process)
     rows: list[Row] = [row for group in groups for row in group.rows()]
 
     assert {row.name: row.target for row in rows if row.target is not None} == TARGETS

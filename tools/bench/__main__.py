@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, sva, vfio
+from pykernel.tools.bench import devices, dma, headers, inside, mdev, process, startup, sva, vfio, vmm
 from pykernel.tools.bench.measure import Row
 
 __all__ = ["command"]
@@ -36,6 +36,7 @@ def measured(only: str) -> Iterator[Row]:
         yield from vfio.rows()
     if only in ("", "sva"):
         yield from sva.rows()
+        yield from vmm.rows()
     if only in ("", "process") and programs:
         yield from process.rows()
 

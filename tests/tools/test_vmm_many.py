@@ -1,0 +1,116 @@
+"""
+Hundreds of processes in several virtual machines and on the host fill one shared queue of 16 entries.
+
+Each copies a pattern of its own; the seed says who runs when. A failure prints it: ``VMM_SEED=n pytest ...`` repeats.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+from guestwork import Client
+
+from pykernel import boot
+from pykernel.tools.vmm.setup import enable, prepare
+from pykernel.tools.vmm.vmm import Vmm
+
+SEED = int(os.environ.get("VMM_SEED", str(time.time_ns() % 1_000_000)))
+VMS, IN_EACH, ON_HOST = 8, 125, 50
+MEMORY = 32 << 20
+
+
+def pattern(where, n, size):
+    """Bytes that only this process has."""
+    return random.Random(f"{where} {n}").randbytes(size)
+
+
+def copies(kernel, where, n, rng):
+    """A process that lives for a few copies: its number of retries. Raises AssertionError: wrong bytes."""
+    proc = kernel.process(comm=f"{where}-{n}")
+    try:
+        with Client(proc) as client:
+            for turn in range(rng.randrange(1, 4)):
+                data = pattern(where, n * 10 + turn, rng.randrange(1, 9000))
+                assert client.copy(data) == data, f"{where} {n}: somebody else's bytes"
+        return client.retries
+    finally:
+        proc.exit()
+
+
+class Cloud:
+    """A host with a shared queue, and machines that have it."""
+
+    def __init__(self, seed, vms, **kw):
+        self.rng = random.Random(seed)
+        self.host = boot("vmm", seed=seed)
+        self.root = self.host.process()
+        prepare(self.root, shared=16)
+        self.vms = [Vmm(self.host, name=f"vm{n}", memory=MEMORY, **kw) for n in range(vms)]
+        for vmm in self.vms:
+            vmm.run(lambda vmm=vmm: enable(vmm.process()))
+
+    def spawn(self, vmm, n):
+        seed = self.rng.random()
+        kernel = vmm.guest.kernel
+        return vmm.spawn(lambda: copies(kernel, vmm.name, n, random.Random(seed)), f"{vmm.name}-{n}")
+
+    def spawn_here(self, n):
+        seed = self.rng.random()
+        return self.host.spawn(lambda: copies(self.host, "host", n, random.Random(seed)), f"host-{n}")
+
+    def wait(self, threads):
+        self.host.sched.idle_until(lambda: all(t.done for t in threads))
+        errors = [t.error for t in threads if t.error is not None]
+        assert not errors, (len(errors), errors[0])
+        return [t.result for t in threads]
+
+    def end(self):
+        for vmm in self.vms:
+            if vmm.proc.exited is None:
+                vmm.shutdown()
+        self.root.exit()
+        self.host.shutdown()
+        assert self.host.oopses == []
+
+
+@pytest.fixture
+def cloud(request):
+    print(f"VMM_SEED={SEED}")
+    made = Cloud(SEED, getattr(request, "param", VMS))
+    yield made
+    made.end()
+
+
+def test_a_thousand_processes_of_eight_machines_and_fifty_of_the_host_share_sixteen_entries(cloud):
+    """Every byte is its process's own; nobody is turned away for ever."""
+    threads = [cloud.spawn(vmm, n) for n in range(IN_EACH) for vmm in cloud.vms]
+    threads += [cloud.spawn_here(n) for n in range(ON_HOST)]
+
+    retries = cloud.wait(threads)
+
+    assert len(retries) == VMS * IN_EACH + ON_HOST
+    assert sum(retries) > 0, "the queue was never full: the test shows nothing"
+    for vmm in cloud.vms:
+        assert not vmm.pasids.bound.keys() - {0}
+        assert not vmm.pasids.refused
+
+
+@pytest.mark.parametrize("cloud", [4], indirect=True)
+def test_machines_that_die_take_nothing_with_them(cloud):
+    """Half of the machines are killed in the middle of things: the others and the host lose no byte."""
+    doomed, living = cloud.vms[::2], cloud.vms[1::2]
+    for vmm in doomed:
+        for n in range(25):
+            cloud.spawn(vmm, n)
+    threads = [cloud.spawn(vmm, n) for vmm in living for n in range(50)]
+    threads += [cloud.spawn_here(n) for n in range(20)]
+
+    for vmm in doomed:
+        soon = cloud.rng.randrange(1, 20)
+        cloud.host.sched.idle_until(lambda: False, soon * 1_000_000)
+        vmm.kill()
+
+    assert len(cloud.wait(threads)) == len(threads)
