@@ -88,9 +88,9 @@ def _attach(iommu: VfioIommu, group: VfioIommuGroup) -> None:
         iommu_domain_free(raw)
     else:
         iommu.domain_list.insert(0, domain)
-        if iommu.faults is not None:
-            iommu.faults.listen(domain)
         iommu.update_pgsize_bitmap()
+    if iommu.faults is not None:
+        iommu.faults.listen()
     iommu.iova_list = iovas
     iommu.num_non_pinned_groups += 1
 

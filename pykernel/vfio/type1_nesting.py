@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EBUSY, EINVAL, EOPNOTSUPP, ESPIPE
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ from pykernel.iommu.gpasid import (
 from pykernel.iommu.gpasid_fault import answer_all, iommu_page_response
 from pykernel.iommu.gpasid_invalidate import iommu_uapi_cache_invalidate
 from pykernel.iommu.ioasid import Ioasid
+from pykernel.iommu.sva import iommu_dev_disable_feature, iommu_dev_enable_feature
 from pykernel.mm.uaccess import copy_from_user
+from pykernel.pci.dev import PciDev
 from pykernel.uapi.linux.eventpoll import EPOLLIN, EPOLLOUT, EPOLLRDNORM
 from pykernel.uapi.linux.iommu import IOMMU_PASID_FORMAT_INTEL_VTD, iommu_fault
 from pykernel.uapi.rfc import vfio_nesting as n
@@ -157,8 +160,7 @@ def _fault_fd(data: VfioIommu, _uptr: int) -> int:
         file.put()
         raise
     data.faults = queue
-    for domain in data.domain_list:
-        queue.listen(domain)
+    queue.listen()
     return fd
 
 
@@ -180,19 +182,40 @@ def leave(data: VfioIommu, domain: VfioDomain, group: VfioIommuGroup) -> None:
     for dev in iommu_devices(group):
         if dev not in others:
             unbind_all(dev, domain.domain)
+            if data.faults is not None:
+                data.faults.forget(dev)
 
 
 class FaultQueue:
-    """Page requests of a container's devices that wait to be read."""
+    """
+    Page requests of a container's devices that wait to be read.
+
+    Attributes:
+        enabled: devices whose page requests it switched on; none where the IOMMU's driver does that by itself.
+    """
 
     def __init__(self, data: VfioIommu) -> None:
         self.data, self.kernel = data, data.kernel
         self.waiting: deque[tuple[SvmDev, iommu_fault]] = deque()
         self.queue = data.kernel.waitqueue()
+        self.enabled: list[PciDev] = []
 
-    def listen(self, domain: VfioDomain) -> None:
-        """Page requests of devices of *domain* come here."""
-        self.kernel.sub(GuestPasids).handlers[domain.domain] = self.handle
+    def listen(self) -> None:
+        """Page requests of all devices that the container has now come here."""
+        handlers = self.kernel.sub(GuestPasids).handlers
+        for dev, domain, _ in _devices(self.data):
+            handlers[domain] = self.handle
+            if self.kernel.profile.vtd_iopf_enables_pri and isinstance(dev, PciDev) and dev not in self.enabled:
+                with suppress(OSError):  # its own driver has done so, or it has none
+                    iommu_dev_enable_feature(dev, "iopf")
+                    self.enabled.append(dev)
+
+    def forget(self, dev: Device) -> None:
+        """*dev* leaves the container."""
+        if isinstance(dev, PciDev) and dev in self.enabled:
+            self.enabled.remove(dev)
+            with suppress(OSError):
+                iommu_dev_disable_feature(dev, "iopf")
 
     def handle(self, sdev: SvmDev, fault: iommu_fault) -> None:
         """C: ``iommu_dev_fault_handler_t``."""
@@ -208,6 +231,8 @@ class FaultQueue:
                 if sdev.domain is domain:
                     answer_all(sdev)
         self.waiting.clear()
+        for dev in list(self.enabled):
+            self.forget(dev)
         if self.data.faults is self:
             self.data.faults = None
 

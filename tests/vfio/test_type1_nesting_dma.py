@@ -27,7 +27,7 @@ class Vmm(Box):
 
     def __init__(self, kernel: Any, vdev: Any) -> None:
         super().__init__(kernel, vdev, kind=NESTING)
-        self.dev = vdev.dev
+        self.vdev, self.dev = vdev, vdev.dev
         self.ids = self.proc.open("/dev/ioasid", os.O_RDWR)
         assert self.set_iommu() == 0
         assert self.map(0, SIZE) == 0
@@ -173,3 +173,45 @@ def test_a_guest_that_is_killed_reaches_nothing(host):
     host.sched.run_ready()
     assert vmm.dma_read(GVA, 3, pasid) == b""
     assert not host.sub(i.Ioasid).mm_sets
+
+
+def test_page_requests_reach_the_vmm_and_its_answer_the_device(vmm):
+    """The device asks, the VMM reads it, maps the page as its guest would, answers; the device goes on."""
+    fd = vmm.op(3, b"")
+    pasid = vmm.alloc()
+    vmm.bind(pasid)
+    answers: list[Any] = []
+    there = GVA + 0x1000
+    assert vmm.dma_read(there, 3, pasid) == b""
+    vmm.dev.slot.page_request_async(there, write=True, pasid=pasid, priv=False, done=answers.append)
+    vmm.kernel.sched.run_ready()
+    record = vmm.proc.read(fd, 72)
+    group, _, kind = struct.unpack_from("<III", record)
+    flags, host_pasid, grpid, perm, addr = struct.unpack_from("<IIIIQ", record, 16)
+    assert (group, kind, host_pasid, addr) == (int(vmm.group_name(vmm.vdev)), 2, pasid, there)
+    assert (flags & 3, perm & 2) == (3, 2)
+    assert not answers
+    vmm.poke(PT + 8, struct.pack("<Q", (DATA + 0x1000) | 7))
+    vmm.poke(DATA + 0x1000, b"now")
+    vmm.proc.write(fd, struct.pack("<IIIIIIII", group, 0, 24, 1, 1, pasid, grpid, 0))
+    vmm.kernel.sched.run_ready()
+    assert answers == [True]
+    assert vmm.dma_read(there, 3, pasid) == b"now"
+
+
+@pytest.mark.parametrize("end", ["unbind", "close", "exit"])
+def test_a_page_request_that_is_not_answered_ends_with_the_binding(vmm, end):
+    fd = vmm.op(3, b"")
+    pasid = vmm.alloc()
+    vmm.bind(pasid)
+    answers: list[Any] = []
+    vmm.dev.slot.page_request_async(GVA + 0x1000, write=False, pasid=pasid, priv=False, done=answers.append)
+    vmm.kernel.sched.run_ready()
+    if end == "unbind":
+        assert vmm.unbind(pasid) == 0
+    elif end == "close":
+        vmm.proc.close(fd)
+    else:
+        vmm.proc.exit()
+    vmm.kernel.sched.run_ready()
+    assert answers == [False]
