@@ -86,6 +86,7 @@ def _answers() -> dict[int, list[str]]:
     """The ioctl rows of headers that somebody answers, by id(): who. One number may be several rows."""
     from pykernel.drivers.mdpy import MdpyDevice
     from pykernel.drivers.mtty.device import MttyDevice
+    from pykernel.drivers.vdsa.device import VdsaDevice
     from pykernel.iommufd.main import OPS
     from pykernel.vfio.cdev import VfioCdevFile
     from pykernel.vfio.container import VfioContainerFile
@@ -100,6 +101,7 @@ def _answers() -> dict[int, list[str]]:
         "vfio-pci": VfioPciCoreDevice,
         "mtty": MttyDevice,
         "mdpy": MdpyDevice,
+        "vdsa": VdsaDevice,
     }
     found = [(call.row, who) for who, cls in files.items() for call in cls.ioctls().values()]
     found += [(row, "a VFIO container of type 1") for row in VfioIommuType1.rows]

@@ -89,7 +89,7 @@ class Swerr(Reg):
     """SWERR."""
 
     valid, overflow = bit(0, "w1c"), bit(1, "w1c")
-    desc_valid, wq_idx_valid, batch, rw, priv = (bit(n, "ro") for n in range(2, 7))
+    desc_valid, wq_idx_valid, batch, fault_rw, priv = (bit(n, "ro") for n in range(2, 7))
     error, wq_idx, operation, pasid = bits(15, 8, "ro"), bits(23, 16, "ro"), bits(39, 32, "ro"), bits(59, 40, "ro")
     batch_idx, invalid_flags, fault_addr = bits(79, 64, "ro"), bits(127, 96, "ro"), bits(191, 128, "ro")
 

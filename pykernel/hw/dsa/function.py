@@ -154,8 +154,14 @@ class DsaFunction(PciFunction):
             self.report.portal(SwErr.PORTAL_WRITE, index)
         elif not self._open(index) or not self.wqs[index].dedicated:
             self.report.portal(SwErr.WQ_NOT_READY, index)
-        elif not self.wqs[index].submit_posted(data, ims=ims):
-            self.report.portal(SwErr.WQ_FULL, index)
+        else:
+            wq = self.wqs[index]
+            accepted = wq.submit_posted(data, ims=ims)
+            if getattr(self.port, "trace", None):
+                flags = wq.cfg.flags
+                self._tell_enqueue(wq, flags.pasid if flags.pasid_en else None, accepted, wq.cfg.size.size)
+            if not accepted:
+                self.report.portal(SwErr.WQ_FULL, index)
 
     def takes_dmwr(self, bar: int, off: int) -> bool:
         """Portals do."""
@@ -172,10 +178,12 @@ class DsaFunction(PciFunction):
         accepted = wq.submit_deferrable(data, limited=limited, ims=ims)
         if getattr(self.port, "trace", None):
             pasid = int.from_bytes(data[:4], "little") & 0xFFFFF
-            room = wq.cfg.threshold.threshold if limited else wq.cfg.size.size
-            self.tell("dsa_enqueue", wq=index, pasid=pasid, limited=limited, accepted=accepted,
-                      occupancy=len(wq.entries), room=room)  # fmt: skip
+            self._tell_enqueue(wq, pasid, accepted, wq.cfg.threshold.threshold if limited else wq.cfg.size.size)
         return accepted
+
+    def _tell_enqueue(self, wq: WorkQueue, pasid: int | None, accepted: bool, room: int) -> None:
+        waiting = len(wq.entries)
+        self.tell("dsa_enqueue", wq=wq.index, pasid=pasid, accepted=accepted, occupancy=waiting, room=room)
 
     def _decodes(self, off: int, size: int) -> bool:
         return self.memory_enabled and off + size <= self.bar_sizes[PORTALS]

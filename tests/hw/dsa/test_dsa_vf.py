@@ -12,6 +12,7 @@ from pykernel.hw import make
 from pykernel.kernel import Kernel
 from pykernel.machine import IommuSpec, Machine, PciSpec
 from pykernel.pci.core import Pci
+from pykernel.pci.function import DmaFault
 from pykernel.start import boot
 
 PF = "0000:6a:01.0"
@@ -95,15 +96,16 @@ def test_options_say_how_many_queues_and_entries(machine: Callable[..., Kernel])
     proc.exit()
 
 
-def configure(kernel: Kernel, dev: int) -> None:
+def configure(kernel: Kernel, dev: int, *, driver: str = "dmaengine", **over: str | int) -> None:
+    rows: dict[str, str | int] = {"group_id": 0, "mode": "dedicated", "size": 8, "priority": 10, "type": "kernel",
+                                  "name": "copy", "driver_name": "dmaengine"}  # fmt: skip
     proc = kernel.process()
     where = f"/sys/bus/dsa/devices/wq{dev}.0"
-    for attr, text in (("group_id", 0), ("mode", "dedicated"), ("size", 8), ("priority", 10), ("type", "kernel"),
-                       ("name", "copy"), ("driver_name", "dmaengine")):  # fmt: skip
+    for attr, text in (rows | over).items():
         proc.write_text(f"{where}/{attr}", str(text))
     proc.write_text(f"/sys/bus/dsa/devices/engine{dev}.0/group_id", "0")
     proc.write_text("/sys/bus/dsa/drivers/idxd/bind", f"dsa{dev}")
-    proc.write_text("/sys/bus/dsa/drivers/dmaengine/bind", f"wq{dev}.0")
+    proc.write_text(f"/sys/bus/dsa/drivers/{driver}/bind", f"wq{dev}.0")
     proc.exit()
 
 
@@ -128,6 +130,31 @@ def test_dma_carries_its_own_requester_id(machine: Callable[..., Kernel]) -> Non
     assert len(groups) == 3
     assert [silicon(kernel, name).port.dev.devfn for name in VFS[:2]] == [0x88, 0x89]
     proc.exit()
+
+
+def test_shared_queue_of_a_virtual_function_reaches_its_users_memory(machine: Callable[..., Kernel]) -> None:
+    """ENQCMD to the portal of a virtual function: the PASID is in its own table, under its own requester ID."""
+    kernel = machine(iommu=True)
+    vfs(kernel, 2)
+    configure(kernel, 1, mode="shared", threshold=8, type="user", driver_name="user", driver="user")
+    proc = kernel.process()
+    fd = proc.open("/dev/dsa/wq1.0", 2)
+    at = proc.mmap(0, 4096, 2, 1, fd, 0)
+    src, dst, record = (proc.mem.alloc(4096, align=4096) for _ in range(3))
+    proc.mem.write(src, bytes(range(256)))
+    proc.mem.write(dst, bytes(256))
+    proc.mem.write(record, bytes(32))
+    assert proc.enqcmd(at, struct.pack("<IIQQQIHH24s", 0, 0xC | 3 << 24, record, src, dst, 256, 0, 0, b"")) is False
+    kernel.sched.run_ready()
+    assert (proc.mem.read(record, 1), proc.mem.read(dst, 256)) == (b"\1", bytes(range(256)))
+    other = silicon(kernel, VFS[1])
+    pasid = kernel.pasid_of(proc.task.mm)
+    with pytest.raises(DmaFault):
+        other.port.dma_read(src, 8, pasid)
+    proc.munmap(at, 4096)
+    proc.close(fd)
+    proc.exit()
+    vfs(kernel, 0)
 
 
 def test_memory_decoding_is_the_physical_functions(machine: Callable[..., Kernel]) -> None:
