@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.errors import Oops
-from pykernel.iommu.ioasid_notify import IOASID_NOTIFY_FLAG_SET, Chains, IoasidNbArgs
+from pykernel.iommu.ioasid_notify import IOASID_NOTIFY_FLAG_SET, Chains, IoasidNbArgs, IoasidNotifyVal
 from pykernel.iommu.ioasid_space import INVALID_IOASID, PCI_PASID_MAX, AllocatorGroup, Allocators
 from pykernel.iommu.ioasid_wq import OrderedWorkqueue
 from pykernel.lib.idr import Ida
@@ -175,6 +175,8 @@ class Ioasid:
 
     def tell(self, data: IoasidData, event: int, flags: int) -> int:
         """C: ``static int ioasid_notify(struct ioasid_data *, enum ioasid_notify_val, unsigned int)``."""
+        if self.kernel.trace:
+            self.kernel.trace("ioasid_notify", event=IoasidNotifyVal(event).name[14:], id=data.id, spid=data.spid)
         if flags == IOASID_NOTIFY_FLAG_SET and data.set.nh.head is None:
             return 0
         return self.chains.call(event, data.args(), flags)

@@ -137,6 +137,8 @@ class PasidGate:
         self.queue.wait_event(lambda: not any(vcpu.in_guest for vcpu in self.vm.vcpus.values()))
         changes, self._changes = self._changes, []
         for pasid, host, bound in changes:
+            if self.kernel.trace:
+                self.kernel.trace("kvm_pasid", pasid=pasid, host=host, bound=bound)
             if bound:
                 self._set(pasid, host)
             else:

@@ -330,6 +330,8 @@ class Vcpu:
         # the order: PASID translation (SDM 27.5.8), then the EPT; the manual leaves it open
         first = int.from_bytes(cmd[:4], "little")
         pasid = self.vmcs.translate_pasid(first & PASID_BITS)
+        if self.kernel.trace:
+            self.kernel.trace("kvm_enqcmd", vcpu=self.vcpu_id, gpa=gpa, pasid=first & PASID_BITS, host=pasid)
         if pasid < 0:
             reason = EXIT_REASON_ENQCMDS if supervisor else EXIT_REASON_ENQCMD
             return Exit(reason, pasid=first & PASID_BITS, length=4)
