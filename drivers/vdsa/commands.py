@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Status", "VdsaCommands"]
 
 IMS_TABLE = 1 << 16
+# the guest's processor goes on while these wait for work to end: that may need a page that only it can bring
+WAITING = (Cmd.DISABLE_DEVICE, Cmd.DRAIN_ALL, Cmd.DISABLE_WQ, Cmd.DRAIN_WQ, Cmd.DRAIN_PASID)
 CMD_REG_ERROR = 0x51  # uncertain: the series names DSA_ERR_CMD_REG, no public source its number
 
 
@@ -66,10 +68,14 @@ class VdsaCommands:
             Cmd.RELEASE_INT_HANDLE: self._release_handle,
         }
         self.handle: int | None = None
-        self._result = 0
+        self._result = self._era = 0
 
     def run(self, number: int, operand: int, *, int_req: bool) -> None:
-        """Do it, show its status, interrupt. While one is active another one is a software error."""
+        """
+        Do it, show its status, interrupt. While one is active another one is a software error.
+
+        What waits for work to end does so in a task of its own.
+        """
         device, regs = self.device, self.device.regs
         if regs.cmdsts.active:
             regs.software_error(CMD_REG_ERROR)
@@ -78,14 +84,30 @@ class VdsaCommands:
             return
         regs.cmdsts.bits, self._result = 0, 0
         regs.cmdsts.active = 1
+        era = self._era
+        if number in WAITING:
+            device.kernel.sched.spawn(lambda: self._execute(number, operand, era, int_req=int_req), "vdsa")
+        else:
+            self._execute(number, operand, era, int_req=int_req)
+
+    def _execute(self, number: int, operand: int, era: int, *, int_req: bool) -> None:
+        if era != self._era:  # a reset came first
+            return
+        device, kernel = self.device, self.device.kernel
         handler = self._table.get(number)
         status = Status.INVALID_CMD if handler is None else handler(operand)
-        regs.complete(status, self._result)
-        kernel = device.kernel
         if kernel.trace:
             kernel.trace("vdsa_cmd", device=device.name, cmd=number, operand=operand, status=int(status))
+        if era != self._era and number != Cmd.RESET_DEVICE:
+            return
+        device.regs.complete(status, self._result)
         if int_req:
             device.interrupt(IDXD_INTC_CMD)
+
+    def reset(self) -> None:
+        """The registers are as at the beginning: a command that is active will never say that it ended."""
+        self.handle = None
+        self._era += 1
 
     # ------------------------------------------------------------------ the device
 

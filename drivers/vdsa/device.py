@@ -108,7 +108,7 @@ class VdsaDevice(VfioDevice):
         """Registers as at the beginning; the queue is off."""
         self.pasids.disable()
         self.regs.reset()
-        self.commands.handle = None
+        self.commands.reset()
         self.ims.mask()
         for vector in range(VECTORS):
             self.msix_table[16 * vector : 16 * vector + 16] = bytes(12) + b"\1\0\0\0"

@@ -32,7 +32,10 @@ BUS = "/sys/bus/dsa"
 TYPES = f"/sys/class/mdev_bus/{ADDRESS}/mdev_supported_types"
 MDEVS = "/sys/bus/mdev/devices"
 DWQ, SWQ = "idxd-dsa-1dwq-v1", "idxd-dsa-1swq-v1"
-HOST = {0: {"mode": "dedicated", "size": 16}, 1: {"mode": "shared", "size": 32, "threshold": 24}}
+HOST = {
+    0: {"mode": "dedicated", "size": 16},
+    1: {"mode": "shared", "size": 32, "threshold": 24, "block_on_fault": 1},
+}
 
 # CMD
 ENABLE_DEV, DISABLE_DEV, DRAIN_ALL, ABORT_ALL, RESET_DEV = 1, 2, 3, 4, 5

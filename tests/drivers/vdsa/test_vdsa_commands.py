@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -144,3 +145,31 @@ def test_device_that_is_closed_and_opened_again_is_as_new(vmm: Any, host: Any) -
     first.device.close()
     second = vmm.open("", uuid)
     assert (second.rd(0x90), second.wq_state, second.cfg(4, 2)) == (0, 0, 0)
+
+
+def test_drain_leaves_the_guests_processor_free_to_bring_the_page_that_it_waits_for(
+    swq: Any, vmm: Any, host: Any
+) -> None:
+    """CMDSTS is active, the write of CMD has returned; the answer to the page request ends it, with its interrupt."""
+    answers: list[Any] = []
+    ok = False
+    host.silicon.port.page_request_async = lambda addr, write, pasid, priv, done: answers.append(done)
+    vmm.bind(101)
+    swq.up()
+    fds = swq.eventfds()
+    bof, fill = 2, 4
+    swq.bar2.write(0x1000, struct.pack("<IIQQQIHH24s", 101, bof | fill << 24, 0, 1, 0x10000, 8, 0, 0, b""))
+    host.run()
+    assert len(answers) == 1
+    assert swq.command(DRAIN_PASID, 101, int_req=True) == 1 << 31
+    assert (swq.rd(0x90) & 3, swq.signals(fds[0])) == (1, 0)
+    answers.pop()(ok)
+    host.run()
+    assert (swq.rd(0xA8), swq.signals(fds[0])) == (0, 1)
+    del host.silicon.port.page_request_async
+
+
+def test_reset_device_tells_by_interrupt_that_it_ended(dwq: Any) -> None:
+    fds = dwq.eventfds()
+    dwq.up(None)
+    assert (dwq.command(RESET_DEV, int_req=True), dwq.rd(0x98), dwq.signals(fds[0])) == (0, 2, 1)

@@ -47,7 +47,7 @@ def test_wqcfg_of_the_dedicated_queue(dwq: Any) -> None:
 
 def test_wqcfg_of_the_shared_queue_has_pasids_on(swq: Any) -> None:
     size, threshold, flags, limits = (swq.rd(0x500 + 4 * n) for n in range(4))
-    assert (size, threshold, flags, limits) == (32, 24, 10 << 4 | 1 << 28, 21 | 5 << 5)
+    assert (size, threshold, flags, limits) == (32, 24, 10 << 4 | 1 << 28 | 2, 21 | 5 << 5)
 
 
 WRITABLE = {
