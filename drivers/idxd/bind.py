@@ -212,7 +212,8 @@ def device_drv_probe(idxd: IdxdDevice) -> None:
                 idxd_device_config(idxd)
         except OSError as e:
             raise err(ENXIO, f"configuration refused: {e}") from e
-    if idxd.pasid != IOMMU_PASID_INVALID:
+    # what a guest submits, its kernel's too, has a PASID of the host and no privilege there
+    if idxd.pasid != IOMMU_PASID_INVALID or any(wq.wq_type == WqType.MDEV for wq in idxd.wqs):
         set_user_intr(idxd, 1)
     if idxd.evl is not None:
         try:

@@ -33,18 +33,19 @@ class Client:
     A process with the queue open and mapped.
 
     Attributes:
+        shared: commands are ENQCMDs, else MOVDIR64Bs.
         retries: how often the queue was full.
     """
 
     proc: Any
     path: str = QUEUE
+    shared: bool = True
     retries: int = 0
 
     def __post_init__(self):
         self.fd = self.proc.open(self.path, os.O_RDWR)
         self.portal = self.proc.mmap(0, PAGE, PROT_WRITE, MAP_SHARED, self.fd, 0)
         self.record = self._place(32)
-        self.shared = True
 
     def _place(self, size):
         at = self.proc.mem.alloc(size + 128, align=64)
