@@ -130,13 +130,23 @@ def _is_clients(fn: Any) -> bool:
 
 
 class Cpu:
-    """The machine's processor as far as drivers ask: feature flags by their /proc/cpuinfo names."""
+    """
+    The machine's processor as far as drivers ask: feature flags by their /proc/cpuinfo names.
+
+    Attributes:
+        cleared: what the kernel must not use, though it is there. C: ``cpu_caps_cleared``.
+    """
 
     def __init__(self, flags: dict[str, bool]) -> None:
         self.flags = flags
+        self.cleared: set[str] = set()
 
     def has(self, flag: str) -> bool:
         """C: ``boot_cpu_has(X86_FEATURE_...)``."""
+        return self.silicon(flag) and flag not in self.cleared
+
+    def silicon(self, flag: str) -> bool:
+        """Whether the processor has it, as CPUID tells."""
         return self.flags.get(flag, False)
 
 

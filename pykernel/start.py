@@ -11,6 +11,7 @@ from pykernel import machine as machines
 from pykernel import profile as profiles
 from pykernel.base.module import Modules, reason
 from pykernel.base.platform import base_init
+from pykernel.cpu.common import parse_early_param
 from pykernel.iommu.sva import Iommu
 from pykernel.kernel import Kernel
 from pykernel.log import ERR
@@ -54,6 +55,7 @@ def boot(
     row = profiles.configure(profiles.get(profile), config)
     kernel = Kernel(row, _cpu_flags(spec), seed=seed, clock=clock)
     kernel.machine = spec
+    parse_early_param(kernel)
     if phys is not None:
         phys.kernel = kernel
         kernel.put(PhysMem, phys)

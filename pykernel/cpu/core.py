@@ -62,7 +62,7 @@ class Cpu:
     def __init__(self, cpus: Cpus, index: int) -> None:
         self.cpus = cpus
         self.index = index
-        self.has = cpus.kernel.cpu.has
+        self.has = cpus.kernel.cpu.silicon
         self.trace = cpus.kernel.trace
         self.msrs = Msrs(cpus.has)
         self.owner: Task | None = None
@@ -149,11 +149,11 @@ class Cpus:
         self.cpus = [Cpu(self, n) for n in range(count)]
         if "IOMMU_SVA" in kernel.profile.config:
             for cpu in self.cpus:  # arch/x86/kernel/fpu/xstate.c:fpu__init_cpu_xstate()
-                cpu.msrs.xss = xsave.supervisor(self.has)
+                cpu.msrs.xss = xsave.supervisor(kernel.cpu.has)
 
     def has(self, flag: str) -> bool:
-        """C: ``boot_cpu_has(X86_FEATURE_...)``; *flag* as in /proc/cpuinfo."""
-        return self.kernel.cpu.has(flag)
+        """Whether the processors have it, whatever the kernel uses of it; *flag* as in /proc/cpuinfo."""
+        return self.kernel.cpu.silicon(flag)
 
     def __getitem__(self, index: int) -> Cpu:
         return self.cpus[index]
@@ -224,7 +224,7 @@ class Cpus:
         C: ``bool try_fixup_enqcmd_gp(void)``, called with interrupts off, for user mode only. Whatever the #GP was for.
         """
         # arch/x86/kernel/traps.c:try_fixup_enqcmd_gp()
-        if "IOMMU_SVA" not in self.kernel.profile.config or not self.has("enqcmd"):
+        if "IOMMU_SVA" not in self.kernel.profile.config or not self.kernel.cpu.has("enqcmd"):
             return False
         pasid = self.kernel.mm_pasid(task.mm)
         if not pasid or task.pasid_activated:

@@ -94,6 +94,21 @@ def test_linux_lets_the_pasid_state_into_ia32_xss(cpus: Cpus) -> None:
     assert kernel.sub(Cpus)[0].rdmsr(IA32_XSS) == 0
 
 
+@pytest.mark.parametrize("word", ["enqcmd", "541", "movdiri,541"])
+def test_clearcpuid_takes_it_from_the_kernel_only(word: str) -> None:
+    """The kernel neither mends a #GP nor saves the state; CPUID still tells, the instruction is no #UD."""
+    kernel = pykernel.boot(parse(f'cmdline = "quiet clearcpuid=nosuch clearcpuid={word}"'))
+    bench = Bench(kernel)
+    bench.bind(7)
+    assert (kernel.cpu.has("enqcmd"), bench.cpus[0].rdmsr(IA32_XSS)) == (False, 0)
+    assert bench.proc.cpuid(7)[2] >> 29 & 1
+    assert not submits(bench, bench.proc, bench.map(Registers()))
+    said = "Clearing CPUID bits: " + word.replace("541", "enqcmd").replace(",", " ")
+    assert said in kernel.log.human()
+    bench.proc.exit()
+    kernel.shutdown()
+
+
 # ------------------------------------------------------------------ CPUID
 
 
