@@ -25,7 +25,6 @@ __all__ = [
     "DMA_PTE_WRITE",
     "DMA_SL_PTE_ACCESS",
     "DMA_SL_PTE_DIRTY",
-    "NotMapped",
     "PageTable",
 ]
 
@@ -45,14 +44,6 @@ PRESENT: Final = 3
 ENTRIES: Final = 512
 ZEROS: Final = array("Q", bytes(4096))
 TABLE: Final = DMA_PTE_READ | DMA_PTE_WRITE
-
-
-class NotMapped(Exception):
-    """The walk for *addr* ended at an entry that does not allow it."""
-
-    def __init__(self, addr: int, pte: int) -> None:
-        super().__init__(f"{addr:#x} ends at {pte:#x}")
-        self.addr, self.pte = addr, pte
 
 
 class PageTable:
@@ -116,55 +107,6 @@ class PageTable:
             level -= 1
             at = ((pte & ADDR) >> 3) + (pfn >> 9 * (level - 1) & 511)
         return at
-
-    def extents(self, addr: int, n: int, *, write: bool, mark: int) -> list[tuple[int, int]]:
-        """
-        The physical ranges (address, length) of *n* bytes at *addr*; neighbours are one. *mark*: bits that a use sets.
-
-        Raises:
-            NotMapped: of the first page that is not there, or is not writable for *write*.
-        """
-        words, need = self.words, DMA_PTE_WRITE if write else DMA_PTE_READ
-        out: list[tuple[int, int]] = []
-        while n > 0:
-            at, level = self.find(addr >> 12)
-            pte = words[at]
-            if not pte & need:
-                raise NotMapped(addr, pte)
-            size = 4096 << 9 * (level - 1)
-            off = addr & (size - 1)
-            if level == 1 and off + n > size:
-                count = min(ENTRIES - (at & 511), (off + n + 4095) >> 12)
-                step = min(n, count * 4096 - off)
-                for pa, length in _cut(self._leaf_run(at, count, addr, need), off, step):
-                    _append(out, pa, length)
-            else:
-                count, step = 1, min(n, size - off)
-                _append(out, (pte & ADDR & -size) + off, step)
-            if mark:
-                self._mark(at, count, mark)
-            addr += step
-            n -= step
-        return out
-
-    def _leaf_run(self, at: int, count: int, addr: int, need: int) -> list[tuple[int, int]]:
-        """The pages of *count* leaf entries from *at* on; mostly they are one range, which one comparison shows."""
-        ptes = self.words[at : at + count].tolist()
-        first = ptes[0]
-        if ptes == list(range(first, first + count * 4096, 4096)):
-            return [(first & ADDR, count * 4096)]
-        out: list[tuple[int, int]] = []
-        for i, pte in enumerate(ptes):
-            if not pte & need:
-                raise NotMapped((addr & -4096) + i * 4096, pte)
-            _append(out, pte & ADDR, 4096)
-        return out
-
-    def _mark(self, at: int, count: int, mark: int) -> None:
-        # the tables above are marked as accessed by no one who would ask
-        ptes = self.words[at : at + count].tolist()
-        if not all(pte & mark == mark for pte in ptes):
-            self.words[at : at + count] = memoryview(array("Q", [pte | mark for pte in ptes]))
 
     # ---- changes
 
@@ -290,18 +232,3 @@ def _largest(pfn: int, pa_pfn: int, pages: int, largest: int) -> int:
         merge >>= 9
         level += 1
     return level
-
-
-def _append(out: list[tuple[int, int]], pa: int, n: int) -> None:
-    if out and out[-1][0] + out[-1][1] == pa:
-        out[-1] = (out[-1][0], out[-1][1] + n)
-    else:
-        out.append((pa, n))
-
-
-def _cut(runs: list[tuple[int, int]], head: int, n: int) -> list[tuple[int, int]]:
-    """*n* bytes of *runs*, from byte *head* on; *head* is in the first page."""
-    runs[0] = (runs[0][0] + head, runs[0][1] - head)
-    pa, length = runs[-1]
-    runs[-1] = (pa, length - (sum(size for _, size in runs) - n))
-    return runs

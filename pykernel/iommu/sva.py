@@ -111,6 +111,11 @@ class Iommu:
         """The IOMMU is in scalable mode."""
         return self.unit.scalable
 
+    @property
+    def pasid_bits(self) -> int:
+        """How wide PASIDs of the unit are."""
+        return max(self.unit.max_pasid - 1, 0).bit_length()
+
     def pasid_enabled(self, dev: PciDev) -> bool:
         """PASIDs of the device are on. C: ``info->pasid_enabled``."""
         info = self.unit.info(dev)

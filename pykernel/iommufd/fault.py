@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from errno import EINVAL, EOPNOTSUPP, ESPIPE
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from pykernel.errors import err
 from pykernel.fs.anon import AnonFile, AnonInode
 from pykernel.fs.fdtable import current_files
 from pykernel.fs.vfs import PollTable
+from pykernel.iommu.iopf import Fault, IopfGroup
 from pykernel.iommufd.objects import IommufdCtx, IommufdObject
 from pykernel.lib.xarray import XaFlags, XArray
 from pykernel.uapi.linux.eventpoll import EPOLLIN, EPOLLOUT, EPOLLRDNORM
@@ -42,27 +43,6 @@ class AttachHandle:
     """``struct iommufd_attach_handle``: an attachment; faults that came by it go with it."""
 
     idev: IommufdDevice
-
-
-@dataclass
-class Fault:
-    """``struct iommu_fault_page_request``, in the numbers of ``iommu_hwpt_pgfault``."""
-
-    flags: int = 0
-    pasid: int = 0
-    grpid: int = 0
-    perm: int = 0
-    addr: int = 0
-
-
-@dataclass(eq=False)
-class IopfGroup:
-    """``struct iopf_group``: faults that are answered at once, by *respond(code)*."""
-
-    faults: list[Fault]
-    respond: Callable[[int], None]
-    handle: AttachHandle | None = None
-    cookie: int = field(default=0, init=False)
 
 
 class IommufdFault(IommufdObject):

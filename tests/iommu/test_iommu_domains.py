@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pykernel.hw.vtd.walk import SecondStage
 from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
 from pykernel.iommu.iommu import (
     IOMMU_CAP_CACHE_COHERENCY,
@@ -302,7 +303,8 @@ def test_extents_are_ranges_where_frames_are_neighbours(domain, scatter):
     step = 2 if scatter else 1
     for i in range(600):
         domain.map(0x100000 + (i << 12), (0x1000 + i * step) << 12, K4, RW)
-    spans = domain.table.extents(0x100123, 599 * K4, write=True, mark=0)
+    walk = SecondStage(domain.table.phys, domain.table.root, 48, 3, domain.kernel.trace)
+    spans = walk.extents(0x100123, 599 * K4, write=True)
     assert (len(spans), spans[0][0]) == (600 if scatter else 1, (0x1000 << 12) + 0x123)
     assert sum(size for _, size in spans) == 599 * K4
     assert spans[-1][0] + spans[-1][1] == (0x1000 + 599 * step << 12) + 0x123
@@ -383,9 +385,10 @@ def test_dirty_bits_agree_with_a_set_of_pages(accesses):
     phys = PhysMem(None, 16 << 20)
     table = PageTable(phys, 4)
     table.map(256, 0x800000, 32, 3, 3)
+    walk = SecondStage(phys, table.root, 48, 3, None, ad=True)
     dirty: set[int] = set()
     for page, n, write in accesses:
-        table.extents((256 + page) << 12, n, write=write, mark=0x300 if write else 0x100)
+        walk.extents((256 + page) << 12, n, write=write)
         if write:
             dirty |= set(range(256 + page, 256 + page + -(-n // K4)))
     found = table.marked(256 << 12, 288 << 12, 1 << 9, clear=True)
