@@ -104,7 +104,7 @@ def _block(vcpu: Vcpu, cond: Callable[[], bool]) -> None:
     """C: ``bool kvm_vcpu_block(struct kvm_vcpu *)``."""
     sched = vcpu.kernel.sched
     left = max(vcpu.deadline - sched.clock_ns(), 0) if vcpu.deadline else None
-    sched.idle_until(lambda: cond() or vcpu.signal_pending() or vcpu.dead, left, vcpu)
+    sched.idle_until(lambda: cond() or vcpu.signal_pending(), left, vcpu)
 
 
 def vcpu_block(vcpu: Vcpu) -> None:
