@@ -310,7 +310,7 @@ def ioasid_alloc(owner: IoasidSet | None, min: int, max: int, private: Any = Non
             return INVALID_IOASID
         # the quota comes before the charge: what is refused has cost nothing
         if len(owner.members) >= owner.quota:
-            core.say(ERR, f"IOASID set out of quota {owner.quota}")
+            core.say_limited("ioasid_alloc", f"IOASID set out of quota {owner.quota}")
             return INVALID_IOASID
         cgroup = owner.cgroup
         if cgroup is not None and not cgroup.try_charge():
@@ -336,7 +336,7 @@ def _new(core: Ioasid, owner: IoasidSet, low: int, high: int, private: Any) -> I
     try:
         core.kernel.faults.alloc("ioasid_alloc_store")
     except OSError:
-        core.say(ERR, f"Failed to store ioasid {number} in set")
+        core.say_limited("ioasid_alloc", f"Failed to store ioasid {number} in set")
         core.allocators.free(number, group)
         return None
     data = IoasidData(number, owner, private, group)
@@ -359,7 +359,7 @@ def ioasid_free(owner: IoasidSet, ioasid: int) -> None:
 def _free_locked(core: Ioasid, owner: IoasidSet, ioasid: int) -> None:
     data = core.ids.get(ioasid)
     if data is None:
-        core.say(ERR, f"Trying to free unknown IOASID {ioasid}")
+        core.say_limited("ioasid_free_locked", f"Trying to free unknown IOASID {ioasid}")
         return
     if data.set is not owner:
         core.say(WARNING, f"Cannot free IOASID {ioasid} due to set ownership")

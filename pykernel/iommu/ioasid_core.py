@@ -12,7 +12,8 @@ from pykernel.iommu.ioasid_space import INVALID_IOASID, PCI_PASID_MAX, Allocator
 from pykernel.iommu.ioasid_wq import OrderedWorkqueue
 from pykernel.lib.idr import Ida
 from pykernel.lib.locking import Spinlock
-from pykernel.log import INFO
+from pykernel.lib.ratelimit import RatelimitState
+from pykernel.log import ERR, INFO, WARNING
 from pykernel.syscalls import Pids
 
 if TYPE_CHECKING:
@@ -163,11 +164,21 @@ class Ioasid:
         self.wq = OrderedWorkqueue(kernel, "ioasid_wq")
         self.cgroup_of: Callable[[Mm], IoasidCgroup | None] = lambda _mm: None
         self.for_users = False
+        self.limits: dict[str, RatelimitState] = {}
         kernel.check_leaks(self.leaks)
 
     def say(self, level: int, text: str) -> None:
         """A line in dmesg; Linux gives these no prefix."""
         self.kernel.log.printk(level, text)
+
+    def say_limited(self, where: str, text: str) -> None:
+        """What a user could make too many of. C: ``pr_err_ratelimited()`` in function *where*."""
+        if where not in self.limits:
+            self.limits[where] = RatelimitState(
+                self.kernel.sched.clock_ns, lambda n: self.say(WARNING, f"{where}: {n} callbacks suppressed")
+            )
+        if self.limits[where].ratelimit():
+            self.say(ERR, text)
 
     def is_valid(self, owner: IoasidSet) -> bool:
         """C: ``bool ioasid_set_is_valid(struct ioasid_set *)``."""

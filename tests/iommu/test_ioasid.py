@@ -244,6 +244,15 @@ def test_alloc_beyond_the_quota_is_told(box):
     assert "IOASID set out of quota 1" in box.log()
 
 
+def test_a_user_cannot_fill_the_log(box):
+    """pr_err_ratelimited(): ten messages in five seconds."""
+    s = box.null_set(1)
+    for _ in range(50):
+        i.ioasid_alloc(s, 1, MAX)
+        i.ioasid_free(s, 4711)
+    assert [box.log().count(t) for t in ("IOASID set out of quota 1", "Trying to free unknown IOASID 4711")] == [10, 10]
+
+
 def test_alloc_counts_what_waits_for_its_users(box):
     """A set cannot have more than its quota by freeing what hardware still uses."""
     s = box.null_set(1)
