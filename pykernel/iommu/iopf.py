@@ -36,6 +36,7 @@ from pykernel.uapi.linux.iommu import (
 if TYPE_CHECKING:
     from pykernel.base.core import Device
     from pykernel.iommu.devinfo import DeviceDomainInfo
+    from pykernel.iommu.iommu import PasidHandle
     from pykernel.kernel import Kernel
     from pykernel.task import Mm
 
@@ -266,20 +267,21 @@ def _call(param: FaultParam, handler: tuple[Handler, Any], fault: Fault) -> None
 
 def _report_to_domain(dev: Device, param: FaultParam, fault: Fault) -> None:
     # drivers/iommu/io-pgfault.c:find_fault_handler()
-    group, handle = dev.iommu_group, None
+    group = dev.iommu_group
+    handle: PasidHandle | None = None
     if group is not None and fault.flags & IOMMU_FAULT_PAGE_REQUEST_PASID_VALID:
         handle = group.pasids.get(fault.pasid)
-    domain = getattr(handle, "domain", None)
-    if domain is None or domain.iopf_handler is None or param.queue is None:
+    if handle is None or handle.domain.iopf_handler is None or param.queue is None:
         param.info.unit.page_response(param.info, fault, IOMMU_PAGE_RESP_INVALID)
         raise err(EINVAL, f"nobody handles faults of PASID {fault.pasid} of {dev.name}")
     if not fault.last:
         param.partial.append(fault)
         return
     param.pending.append(fault)
-    iopf = IopfGroup(param.group_of(fault), lambda code: param.respond(fault, code), handle)
+    owner = handle.owner or handle
+    iopf = IopfGroup(param.group_of(fault), lambda code: param.respond(fault, code), owner)
     try:
-        domain.iopf_handler(iopf)
+        handle.domain.iopf_handler(iopf)
     except OSError:
         param.queue.warn(dev, f"iopf with pasid {fault.pasid} aborted")
         param.respond(fault, IOMMU_PAGE_RESP_FAILURE)

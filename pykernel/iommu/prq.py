@@ -17,6 +17,7 @@ from pykernel.iommu.qi import (
     MAX_AGAW_PFN_WIDTH,
     QI_DONE,
     QI_IWD,
+    QI_RESP_FAILURE,
     QI_RESP_INVALID,
     dev_iotlb_desc,
     dev_iotlb_pasid_desc,
@@ -40,6 +41,7 @@ from pykernel.uapi.linux.iommu import (
     IOMMU_FAULT_PAGE_REQUEST_PASID_VALID,
     IOMMU_FAULT_PAGE_REQUEST_PRIV_DATA,
     IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID,
+    IOMMU_PAGE_RESP_FAILURE,
 )
 
 if TYPE_CHECKING:
@@ -228,7 +230,12 @@ class PageRequestQueue:
     # ---- answers
 
     def respond(self, info: DeviceDomainInfo, fault: Fault, code: int) -> None:
-        """C: ``int intel_svm_page_response(...)``; *code* is IOMMU_PAGE_RESP_*."""
+        """
+        C: ``int intel_svm_page_response(...)``; *code* is IOMMU_PAGE_RESP_*.
+
+        Linux hands its number of a failure, 2, to the unit, which is reserved there (VT-d 7.7): here it is 0xF.
+        """
+        code = QI_RESP_FAILURE if code == IOMMU_PAGE_RESP_FAILURE else code
         if not fault.last and not self.unit.kernel.profile.iommu_sva_domain:
             return
         pasid = fault.pasid if fault.flags & IOMMU_FAULT_PAGE_REQUEST_PASID_VALID else None

@@ -118,7 +118,8 @@ def page_group_response(
 ) -> Desc:
     """The answer to group *index* of page requests. C: ``intel_svm_page_response()``."""
     head = (pasid or 0) << 32 | sid << 16 | code << 12 | (private is not None) << 5 | (pasid is not None) << 4
-    return head | QI_PGRP_RESP, index << 3 | last << 2, *(private or (0, 0))
+    third, fourth = private or (0, 0)
+    return head | QI_PGRP_RESP, index << 3 | last << 2, third, fourth
 
 
 def _pfsid(pfsid: int) -> int:

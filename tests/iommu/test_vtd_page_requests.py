@@ -17,6 +17,7 @@ import pytest
 import pykernel
 from pykernel.hw.vtd import regs as r
 from pykernel.iommu import iopf
+from pykernel.iommu.iommu import iommu_attach_device_pasid, iommu_detach_device_pasid
 from pykernel.iommu.sva import iommu_dev_disable_feature, iommu_dev_enable_feature, iommu_sva_bind_device
 from pykernel.iommu.sva import iommu_sva_unbind_device as unbind
 from pykernel.machine import parse
@@ -245,6 +246,27 @@ def test_guests_requests_are_their_owners():
     assert code(iopf.page_response, box.dev, wrong) == errno.EINVAL
     assert box.kernel.log.records[-1].text.endswith("no pending PRQ, drop response")
     iopf.iommu_unregister_device_fault_handler(box.dev, pasid=50)
+    unbind(box.handle)
+
+
+@pytest.mark.parametrize("profile", ["linux-6.12", "linux-7.2"])
+def test_requests_of_a_domain_s_pasid(profile):
+    """What is attached to a PASID and takes page faults, as IOMMUFD's page tables do, has its groups, and answers."""
+    box = Box(profile)
+    domain: Any = box.dev.iommu.domain_alloc(1)
+    groups: list[Any] = []
+    domain.iopf_handler = groups.append
+    iommu_attach_device_pasid(domain, box.dev, 77, owner := object())
+    for access, group in ((READ, 3), (WRITE | LAST, 3), (READ | LAST, 4)):
+        box.ask(1 | 1 << 8 | RID << 16 | 77 << 32, 0x9000 | access | group << 3)
+    assert box.run() == []
+    assert [(len(g.faults), g.faults[-1].perm, g.handle) for g in groups] == [(2, 2, owner), (1, 1, owner)]
+    groups[0].respond(0)
+    groups[1].respond(2)
+    groups[1].respond(0)  # once
+    assert box.answers == [(3, 0), (4, 0xF)], "a failure is 0xF (VT-d 7.7)"
+    iommu_detach_device_pasid(domain, box.dev, 77)
+    domain.free()
     unbind(box.handle)
 
 
