@@ -1,4 +1,4 @@
-"""A host with a card that has an enqueue register, and virtual machines on it whose programs are generators of calls."""
+"""A host with a card that has an enqueue register, and virtual machines on it whose programs are functions."""
 
 from __future__ import annotations
 
@@ -103,8 +103,11 @@ class Vm:
         return vcpu
 
     def run(self, index: int = 0) -> int:
-        """KVM_RUN: the exit reason."""
-        self.proc.ioctl(self.fds[index], k.KVM_RUN, 0)
+        """KVM_RUN: the exit reason. A secondary processor that was started meanwhile says EAGAIN first."""
+        try:
+            self.proc.ioctl(self.fds[index], k.KVM_RUN, 0)
+        except BlockingIOError:
+            return self.run(index)
         return int(self.vcpus[index].run.exit_reason)
 
     def loop(self, index: int = 0) -> int:
@@ -131,7 +134,7 @@ class Box:
     def __init__(
         self, more: str = "", args: str = "", profile: str = "linux-6.1", kernel: Kernel | None = None
     ) -> None:
-        self.host = kernel or boot(parse(MACHINE.format(more=more, args=args)), profile)
+        self.host = kernel or boot(parse(MACHINE.format(more=more, args=args)))
         self.host.up()
         pci = self.host.sub(Pci)
         self.card = Card()
@@ -182,6 +185,11 @@ class Box:
         return 0 if data is None else data.refs
 
     def shutdown(self) -> None:
+        self.shutdown_only()
+        self.host.shutdown()
+
+    def shutdown_only(self) -> None:
+        """All processes, and their PASIDs."""
         for proc in self.procs:
             if proc.exited is None:
                 proc.exit()
@@ -190,4 +198,3 @@ class Box:
                 self.unbind(data.id)
             i.ioasid_free_all_in_set(owner)
             i.ioasid_set_free(owner)
-        self.host.shutdown()
