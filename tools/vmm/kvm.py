@@ -153,7 +153,10 @@ class KvmVcpu:
 
     def run(self) -> int:
         """KVM_RUN: why it came back, KVM_EXIT_*."""
-        self.proc.ioctl(self.fd, k.KVM_RUN, 0)
+        try:
+            self.proc.ioctl(self.fd, k.KVM_RUN, 0)
+        except BlockingIOError:  # a secondary processor, which was started meanwhile
+            return self.run()
         return int.from_bytes(self.proc.mem.read(self.page + EXIT_REASON, 4), "little")
 
     def mmio(self) -> MmioExit:
