@@ -134,6 +134,8 @@ class PasidGate:
 
     def update(self) -> None:
         """The work: wait for the processors, change the tables, let them in again."""
+        if not self._changes:
+            return  # an earlier one has done them, and the gate is open
         self.queue.wait_event(lambda: not any(vcpu.in_guest for vcpu in self.vm.vcpus.values()))
         changes, self._changes = self._changes, []
         for pasid, host, bound in changes:
