@@ -142,7 +142,7 @@ host  viommu_free_pasid guest=1 host=2
 
 
 def test_a_shared_queue_the_processor_translates(machine):
-    """Open: VCMD, nested binding, KVM's table. First command: #GP, the guest's fix-up, translation, walk, completion."""
+    """Open: VCMD, nested binding, KVM's table. First command: #GP, fix-up by the guest, translation, walk, completion."""
     vmm, made = machine.vmm, {}
     vmm.run(lambda: enable(vmm.process()))
     machine.listen()

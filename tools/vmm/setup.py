@@ -18,13 +18,14 @@ __all__ = ["enable", "prepare"]
 WQ_SIZE = 16
 
 
-def prepare(proc: Process, *, shared: int = WQ_SIZE, dedicated: int = 0, number: int = 0) -> None:
+def prepare(proc: Process, *, shared: int = WQ_SIZE, dedicated: int = 0, number: int = 0, **attrs: str | int) -> None:
     """
     Configure and enable accelerator *number*, its queues with driver ``mdev``.
 
     Args:
         shared: entries of the shared queue, which is the first; 0: there is none.
         dedicated: how many dedicated queues, of 16 entries each.
+        attrs: more of what each queue is, as ``block_on_fault``.
 
     Raises:
         OSError: what the driver says to a store.
@@ -34,8 +35,8 @@ def prepare(proc: Process, *, shared: int = WQ_SIZE, dedicated: int = 0, number:
     binds: list[tuple[str, str]] = []
     for n, (mode, size) in enumerate(wqs):
         wq = f"wq{number}.{n}"
-        names = {"driver_name": "mdev"} if "driver_name" in proc.listdir(f"{BUS}/devices/{wq}") else {}
-        rows = settings(proc, wq, mode=mode, size=size, type="mdev", name=f"guests{n}", **names)
+        more = attrs | ({"driver_name": "mdev"} if "driver_name" in proc.listdir(f"{BUS}/devices/{wq}") else {})
+        rows = settings(proc, wq, mode=mode, size=size, type="mdev", name=f"guests{n}", **more)
         stores += [row for row in rows if not row[0].endswith("/bind")]
         binds += [row for row in rows if row[0].endswith("/bind")]
     for path, text in [*stores, *dict.fromkeys(binds)]:

@@ -3,7 +3,8 @@ What a guest's kernel has per processor, taken off and put back at VM exits and 
 
 A guest's kernel is one Python object that all its virtual processors execute, and any of them may be in the middle of a
 task, a system call or an interrupt when it leaves non-root mode. What such a kernel has once, because a kernel of this
-project runs on one thread, is hence the processor's: who runs, which locks it holds, how deep it is in calls.
+project runs on one thread, is hence the processor's: who runs and which locks it holds. How many system calls are under
+way is not: a task may end one on another processor than it began it on.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ class GuestContext:
         self.kernel, self.nonroot = kernel, nonroot
         self.cpus = kernel.sub(Cpus)
         self.cpu = self.cpus[index % len(self.cpus)]
-        self._mine: tuple[Any, ...] = (None, [], (kernel.idle_task, None), 0, 0, None)
+        self._mine: tuple[Any, ...] = (None, [], (kernel.idle_task, None), 0, None)
         self._others: tuple[Any, ...] = ()
 
     def _swap(self, new: tuple[Any, ...]) -> tuple[Any, ...]:
-        kernel, sched, cpus = self.kernel, self.kernel.sched, self.cpus
-        old = (sched.thread, sched._atomic, sched.get_context(), sched._running, kernel.depth, cpus._running)
-        sched.thread, sched._atomic, context, sched._running, kernel.depth, cpus._running = new
+        sched, cpus = self.kernel.sched, self.cpus
+        old = (sched.thread, sched._atomic, sched.get_context(), sched._running, cpus._running)
+        sched.thread, sched._atomic, context, sched._running, cpus._running = new
         sched.set_context(context)
         return old
 
     def enter(self, pasid: int) -> None:
         """VM entry: what runs from now on is this processor."""
         self.cpu.msrs.pasid = pasid
-        self._others = self._swap((*self._mine[:5], self.cpu))
+        self._others = self._swap((*self._mine[:4], self.cpu))
         self._nonroot, self.cpus.nonroot = self.cpus.nonroot, self.nonroot
 
     def leave(self) -> int:
