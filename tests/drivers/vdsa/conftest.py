@@ -32,7 +32,7 @@ BUS = "/sys/bus/dsa"
 TYPES = f"/sys/class/mdev_bus/{ADDRESS}/mdev_supported_types"
 MDEVS = "/sys/bus/mdev/devices"
 DWQ, SWQ = "idxd-dsa-1dwq-v1", "idxd-dsa-1swq-v1"
-HOST = {
+HOST: dict[int, dict[str, str | int]] = {
     0: {"mode": "dedicated", "size": 16},
     1: {"mode": "shared", "size": 32, "threshold": 24, "block_on_fault": 1},
 }
@@ -148,6 +148,12 @@ class Vmm:
         uuid = uuid or self.host.create(kind)
         self.container = self.container or Container(self.proc)
         return Vdsa(self, self.container.device(f"{MDEVS}/{uuid}"), uuid)
+
+    def leave(self) -> None:
+        """Close the container, when its devices are closed."""
+        if self.container is not None:
+            self.container.close()
+        self.container = None
 
     def make_set(self) -> IoasidSet:
         """As the open of /dev/ioasid does."""

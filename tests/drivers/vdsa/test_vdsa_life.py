@@ -58,8 +58,7 @@ def test_removed_devices_queue_is_as_before_for_the_next_guest(host: Any, vmm: A
         d.up(101)
         assert host.silicon.regs.wqcfg[0].flags.pasid == number
         d.device.close()
-        vmm.container.close()
-        vmm.container = None
+        vmm.leave()
         host.proc.write_text(f"{MDEVS}/{uuid}/remove", "1")
         flags = host.silicon.regs.wqcfg[0].flags
         assert (flags.pasid, flags.pasid_en, flags.priv) == (0, 0, 0)
