@@ -7,6 +7,9 @@ the guest ever sees the 1 but the processor's translation.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 from guestwork import Client
 
@@ -63,9 +66,9 @@ class Machine:
 
     def listen(self):
         for where, kernel in (("host ", self.host), ("guest", self.vmm.guest.kernel)):
-            kernel.trace.listeners.append(lambda event, where=where: self._hear(where, event))
+            kernel.trace.listeners.append(partial(self._hear, where))
 
-    def _hear(self, where, event):
+    def _hear(self, where: str, event: Any) -> None:
         shown = SHOWN.get(event.name)
         if shown is not None:
             text = " ".join(f"{name}={event.fields[name]}" for name in shown if event.fields[name] != NONE)
@@ -142,7 +145,7 @@ host  viommu_free_pasid guest=1 host=2
 
 
 def test_a_shared_queue_the_processor_translates(machine):
-    """Open: VCMD, nested binding, KVM's table. First command: #GP, fix-up by the guest, translation, walk, completion."""
+    """Open: VCMD, nested binding, KVM's table. First command: #GP, the guest's fix-up, translation, completion."""
     vmm, made = machine.vmm, {}
     vmm.run(lambda: enable(vmm.process()))
     machine.listen()
@@ -218,7 +221,8 @@ def kernel_copy(vmm):
     proc = kernel.process()
     enable(proc, kind="kernel")
     pdev = kernel.sub(Pci).devices["0000:00:04.0"]
-    chan = kernel.sub(Modules).loaded["idxd"].bus.devices["wq0.0"].idxd_chan
+    module: Any = kernel.sub(Modules).loaded["idxd"]
+    chan = module.bus.devices["wq0.0"].idxd_chan
     src, dst = dma_alloc_coherent(pdev, 4096), dma_alloc_coherent(pdev, 4096)
     src.write(0, DATA)
     results = []

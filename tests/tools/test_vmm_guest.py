@@ -53,8 +53,11 @@ class Processor:
         elif hit := self._bar(gpa):
             hit[0].mmio_write(hit[1], hit[2], size, value)
 
-    def rdmsr(self, index):
-        return self.now
+    def movdir64b(self, gpa, data):
+        raise AssertionError("no card here has a portal")
+
+    def enqcmd(self, gpa, cmd, supervisor=False):
+        raise AssertionError("no card here has an enqueue register")
 
     def wrmsr(self, index, value):
         assert index == IA32_TSC_DEADLINE

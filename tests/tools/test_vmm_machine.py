@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from errno import ENODEV
+from typing import Any
 
 import pytest
 from guestwork import Client
@@ -210,7 +211,8 @@ def test_a_whole_accelerator_is_the_guest_s_to_configure(profile):
         enable_wq(proc, "wq0.0", size=8, type="kernel", name="dmaengine", **more)
         kernel = vmm.guest.kernel
         pdev = kernel.sub(Pci).devices["0000:00:04.0"]
-        chan = kernel.sub(Modules).loaded["idxd"].bus.devices["wq0.0"].idxd_chan
+        module: Any = kernel.sub(Modules).loaded["idxd"]
+        chan = module.bus.devices["wq0.0"].idxd_chan
         src, dst = dma_alloc_coherent(pdev, 4096), dma_alloc_coherent(pdev, 4096)
         src.write(0, DATA)
         results = []

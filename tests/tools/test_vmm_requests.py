@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,13 @@ class Machine:
 
     def __init__(self, *, room=True):
         self.answers, self.queue, self.room = [], [], room
-        nesting = SimpleNamespace(
+        nesting: Any = SimpleNamespace(
             proc=SimpleNamespace(eventfd=lambda *_: 3, close=lambda _: None),
             answer=lambda group, prm, code: self.answers.append((group, prm.grpid, prm.pasid, code)),
         )
-        pasids = SimpleNamespace(host_of={GUEST: HOST}, guest_of={HOST: GUEST}.get)
-        self.requests = PageRequests(nesting, pasids, SimpleNamespace(page_request=self.take), SOURCE)
+        pasids: Any = SimpleNamespace(host_of={GUEST: HOST}, guest_of={HOST: GUEST}.get)
+        viommu: Any = SimpleNamespace(page_request=self.take)
+        self.requests = PageRequests(nesting, pasids, viommu, SOURCE)
 
     def take(self, words):
         self.queue.append(words)

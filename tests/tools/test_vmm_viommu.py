@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from errno import EBUSY, ENOSPC
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,8 @@ class Unit:
     """A guest's driver, by hand."""
 
     def __init__(self, policy="private", **kw):
-        self.memory, self.host, self.messages, self.responses = Memory(), Host(), [], []
+        self.memory: Any = Memory()
+        self.host, self.messages, self.responses = Host(), [], []
         self.pasids = GuestPasids(self.host, policy)
         self.unit = VirtualIommu(
             self.memory, self.pasids, [SOURCE], lambda *m: self.messages.append(m), self.responses.append, **kw
