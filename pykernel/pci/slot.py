@@ -137,9 +137,6 @@ class Fresh:
         return self.slot.resolve().view(addr, n, write=write)
 
 
-PRIVILEGED = 1 << 20  # beside a PASID, in the keys of Slot.spaces
-
-
 class Slot:
     """
     A place on a root bus: the port of the function in it, and where its device is known.
@@ -147,7 +144,7 @@ class Slot:
     Attributes:
         source: bus and devfn: the requester ID.
         space: what requests without a PASID reach.
-        spaces: what those with one reach, by PASID, plus 1 << 20 for a supervisor's.
+        spaces, privileged: what those with one reach, by PASID; a supervisor's.
     """
 
     def __init__(self, pci: Pci, address: str, function: PciFunction) -> None:
@@ -159,6 +156,7 @@ class Slot:
         self.dev: PciDev | None = None
         self.space: DmaSpace = Fresh(self)
         self.spaces: dict[int, DmaSpace] = {}
+        self.privileged: dict[int, DmaSpace] = {}
         function.port = self
 
     @property
@@ -193,18 +191,19 @@ class Slot:
             return NoSpace("no IOMMU takes a PASID" if unit is None else "the kernel knows no such requester")
         space = unit.space(self, pasid, priv=priv)
         if unit.keeps(space):
-            self.spaces[pasid | PRIVILEGED if priv else pasid] = space
+            (self.privileged if priv else self.spaces)[pasid] = space
         return space
 
     def forget(self) -> None:
         """The next access asks the IOMMU again."""
         self.space = Fresh(self)
         self.spaces.clear()
+        self.privileged.clear()
 
     def forget_pasid(self, pasid: int, *, rid: bool) -> None:
         """As forget(), of one PASID; *rid*: it is that of requests without one."""
         self.spaces.pop(pasid, None)
-        self.spaces.pop(pasid | PRIVILEGED, None)
+        self.privileged.pop(pasid, None)
         if rid:
             self.space = Fresh(self)
 
@@ -214,7 +213,7 @@ class Slot:
         """Upstream read. Raises DmaFault."""
         if pasid is None:
             return self.space.read(addr, n)
-        space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
+        space = (self.privileged if priv else self.spaces).get(pasid)
         if space is None:
             space = self._resolve_pasid(pasid, priv=priv)
         return space.read(addr, n)
@@ -224,7 +223,7 @@ class Slot:
         if pasid is None:
             self.space.write(addr, data)
             return
-        space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
+        space = (self.privileged if priv else self.spaces).get(pasid)
         if space is None:
             space = self._resolve_pasid(pasid, priv=priv)
         space.write(addr, data)
@@ -235,7 +234,7 @@ class Slot:
         """The bytes themselves, in pieces; None where there is no such thing. Raises DmaFault."""
         if pasid is None:
             return self.space.view(addr, n, write=write)
-        space = self.spaces.get(pasid | PRIVILEGED if priv else pasid)
+        space = (self.privileged if priv else self.spaces).get(pasid)
         if space is None:
             space = self._resolve_pasid(pasid, priv=priv)
         return space.view(addr, n, write=write)

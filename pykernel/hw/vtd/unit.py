@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Requester", "VtdUnit"]
 
+PASID_BITS = 20  # what a prefix of a request has room for: more is refused, never cut down
+
 
 class Requester:
     """
@@ -121,6 +123,8 @@ class VtdUnit(InvalidationQueue):
 
     def space(self, slot: Slot, pasid: int | None, *, priv: bool) -> DmaSpace:
         """What *slot* reaches now; one that faults is not kept."""
+        if pasid is not None and pasid >> PASID_BITS:
+            return Silent("no PASID has more than 20 bits")
         if not self.enabled:
             return Physical(slot, self.phys) if pasid is None else Silent("the IOMMU is off: no PASID is known")
         if self.tables.mode == r.TTM_ABORT:
@@ -221,7 +225,7 @@ class VtdUnit(InvalidationQueue):
 
     def allows_page_requests(self, requester: Requester) -> bool:
         """PRE of the context entry. Raises VtdFault: it is clear, or there is no such entry."""
-        if not self.enabled or self.tables.mode == r.TTM_ABORT:
+        if not self.enabled or self.tables.mode == r.TTM_ABORT or (requester.pasid or 0) >> PASID_BITS:
             return False
         if self.tables.mode == r.TTM_LEGACY:
             raise VtdFault(Reason.SM_LEGACY_PAGE_REQUEST)

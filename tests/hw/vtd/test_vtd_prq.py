@@ -150,6 +150,12 @@ def test_who_may_not_ask(prq, flags, reason):
     assert prq.fault()[0] == reason
 
 
+@pytest.mark.parametrize("pasid", [201 | 1 << 20, -1])
+def test_a_pasid_of_other_than_20_bits_asks_nothing(prq, pasid):
+    prq.ask(pasid=pasid)
+    assert (prq.codes, prq.unit.readl(r.PQT)) == ([0xF], 0)
+
+
 def test_in_legacy_mode_nobody_asks(bench):
     b = bench("sva = false")
     b.mode = 0

@@ -160,14 +160,18 @@ def test_pdts_is_how_large_the_directory_is(bench, pds):
         assert b.fault()[0] == 0x46
 
 
-def test_a_pasid_of_more_than_20_bits_is_not_another(bench):
+@pytest.mark.parametrize("pasid", [5 | 1 << 20, 5 | 1 << 31, 5 - (1 << 20), ~5])
+def test_a_pasid_of_other_than_20_bits_is_not_another(bench, pasid):
+    """Neither cut down nor taken for a supervisor's, also when the right ones are cached."""
     b = bench()
     b.scalable()
     b.pasid(5, 1 | 4 << 6, 1)
     data = b.page()
     b.on()
-    assert b.slot.dma_read(data, 4, 5) == bytes(4)
-    refused(b.slot, data, pasid=5 | 1 << 20)
+    for priv in (False, True):
+        assert b.slot.dma_read(data, 4, 5, priv) == bytes(4)
+    for priv in (False, True):
+        refused(b.slot, data, pasid=pasid, priv=priv)
 
 
 def test_the_same_pasid_on_two_devices_is_two_entries(bench):
