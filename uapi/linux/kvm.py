@@ -1059,19 +1059,19 @@ class kvm_run_msr(Struct, ctype="__typeof__(((struct kvm_run *)0)->msr)"):
 class kvm_run_riscv_sbi(Struct, ctype="__typeof__(((struct kvm_run *)0)->riscv_sbi)"):
     """The ``riscv_sbi`` of ``kvm_run``."""
 
-    extension_id: Annotated[u64, CType("unsigned long")] = 0
-    function_id: Annotated[u64, CType("unsigned long")] = 0
-    args: Annotated[MutableSequence[int], Annotated[u64, CType("unsigned long")], 6] = ZERO
-    ret: Annotated[MutableSequence[int], Annotated[u64, CType("unsigned long")], 2] = ZERO
+    extension_id: Annotated[u64, CType("long unsigned int")] = 0
+    function_id: Annotated[u64, CType("long unsigned int")] = 0
+    args: Annotated[MutableSequence[int], Annotated[u64, CType("long unsigned int")], 6] = ZERO
+    ret: Annotated[MutableSequence[int], Annotated[u64, CType("long unsigned int")], 2] = ZERO
 
 
 class kvm_run_riscv_csr(Struct, ctype="__typeof__(((struct kvm_run *)0)->riscv_csr)"):
     """The ``riscv_csr`` of ``kvm_run``."""
 
-    csr_num: Annotated[u64, CType("unsigned long")] = 0
-    new_value: Annotated[u64, CType("unsigned long")] = 0
-    write_mask: Annotated[u64, CType("unsigned long")] = 0
-    ret_value: Annotated[u64, CType("unsigned long")] = 0
+    csr_num: Annotated[u64, CType("long unsigned int")] = 0
+    new_value: Annotated[u64, CType("long unsigned int")] = 0
+    write_mask: Annotated[u64, CType("long unsigned int")] = 0
+    ret_value: Annotated[u64, CType("long unsigned int")] = 0
 
 
 class kvm_run_notify(Struct, ctype="__typeof__(((struct kvm_run *)0)->notify)"):
