@@ -11,7 +11,9 @@ from pykernel.tools.lazy import LazyGroup
 __all__ = ["DEMOS", "command"]
 
 # demo, what it shows in a line; the module has its name
-DEMOS: dict[str, str] = {}
+DEMOS: dict[str, str] = {
+    "scalability": "One accelerator for 1 to 1,000 clients: queues of their own against a shared one.",
+}
 
 
 class Demos(LazyGroup):
