@@ -149,7 +149,10 @@ class _Drawing:
         yield f"}}{' __attribute__((__packed__))' if root.packed else ''}{_attribute(_aligned(self.cls, root))};"
 
     def _members(self, cls: type[Struct], node: Node, sums: Gaps, depth: int, base: int) -> Iterator[str]:
+        before = self.cacheline
         for place in sums.places:
+            if node.kind == "union":
+                self.cacheline = before  # each of its members begins anew
             yield from self._boundary(base + place.offset, depth)
             yield from self._member(cls, place, depth, base)
             if node.kind == "struct" and (remarks := list(_remarks(place))):
