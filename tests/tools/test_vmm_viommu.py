@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from errno import EBUSY, ENOSPC
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -75,11 +75,11 @@ class Unit:
     """A guest's driver, by hand."""
 
     def __init__(self, policy="private", **kw):
-        self.memory: Any = Memory()
+        self.memory = memory = cast("Any", Memory())
         self.host, self.messages, self.responses = Host(), [], []
         self.pasids = GuestPasids(self.host, policy)
         self.unit = VirtualIommu(
-            self.memory, self.pasids, [SOURCE], lambda *m: self.messages.append(m), self.responses.append, **kw
+            memory, self.pasids, [SOURCE], lambda *m: self.messages.append(m), self.responses.append, **kw
         )
         self.tail = 0
         self.memory.write(ROOT, struct.pack("<QQ", CONTEXTS | 1, 0))
