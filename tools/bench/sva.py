@@ -10,7 +10,7 @@ import pykernel
 from pykernel.machine import parse
 from pykernel.mm.phys import PAGE_SIZE
 from pykernel.mm.sim import SimMemory
-from pykernel.tools.bench import ioasid, remapping
+from pykernel.tools.bench import ioasid, kvm, remapping
 from pykernel.tools.bench.measure import Row, per_call
 
 __all__ = ["rows"]
@@ -30,6 +30,7 @@ def rows() -> Iterator[Row]:
     yield from _portal()
     yield from remapping.rows()
     yield from ioasid.rows()
+    yield from kvm.rows()
 
 
 def _faults(kernel: Any) -> Iterator[Row]:
