@@ -115,6 +115,32 @@ def test_a_machine_that_is_killed_leaves_nothing(host, root):
     again.shutdown()
 
 
+def test_a_machine_that_is_paused_executes_nothing_and_goes_on_where_it_was(host, root):
+    vmm = running(host, vcpus=2)
+    turns = []
+
+    def count():
+        proc = vmm.process()
+        for n in range(50):
+            turns.append(n)
+            proc.poll([], 1)
+        proc.exit()
+
+    thread = vmm.spawn(count)
+    host.sched.idle_until(lambda: len(turns) > 5, 10**9)
+    vmm.pause()
+    before = len(turns)
+    host.sched.idle_until(lambda: False, 10**9)
+    assert len(turns) == before < 50
+
+    vmm.resume()
+    vmm.wait([thread])
+
+    assert turns == list(range(50))
+    assert vmm.run(copy, vmm) == DATA
+    vmm.shutdown()
+
+
 def test_a_dedicated_queue_is_one_machine_s(host, root):
     vmm = running(host, mdev="1dwq")
 

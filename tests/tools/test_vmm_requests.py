@@ -26,7 +26,8 @@ class Machine:
             answer=lambda group, prm, code: self.answers.append((group, prm.grpid, prm.pasid, code)),
         )
         pasids: Any = SimpleNamespace(host_of={GUEST: HOST}, guest_of={HOST: GUEST}.get)
-        viommu: Any = SimpleNamespace(page_request=self.take)
+        self.faults: list[Any] = []
+        viommu: Any = SimpleNamespace(page_request=self.take, fault=lambda *a, **kw: self.faults.append((a, kw)))
         self.requests = PageRequests(nesting, pasids, viommu, SOURCE)
 
     def take(self, words):
@@ -89,6 +90,18 @@ def test_a_full_queue_lets_the_device_ask_again():
     machine.ask()
 
     assert machine.answers == [(9, 5, HOST, 0)]
+
+
+def test_a_request_that_was_blocked_is_a_fault_record_of_the_guest_s():
+    machine = Machine()
+    event = u.iommu_fault_unrecoverable(
+        reason=u.IOMMU_FAULT_REASON_PERMISSION, flags=u.IOMMU_FAULT_UNRECOV_PASID_VALID, pasid=HOST, perm=WRITE
+    )
+    event.addr = 0x7000
+
+    machine.requests._record(event)
+
+    assert machine.faults == [((SOURCE, 0x7000, 0x85), {"write": True, "pasid": GUEST})]
 
 
 def test_a_machine_that_ends_refuses_what_waits():

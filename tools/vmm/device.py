@@ -184,13 +184,6 @@ class AssignedDevice:
 
     # ---- its life
 
-    def reset(self) -> None:
-        """As at power on."""
-        if self.msix is not None:
-            self.msix.reset()
-        self.device.reset()
-        self._decode()
-
     def close(self) -> None:
         """Slots, mappings, interrupts and the descriptor go."""
         if self.msix is not None:

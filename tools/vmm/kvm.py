@@ -168,9 +168,9 @@ class KvmVcpu:
         """What a load found."""
         self.proc.mem.write(self.page + DETAILS + 8, data)
 
-    def stop(self) -> None:
-        """Let KVM_RUN come back at once."""
-        self.proc.mem.write(self.page + IMMEDIATE_EXIT, b"\1")
+    def stop(self, *, on: bool) -> None:
+        """Let KVM_RUN come back at once, with EINTR, until this is off again."""
+        self.proc.mem.write(self.page + IMMEDIATE_EXIT, bytes([on]))
 
     def close(self) -> None:
         """Give it back."""

@@ -101,10 +101,10 @@ class Nesting:
         self.faults = self._op(n.VFIO_IOMMU_NESTING_OP_FAULT_FD)
         return self.faults
 
-    def read_fault(self) -> tuple[int, u.iommu_fault_page_request]:
-        """The next page request and the IOMMU group of the device. Raises OSError."""
+    def read_fault(self) -> tuple[int, u.iommu_fault]:
+        """The next fault and the IOMMU group of the device. Raises OSError."""
         row = n.vfio_nesting_fault.from_bytes(self.proc.read(self.faults, n.vfio_nesting_fault.sizeof()))
-        return int(row.group), row.fault.prm
+        return int(row.group), row.fault
 
     def answer(self, group: int, prm: u.iommu_fault_page_request, code: int) -> None:
         """The answer to *prm*: a code of VT-d. Raises OSError."""

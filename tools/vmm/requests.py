@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pykernel.hw.vtd.codes import Reason
 from pykernel.hw.vtd.prq import FAILURE, SUCCESS
 from pykernel.tools.vmm.nesting import Nesting, request_words, response_of
+from pykernel.uapi.linux import iommu as u
+from pykernel.uapi.linux.iommu import (
+    IOMMU_FAULT_PAGE_REQ,
+    IOMMU_FAULT_PERM_WRITE,
+    IOMMU_FAULT_UNRECOV_PASID_VALID,
+)
 
 if TYPE_CHECKING:
     from pykernel.hw.vtd.queue import Invalidation
     from pykernel.tools.vmm.pasids import GuestPasids
     from pykernel.tools.vmm.viommu import VirtualIommu
-    from pykernel.uapi.linux.iommu import iommu_fault_page_request
+    from pykernel.uapi.linux.iommu import iommu_fault_page_request, iommu_fault_unrecoverable
 
 __all__ = ["PageRequests"]
 
-POLLIN = 1
+POLLIN: Final = 1
+REASONS: Final[dict[int, Reason]] = {
+    u.IOMMU_FAULT_REASON_PASID_FETCH: Reason.SM_PASID_ACCESS,
+    u.IOMMU_FAULT_REASON_BAD_PASID_ENTRY: Reason.SM_PASID_INVALID,
+    u.IOMMU_FAULT_REASON_PASID_INVALID: Reason.SM_PASID_NOT_PRESENT,
+    u.IOMMU_FAULT_REASON_WALK_EABT: Reason.SM_FS_ACCESS,
+    u.IOMMU_FAULT_REASON_PERMISSION: Reason.SM_NO_WRITE,
+    u.IOMMU_FAULT_REASON_OOR_ADDRESS: Reason.SM_NOT_CANONICAL,
+}
 
 
 class PageRequests:
@@ -40,7 +55,18 @@ class PageRequests:
             ready = [ready for ready, _ in self.proc.poll([(fd, POLLIN), (self._stop, POLLIN)], -1)]
             if self._stop in ready:
                 return
-            self._hand_on(*self.nesting.read_fault())
+            group, fault = self.nesting.read_fault()
+            if fault.type == IOMMU_FAULT_PAGE_REQ:
+                self._hand_on(group, fault.prm)
+            else:
+                self._record(fault.event)
+
+    def _record(self, event: iommu_fault_unrecoverable) -> None:
+        """A request that was blocked for good: a fault record of the guest's."""
+        guest = self.pasids.guest_of(event.pasid) if event.flags & IOMMU_FAULT_UNRECOV_PASID_VALID else None
+        write = bool(event.perm & IOMMU_FAULT_PERM_WRITE)
+        reason = REASONS.get(event.reason, Reason.SM_FS_NOT_PRESENT)
+        self.viommu.fault(self.source, event.addr, reason, write=write, pasid=guest)
 
     def _hand_on(self, group: int, prm: iommu_fault_page_request) -> None:
         guest = self.pasids.guest_of(prm.pasid)

@@ -66,11 +66,6 @@ class VfioContainer:
         )
         self.proc.ioctl(self.fd, v.VFIO_IOMMU_MAP_DMA, row)
 
-    def unmap(self, iova: int, size: int) -> None:
-        """VFIO_IOMMU_UNMAP_DMA."""
-        row = v.vfio_iommu_type1_dma_unmap(argsz=v.vfio_iommu_type1_dma_unmap.sizeof(), iova=iova, size=size)
-        self.proc.ioctl(self.fd, v.VFIO_IOMMU_UNMAP_DMA, row)
-
     def close(self) -> None:
         """Groups leave, then it goes."""
         for fd in self.groups.values():
@@ -90,7 +85,6 @@ class VfioDevice:
     def __post_init__(self) -> None:
         info = v.vfio_device_info(argsz=v.vfio_device_info.sizeof())
         self.proc.ioctl(self.fd, v.VFIO_DEVICE_GET_INFO, info)
-        self.flags = int(info.flags)
         wanted = min(int(info.num_regions), v.VFIO_PCI_CONFIG_REGION_INDEX + 1)
         self.regions = [self._region(index) for index in range(wanted)]
         self.config = self.regions[v.VFIO_PCI_CONFIG_REGION_INDEX]
@@ -122,12 +116,6 @@ class VfioDevice:
         """The address of a shared mapping of a part of *region*."""
         return self.proc.mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, region.offset + off)
 
-    def irqs(self, index: int) -> int:
-        """How many interrupts of a kind it has."""
-        info = v.vfio_irq_info(argsz=v.vfio_irq_info.sizeof(), index=index)
-        self.proc.ioctl(self.fd, v.VFIO_DEVICE_GET_IRQ_INFO, info)
-        return int(info.count)
-
     def signal_by(self, index: int, fds: list[int]) -> None:
         """Let eventfds stand for the interrupts of a kind; with none they are off."""
         kind = v.VFIO_IRQ_SET_DATA_EVENTFD if fds else v.VFIO_IRQ_SET_DATA_NONE
@@ -137,11 +125,6 @@ class VfioDevice:
             argsz=size + len(data), flags=kind | v.VFIO_IRQ_SET_ACTION_TRIGGER, index=index, count=len(fds)
         )
         self.proc.ioctl(self.fd, v.VFIO_DEVICE_SET_IRQS, bytearray(bytes(head)[:size] + data))
-
-    def reset(self) -> None:
-        """VFIO_DEVICE_RESET, where it has one."""
-        if self.flags & v.VFIO_DEVICE_FLAGS_RESET:
-            self.proc.ioctl(self.fd, v.VFIO_DEVICE_RESET)
 
     def close(self) -> None:
         """Close the descriptor."""

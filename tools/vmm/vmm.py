@@ -34,6 +34,7 @@ __all__ = ["DSA_SLOT", "Vmm"]
 
 DSA_SLOT: Final = "0000:00:04.0"
 SOURCE: Final = ecam_offset(DSA_SLOT) >> 12  # its requester id
+POLLIN: Final = 1
 ALL_CPUS: Final = 0xFEEFF000  # the address of a message to every processor
 
 
@@ -100,6 +101,8 @@ class Vmm:
         self.vm.load(self.guest)
         self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
         self.exits: dict[int, int] = {}
+        self.parked: set[int] = set()
+        self._going = self.proc.eventfd(1)  # readable while the machine is not paused
         self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
         self.helper = host.spawn(self.requests.loop, f"{name}/page-requests")
 
@@ -145,7 +148,11 @@ class Vmm:
 
     def _loop(self, vcpu: KvmVcpu) -> None:
         while True:
-            reason = vcpu.run()
+            try:
+                reason = vcpu.run()
+            except InterruptedError:
+                self._park(vcpu)
+                continue
             self.exits[reason] = self.exits.get(reason, 0) + 1
             if reason == k.KVM_EXIT_MMIO:
                 self._mmio(vcpu)
@@ -153,6 +160,24 @@ class Vmm:
                 return
             elif reason not in (k.KVM_EXIT_INTR, k.KVM_EXIT_HLT):
                 raise RuntimeError(f"{self.name}: exit {reason} is none that this VMM knows")
+
+    def _park(self, vcpu: KvmVcpu) -> None:
+        """Out of the guest until the machine goes on."""
+        self.parked.add(vcpu.index)
+        self.proc.poll([(self._going, POLLIN)], -1)
+        vcpu.stop(on=False)
+        self.parked.discard(vcpu.index)
+
+    def pause(self) -> None:
+        """No processor executes the guest until :meth:`resume`; each is out when this returns."""
+        self.proc.read(self._going, 8)
+        for vcpu in self.vcpus:
+            vcpu.stop(on=True)
+        self.host.sched.idle_until(lambda: len(self.parked) == sum(not t.done for t in self.threads))
+
+    def resume(self) -> None:
+        """The processors go on where they were."""
+        self.proc.write(self._going, (1).to_bytes(8, "little"))
 
     def _mmio(self, vcpu: KvmVcpu) -> None:
         access = vcpu.mmio()
@@ -230,6 +255,7 @@ class Vmm:
         self.host.sched.gather([self.helper])
         self.viommu.power_on()
         self.requests.close()
+        self.proc.close(self._going)
         for vcpu in self.vcpus:
             vcpu.close()
         for device in self.devices.values():
