@@ -55,11 +55,19 @@ class PageRequests:
             ready = [ready for ready, _ in self.proc.poll([(fd, POLLIN), (self._stop, POLLIN)], -1)]
             if self._stop in ready:
                 return
-            group, fault = self.nesting.read_fault()
-            if fault.type == IOMMU_FAULT_PAGE_REQ:
-                self._hand_on(group, fault.prm)
-            else:
-                self._record(fault.event)
+            self._take()
+
+    def drain(self) -> None:
+        """Hand on all that there is."""
+        while self.proc.poll([(self.nesting.faults, POLLIN)], 0):
+            self._take()
+
+    def _take(self) -> None:
+        group, fault = self.nesting.read_fault()
+        if fault.type == IOMMU_FAULT_PAGE_REQ:
+            self._hand_on(group, fault.prm)
+        else:
+            self._record(fault.event)
 
     def _record(self, event: iommu_fault_unrecoverable) -> None:
         """A request that was blocked for good: a fault record of the guest's."""

@@ -59,6 +59,7 @@ class VirtualIommu(InvalidationQueue):
         sources: requester ids of the devices behind it, as the guest has them.
         message: how an interrupt reaches the guest.
         respond: what a page group response of the guest is told to.
+        drain: brings what devices asked for before into :meth:`page_request`.
         layout: where the virtual commands are; the older one for kernels up to 5.13.
     """
 
@@ -69,10 +70,11 @@ class VirtualIommu(InvalidationQueue):
         sources: Iterable[int],
         message: Callable[[int, int], None],
         respond: Callable[[Invalidation], None] = lambda _what: None,
+        drain: Callable[[], None] = lambda: None,
         layout: Layout = LAYOUT,
     ) -> None:
         self.memory, self.pasids, self.sources = memory, pasids, tuple(sources)
-        self._message, self._respond = message, respond
+        self._message, self._respond, self._drain = message, respond, drain
         vccap = VCCAP if layout is LAYOUT else 1
         super().__init__(CAP_VIRTUAL, ECAP_VIRTUAL, vcmd=VirtualCommands(vccap, self.virtual_command, layout))
         self.tables = Tables(memory.read, CAP_VIRTUAL, ECAP_VIRTUAL)
@@ -125,6 +127,10 @@ class VirtualIommu(InvalidationQueue):
             self.pasids.flush(DEFAULT, what.addr, what.order)
         elif what.kind is Kind.PAGE_RESPONSE:
             self._respond(what)
+
+    def on_drain(self) -> None:
+        """The guest waits for the page requests that came before."""
+        self._drain()
 
     def _contexts(self) -> Iterator[Context]:
         """Of the devices that have one."""

@@ -75,7 +75,12 @@ class Vmm:
         self.nesting = Nesting(self.proc, self.container)
         self.pasids = GuestPasids(self.nesting, pasids, host.trace)
         self.viommu = VirtualIommu(
-            self.memory, self.pasids, [SOURCE], self.vm.signal, lambda what: self.requests.respond(what)
+            self.memory,
+            self.pasids,
+            [SOURCE],
+            self.vm.signal,
+            respond=lambda what: self.requests.respond(what),
+            drain=lambda: self.requests.drain(),
         )
         self.requests = PageRequests(self.nesting, self.pasids, self.viommu, SOURCE)
         self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
