@@ -241,14 +241,14 @@ def test_routes_irqfd_ioeventfd(vm: Vm) -> None:
     event = proc.eventfd(0)
     proc.ioctl(vm.fd, k.KVM_IRQFD, k.kvm_irqfd(fd=event, gsi=4))
     fails(errno.EBUSY, proc, vm.fd, k.KVM_IRQFD, k.kvm_irqfd(fd=event, gsi=5))
-    row = k.kvm_ioeventfd(addr=0xE0000000, len=3, fd=event)
-    fails(errno.EINVAL, proc, vm.fd, k.KVM_IOEVENTFD, row)
-    row.len = 4
-    proc.ioctl(vm.fd, k.KVM_IOEVENTFD, row)
-    fails(errno.EEXIST, proc, vm.fd, k.KVM_IOEVENTFD, row)
-    row.flags = k.KVM_IOEVENTFD_FLAG_DEASSIGN
-    proc.ioctl(vm.fd, k.KVM_IOEVENTFD, row)
-    fails(errno.ENOENT, proc, vm.fd, k.KVM_IOEVENTFD, row)
+    stores = k.kvm_ioeventfd(addr=0xE0000000, len=3, fd=event)
+    fails(errno.EINVAL, proc, vm.fd, k.KVM_IOEVENTFD, stores)
+    stores.len = 4
+    proc.ioctl(vm.fd, k.KVM_IOEVENTFD, stores)
+    fails(errno.EEXIST, proc, vm.fd, k.KVM_IOEVENTFD, stores)
+    stores.flags = k.KVM_IOEVENTFD_FLAG_DEASSIGN
+    proc.ioctl(vm.fd, k.KVM_IOEVENTFD, stores)
+    fails(errno.ENOENT, proc, vm.fd, k.KVM_IOEVENTFD, stores)
 
 
 def test_memory_slots_and_the_dirty_log_through_the_door(vm: Vm) -> None:

@@ -76,10 +76,13 @@ def _kick(kernel: Any, process: Any, vm: Any, fd: int, owner: Any, count: int) -
         i.ioasid_flush_work(kernel)
 
     def once() -> None:
-        for change in (lambda: i.ioasid_attach_spid(kernel, host, 7), lambda: i.ioasid_detach_spid(kernel, host)):
+        for bind in (True, False):
             for vcpu in vcpus:
                 vcpu.mode = IN_GUEST_MODE
-            change()
+            if bind:
+                i.ioasid_attach_spid(kernel, host, 7)
+            else:
+                i.ioasid_detach_spid(kernel, host)
             leave()
 
     cost = per_call(once, calls=50)
