@@ -93,6 +93,10 @@ def _answers() -> dict[int, list[str]]:
     from pykernel.vfio.group import VfioGroupFile
     from pykernel.vfio.pci.core import VfioPciCoreDevice
     from pykernel.vfio.type1 import VfioIommuType1
+    from pykernel.virt.kvm.device import KvmVfioDevice
+    from pykernel.virt.kvm.main import KvmFile
+    from pykernel.virt.kvm.vcpufile import VcpuFile
+    from pykernel.virt.kvm.vmfile import VmFile
 
     files: dict[str, type[IoctlMethods]] = {
         "a VFIO container": VfioContainerFile,
@@ -102,6 +106,10 @@ def _answers() -> dict[int, list[str]]:
         "mtty": MttyDevice,
         "mdpy": MdpyDevice,
         "vdsa": VdsaDevice,
+        "/dev/kvm": KvmFile,
+        "a virtual machine": VmFile,
+        "a virtual processor": VcpuFile,
+        "KVM's VFIO device": KvmVfioDevice,
     }
     found = [(call.row, who) for who, cls in files.items() for call in cls.ioctls().values()]
     found += [(row, "a VFIO container of type 1") for row in VfioIommuType1.rows]
@@ -124,7 +132,8 @@ def header_ioctls() -> Iterator[Row]:
         rows = [(row.nr, name, row) for name, row in vars(module).items() if isinstance(row, Ioctl)]
         for number, name, row in sorted(rows, key=lambda r: r[:2]):
             who = answers.get(id(row))
-            note = f"answered by {', '.join(who)}" if who else "ENOTTY where no file answers it"
+            none = "EINVAL, of a virtual machine ENOTTY" if header == "kvm" else "ENOTTY where no file answers it"
+            note = f"answered by {', '.join(who)}" if who else none
             yield Row("header", name, f"{number:#010x}", f"linux/{header}.h; {note}")
 
 
