@@ -1,7 +1,7 @@
 """
 Who produces interrupts that could go past the host (virt/lib/irqbypass.c).
 
-Nobody consumes them here: there is no KVM. What a client sees of it is that an eventfd may produce but once.
+Nobody consumes them here: an irqfd of KVM takes the eventfd. What a client sees is that one may produce but once.
 """
 
 from __future__ import annotations
