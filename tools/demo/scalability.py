@@ -27,8 +27,11 @@ MOST = 10_000
 ABOUT = (
     "Each client is a process with an address space of its own. It submits up to four copies, checks every byte,",
     "thinks for up to 7 ms, and so on for 20 ms; while the queue is full it waits longer and longer, 64 times at most.",
+    "Set-up is what a client costs the host, the machine that is booted for it included.",
 )
 LIMITS = (
+    "Eight queues and 128 entries are what a Sapphire Rapids part has; that it has 16 virtual functions, which divide the",
+    "entries, is this machine's choice. Another number moves the end of the dedicated queues, and does not remove it.",
     "Every descriptor that was accepted was done, and every byte was right.",
     "Random pauses alone make Jain's index about 0.9 among those who are served, with or without a queue of one's own.",
     "Not shown: bandwidth. Time is virtual and an engine takes none of it; copies and retries say who got a turn.",
@@ -123,10 +126,10 @@ def _tell(rows: Sequence[Row], seed: int) -> None:
 
     from pykernel.tools.scalability import chart
 
-    say = Console(highlight=False, width=None if os.isatty(1) else 160)
+    say = Console(highlight=False, width=None if os.isatty(1) else 140)
     numbers = sorted({row.clients for row in rows})
     say.print(f"[bold cyan]One Data Streaming Accelerator, {numbers[0]:,} to {numbers[-1]:,} clients, seed {seed}")
-    for line in ABOUT:
+    for line in (*ABOUT, *(f"  {kind:6}{KINDS[kind].title}" for kind in dict.fromkeys(row.kind for row in rows))):
         say.print(line, soft_wrap=True)
     say.print()
     say.print(chart.table(rows))

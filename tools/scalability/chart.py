@@ -18,8 +18,8 @@ __all__ = ["bars", "plot", "table"]
 WIDTH = 40  # of a bar that is everybody
 EIGHTHS = " ▏▎▍▌▋▊▉"
 COLUMNS = (
-    "clients", "served", "refused", "copies", "retries\neach", "gave\nup", "waiting\nmean", "most", "of",
-    "Jain's index\nall", "\nserved", "set-up: host\ncalls each", "\nms each",
+    "clients", "served", "refused", "copies", "retries\na copy", "gave\nup", "waiting\nmean", "\nmost", "Jain\nall",
+    "\nserved", "set-up\ncalls", "\nms",
 )  # fmt: skip
 PANELS = (  # what, of a row, log scale
     ("clients served", "served", True),
@@ -33,15 +33,14 @@ def table(rows: Sequence[Row]) -> Table:
     """A line for each kind and number of clients."""
     from rich.table import Table
 
-    made = Table("queues", box=None, pad_edge=False)
+    made = Table("queue", box=None, pad_edge=False)
     for head in COLUMNS:
         made.add_column(head, justify="right")
     last = ""
     for row in rows:
-        title = KINDS[row.kind].title if row.kind != last else ""
-        if title and last:
+        if last not in ("", row.kind):
             made.add_row()
-        made.add_row(title, *_cells(row))
+        made.add_row(row.kind if row.kind != last else "", *_cells(row))
         last = row.kind
     return made
 
@@ -57,8 +56,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.retried:.2f}",
         f"{row.gave_up:,}",
         f"{row.mean:.1f}",
-        f"{row.most}",
-        f"{row.entries}",
+        f"{row.most}/{row.entries}",
         f"{row.fairness:.3f}",
         f"{row.fairness_served:.3f}",
         f"{row.calls:,.0f}",
@@ -96,12 +94,14 @@ def plot(rows: Sequence[Row], file: str) -> None:
     pyplot = load()
     pyplot.switch_backend("agg")
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(12, 3.8), layout="constrained")
+    numbers = sorted({row.clients for row in rows})
     for axis, (title, attr, log) in zip(axes, PANELS, strict=True):
         for kind in dict.fromkeys(row.kind for row in rows):
             mine = [row for row in rows if row.kind == kind]
             values = [getattr(row, attr) for row in mine]
             axis.plot([row.clients for row in mine], values, STYLES[kind], label=KINDS[kind].title)
         axis.set(xlabel="clients", title=title, xscale="log", yscale="log" if log else "linear")
+        axis.set_xticks(numbers, [f"{n:,}" for n in numbers])
         if not log:
             axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
