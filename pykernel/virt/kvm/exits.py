@@ -24,6 +24,8 @@ from pykernel.virt.kvm.vmcs import (
     EXIT_REASON_MSR_READ,
     EXIT_REASON_MSR_WRITE,
     EXIT_REASON_TRIPLE_FAULT,
+    GUEST_RFLAGS,
+    VM_EXIT_REASON,
 )
 
 if TYPE_CHECKING:
@@ -128,6 +130,11 @@ def handle_enqcmd(vcpu: Vcpu, info: dict[str, Any]) -> bool:
         raise Trap(GP, f"PASID {info['pasid']} has no translation")
     vcpu.vmcs.set_zf()
     vcpu.vmcs.skip()
+    if vcpu.kernel.trace:
+        fields = vcpu.vmcs.fields
+        vcpu.kernel.trace(
+            "kvm_enqcmd_exit", vcpu=vcpu.vcpu_id, reason=fields[VM_EXIT_REASON], rflags=fields[GUEST_RFLAGS]
+        )
     return False
 
 
