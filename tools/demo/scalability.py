@@ -27,13 +27,13 @@ MOST = 10_000
 ABOUT = (
     "Each client is a process with an address space of its own. It submits up to four copies, checks every byte,",
     "thinks for up to 7 ms, and so on for 20 ms; while the queue is full it waits longer and longer, 64 times at most.",
-    "Set-up is what a client costs the host, the machine that is booted for it included.",
+    "The seed says who runs when. Set-up is what a client costs the host, a machine that is booted for it included.",
 )
 LIMITS = (
-    "Eight queues and 128 entries are what a Sapphire Rapids part has; that it has 16 virtual functions, which divide the",
-    "entries, is this machine's choice. Another number moves the end of the dedicated queues, and does not remove it.",
+    "Eight queues and 128 entries are what a Sapphire Rapids part has; 16 virtual functions, which divide the entries,",
+    "are this machine's choice. Another number moves the end of the dedicated queues, and does not remove it.",
     "Every descriptor that was accepted was done, and every byte was right.",
-    "Random pauses alone make Jain's index about 0.9 among those who are served, with or without a queue of one's own.",
+    "Random pauses alone keep Jain's index among the served at about 0.9; what a full queue costs comes on top.",
     "Not shown: bandwidth. Time is virtual and an engine takes none of it; copies and retries say who got a turn.",
 )
 

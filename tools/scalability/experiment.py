@@ -136,6 +136,7 @@ def run(
     watch = Watch(kind.host)
     setup = _Setup(kind, watch, Random(f"{seed} {name} {clients}"))
     setup.all(lambda part: tell(part / 2))
+    kind.host.sched.explore("random", seed)  # from here on the seed says who runs
     start = kind.host.sched.clock_ns()
     until = start + window_ms * MS
     threads = [seat.spawn(partial(client.work, until), client.proc.task.comm) for seat, client in setup.clients]
