@@ -90,9 +90,11 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             _fail(cast("FunctionType", fn), kernel, e, args, kw)
         finally:
             kernel.current = before
-            if sched.ready or sched.outside is not None:
-                sched.resched()
-            kernel.depth -= 1
+            try:
+                if sched.ready or sched.outside is not None:
+                    sched.resched()
+            finally:  # a client may be ended where others have their turn
+                kernel.depth -= 1
             if kernel.foreign and not kernel.depth:
                 kernel.serve_threads()
 
