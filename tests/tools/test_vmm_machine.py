@@ -273,8 +273,7 @@ def _interleaved(host):
         vmm.run(lambda vmm=vmm: enable(vmm.process()))
         vmm.guest.kernel.sched.explore("random", host.sched.seed)
     threads = [vms[0].spawn(lambda: [copy(vms[0]) for _ in range(2)]) for _ in range(3)]
-    for _ in range(3):
-        vms[1].spawn(lambda: copy(vms[1]))
+    doomed = [vms[1].spawn(lambda: copy(vms[1])) for _ in range(3)]
 
     def here():
         proc = host.process()
@@ -284,7 +283,8 @@ def _interleaved(host):
         return [arrived]
 
     threads.append(host.spawn(here))
-    host.sched.idle_until(lambda: False, host.sched.seed % 5 * 10**6)
+    enough = host.sched.seed % 3
+    host.sched.idle_until(lambda: sum(t.done for t in doomed) >= enough and bool(vms[1].pasids.host_of), 10**9)
     vms[1].kill()
     host.sched.idle_until(lambda: all(t.done for t in threads))
     assert [t.error for t in threads] == [None] * 4

@@ -106,8 +106,8 @@ def test_machines_that_die_take_nothing_with_them(cloud):
     threads += [cloud.spawn_here(n) for n in range(ON_HOST)]
 
     for vmm in doomed:
-        soon = cloud.rng.randrange(1, 100)
-        cloud.host.sched.idle_until(lambda: False, soon * 1_000_000)
+        enough = cloud.rng.randrange(1, IN_EACH)
+        cloud.host.sched.idle_until(lambda mine=lost[vmm.name], enough=enough: sum(t.done for t in mine) >= enough)
         lost[vmm.name] = [t for t in lost[vmm.name] if not t.done]
         vmm.kill()
 

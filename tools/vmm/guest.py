@@ -166,8 +166,8 @@ class Guest:
         armed, wanted = self._armed.get(vcpu, 0), 0 if ns is None else now + ns
         if wanted or armed > now:  # one that fired is not armed any more
             vcpu.wrmsr(IA32_TSC_DEADLINE, wanted)
-            self._armed[vcpu] = wanted
-        vcpu.hlt()
+            self._armed[self.vcpu] = wanted  # which may be another host's by now
+        self.vcpu.hlt()
 
     def resched(self) -> None:
         """A system call ended."""
@@ -181,14 +181,19 @@ class Guest:
     # ---- the program of its processors
 
     def run(self, vcpu: VirtualCpu) -> None:
-        """What *vcpu* does from its first entry on; it returns when the machine is off."""
+        """
+        What *vcpu* does from its first entry on; it returns when the machine is off.
+
+        After each exit :attr:`vcpu` is to be asked for: the machine may have moved, and the processor is another
+        host's.
+        """
         sched = self.kernel.sched
         while not self._off:
-            if self._take_turn(vcpu):
-                vcpu.boundary()
+            if self._take_turn():
+                self.vcpu.boundary()
             else:
                 self.wait(sched.next_timer_ns())
-        if self._last(vcpu):
+        if self._last(self.vcpu):
             try:
                 self.kernel.shutdown()
             except Exception as e:
@@ -200,7 +205,7 @@ class Guest:
             self._off_by = vcpu
         return self._off_by is vcpu
 
-    def _take_turn(self, vcpu: VirtualCpu) -> bool:
+    def _take_turn(self) -> bool:
         """
         One turn of the scheduler; False: nothing for this processor.
 
@@ -212,11 +217,11 @@ class Guest:
         task = isinstance(first, Thread)
         if self._in_turn and not (task and all(self._in_turn.values())):
             return False
-        self._in_turn[vcpu] = task
+        self._in_turn[self.vcpu] = task
         try:
             return sched.turn()
         finally:
-            del self._in_turn[vcpu]
+            del self._in_turn[self.vcpu]
 
     def interrupt(self, address: int, data: int) -> None:
         """A message arrived for the processor that runs."""
@@ -227,6 +232,13 @@ class Guest:
     def spawn(self, fn: Callable[[], Any], name: str = "") -> Thread:
         """A client of this kernel; it begins when a processor finds it."""
         return self.kernel.spawn(fn, name)
+
+    def moved(self, vcpus: Mapping[VirtualCpu, VirtualCpu], now_ns: Callable[[], int]) -> None:
+        """The machine is on another host: each of *vcpus* is another one now, and so is the clock *now_ns*."""
+        self.now = now_ns
+        self._armed = {vcpus[vcpu]: when for vcpu, when in self._armed.items()}
+        self._in_turn = {vcpus[vcpu]: task for vcpu, task in self._in_turn.items()}
+        self._off_by = vcpus.get(self._off_by, self._off_by) if self._off_by is not None else None
 
     def power_off(self) -> None:
         """Shut the kernel down, at the end of a turn."""

@@ -9,12 +9,13 @@ from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING
 
 from pykernel.uapi.linux import kvm as k
+from pykernel.virt.kvm.vcpufile import VcpuFile
 from pykernel.virt.kvm.vmfile import VmFile
 
 if TYPE_CHECKING:
     from pykernel.mm.guest import GuestRam
     from pykernel.syscalls import Process
-    from pykernel.virt.kvm.vcpu import Program
+    from pykernel.virt.kvm.vcpu import Program, Vcpu
     from pykernel.virt.kvm.vm import Kvm
 
 __all__ = ["KvmVcpu", "KvmVm", "MmioExit"]
@@ -59,6 +60,10 @@ class KvmVm:
         """What the processors execute: of silicon it would lie in memory, and no call would say it."""
         self._vm.program = program
 
+    def leave(self) -> None:
+        """The guest's kernel goes on elsewhere: its RAM is left to who is next."""
+        self._vm.mmu.leave()
+
     def back(self, ram: GuestRam) -> None:
         """The guest's kernel has the slots' memory as *ram*, those to come among them: silicon needs no call for it."""
         self._vm.mmu.back(ram)
@@ -83,9 +88,21 @@ class KvmVm:
         gpa, _, hva = self.slots.pop(slot)
         self._region(slot, gpa, 0, hva)
 
-    def _region(self, slot: int, gpa: int, size: int, hva: int) -> None:
-        row = k.kvm_userspace_memory_region(slot=slot, guest_phys_addr=gpa, memory_size=size, userspace_addr=hva)
+    def _region(self, slot: int, gpa: int, size: int, hva: int, flags: int = 0) -> None:
+        row = k.kvm_userspace_memory_region(
+            slot=slot, flags=flags, guest_phys_addr=gpa, memory_size=size, userspace_addr=hva
+        )
         self.proc.ioctl(self.fd, k.KVM_SET_USER_MEMORY_REGION, row)
+
+    def log(self, slot: int, *, on: bool) -> None:
+        """Let KVM keep a log of the slot's pages that are written, or not any more."""
+        self._region(slot, *self.slots[slot], flags=k.KVM_MEM_LOG_DIRTY_PAGES if on else 0)
+
+    def dirty(self, slot: int, bitmap: int) -> bytes:
+        """KVM_GET_DIRTY_LOG by way of a buffer at *bitmap*: a bit for each page written since the last call."""
+        size = -(-(self.slots[slot][1] >> 12) // 64) * 8
+        self.proc.ioctl(self.fd, k.KVM_GET_DIRTY_LOG, k.kvm_dirty_log(slot=slot, dirty_bitmap=bitmap))
+        return bytes(self.proc.mem.read(bitmap, size))
 
     # ---- messages
 
@@ -171,6 +188,17 @@ class KvmVcpu:
     def stop(self, *, on: bool) -> None:
         """Let KVM_RUN come back at once, with EINTR, until this is off again."""
         self.proc.mem.write(self.page + IMMEDIATE_EXIT, bytes([on]))
+
+    def adopt(self, other: KvmVcpu) -> None:
+        """Execute what *other*, of another host, does; no call says it, as :meth:`KvmVm.load`."""
+        self.silicon.adopt(other.silicon)
+
+    @property
+    def silicon(self) -> Vcpu:
+        """What the guest's code sees."""
+        file = self.proc.fds.get(self.fd)
+        assert isinstance(file, VcpuFile)
+        return file.vcpu
 
     def close(self) -> None:
         """Give it back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass, field
+from errno import ENOTTY
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,51 @@ class VfioDevice:
             argsz=size + len(data), flags=kind | v.VFIO_IRQ_SET_ACTION_TRIGGER, index=index, count=len(fds)
         )
         self.proc.ioctl(self.fd, v.VFIO_DEVICE_SET_IRQS, bytearray(bytes(head)[:size] + data))
+
+    # ---- migration
+
+    def _feature(self, flags: int, data: bytes) -> bytes:
+        buf = bytearray(struct.pack("<II", 8 + len(data), flags) + data)
+        self.proc.ioctl(self.fd, v.VFIO_DEVICE_FEATURE, buf)
+        return bytes(buf[8:])
+
+    def migrates(self) -> bool:
+        """Whether it can be stopped, read out and loaded elsewhere."""
+        try:
+            row = self._feature(v.VFIO_DEVICE_FEATURE_GET | v.VFIO_DEVICE_FEATURE_MIGRATION, bytes(8))
+        except OSError as e:
+            if e.errno != ENOTTY:
+                raise
+            return False
+        return bool(int.from_bytes(row, "little") & v.VFIO_MIGRATION_STOP_COPY)
+
+    def set_state(self, state: int) -> int:
+        """VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: the stream's descriptor, or -1. Raises OSError."""
+        flags = v.VFIO_DEVICE_FEATURE_SET | v.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+        row = self._feature(flags, struct.pack("<Ii", int(state), -1))
+        return int(struct.unpack("<Ii", row)[1])
+
+    def save(self) -> bytes:
+        """What a stopped device is. Raises OSError."""
+        fd = self.set_state(v.VFIO_DEVICE_STATE_STOP_COPY)
+        data = b""
+        try:
+            while part := self.proc.read(fd, PAGE):
+                data += part
+        finally:
+            self.proc.close(fd)
+        self.set_state(v.VFIO_DEVICE_STATE_STOP)
+        return data
+
+    def load(self, data: bytes) -> None:
+        """Be what :meth:`save` said, stopped. Raises OSError: EINVAL, it was another device."""
+        fd = self.set_state(v.VFIO_DEVICE_STATE_RESUMING)
+        try:
+            for at in range(0, len(data), PAGE):
+                self.proc.write(fd, data[at : at + PAGE])
+        finally:
+            self.proc.close(fd)
+        self.set_state(v.VFIO_DEVICE_STATE_STOP)
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -107,6 +107,7 @@ class Vmm:
         self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
         self.exits: dict[int, int] = {}
         self.parked: set[int] = set()
+        self._killed = False
         self._going = self.proc.eventfd(1)  # readable while the machine is not paused
         self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
         self.helper = host.spawn(self.requests.loop, f"{name}/page-requests")
@@ -152,7 +153,7 @@ class Vmm:
     # ---- the threads of the processors
 
     def _loop(self, vcpu: KvmVcpu) -> None:
-        while True:
+        while not self._killed:
             try:
                 reason = vcpu.run()
             except InterruptedError:
@@ -276,9 +277,13 @@ class Vmm:
             raise self.guest.error
 
     def kill(self) -> None:
-        """SIGKILL: the process ends where it is, the host's kernel cleans up; libvirt takes the device back."""
-        for thread in (*self.threads, self.helper):
-            self.host.sched.kill(thread)
+        """SIGKILL: what is in a system call ends it, the host's kernel cleans up; libvirt takes the device back."""
+        self._killed = True
+        for vcpu in self.vcpus:
+            vcpu.stop(on=True)
+        self.resume()
+        self.requests.stop()
+        self.host.sched.run_until([*self.threads, self.helper])
         self.proc.exit(137)
         self.guest.crash()
         self.ram.clear()
