@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from errno import EBUSY
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pykernel.cpu import xsave
+from pykernel.errors import err
 from pykernel.lib.locking import Mutex
 from pykernel.mm.phys import PhysMem
 from pykernel.mm.vma import Page
@@ -175,6 +177,29 @@ class Vcpu:
         """*program* is what it executes from its next entry on."""
         self.program = program
         self._guest = None
+
+    def adopt(self, other: Vcpu) -> None:
+        """
+        Go on with what *other* executes, where it is: the machine has moved here.
+
+        Of silicon the code lies in memory and its place in registers, and no call would say it. What only the interrupt
+        controller's registers would have comes with it: messages that were not taken.
+
+        Raises:
+            EBUSY: *other* runs, or KVM_RUN has an access to complete.
+        """
+        if other.in_guest or other.complete is not None:
+            raise err(EBUSY, f"processor {other.vcpu_id} is in the middle of an instruction")
+        self.program, self.error = other.program, other.error
+        self.answer, other.answer = other.answer, None
+        self._guest, self._resume, self._context = other._guest, other._resume, other._context
+        other._guest = other._resume = other._context = None
+        if self._context is not None:
+            self._context.nonroot = self
+        for mine, theirs in ((self.messages, other.messages), (self.vectors, other.vectors)):
+            mine.extendleft(reversed(theirs))  # type: ignore[arg-type]
+            theirs.clear()
+        self.dead, other.dead = False, True
 
     def enter(self, answer: Any) -> Exit:
         """VM entry until the next exit; the guest goes on with *answer* where it left. In guest mode meanwhile."""
