@@ -93,8 +93,8 @@ class VdsaDevice(VfioDevice):
         self.pasids.open()
 
     def close_device(self) -> None:
-        """Nothing of its guest is left."""
-        with self.dev_lock:
+        """Nothing of its guest is left, and nobody waits for pages that it would have to bring."""
+        with self.pasids.refusing(self.pasids.host_pasids()), self.dev_lock:
             self.commands.quiesce(abort=True)
             self.pasids.close()
             self.reset_state()

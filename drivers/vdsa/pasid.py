@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from pykernel.drivers.vdsa.commands import Status
 from pykernel.iommu.aux_domain import iommu_aux_get_pasid
+from pykernel.iommu.gpasid import GuestPasids
+from pykernel.iommu.gpasid_fault import refusing_page_requests
 from pykernel.iommu.ioasid import (
     INVALID_IOASID,
     IOASID_NOTIFY_BIND,
@@ -33,7 +35,8 @@ from pykernel.iommu.ioasid import (
 from pykernel.lib.notifier import NOTIFY_OK, NotifierBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from pykernel.drivers.vdsa.device import VdsaDevice
     from pykernel.task import Mm
@@ -111,6 +114,10 @@ class Pasids:
             ioasid_set_for_each_ioasid(owner, lambda number, _: found.append(number))
         return found
 
+    def refusing(self, pasids: Iterable[int]) -> AbstractContextManager[None]:
+        """While what is in the queue is forgotten, nothing waits for a page that the guest would have to bring."""
+        return refusing_page_requests(self.kernel.sub(GuestPasids), self.device.wq.idxd.pdev, pasids)
+
     def guest_pasid(self, pasid: int) -> int | None:
         """What the guest calls a host PASID; None: it is none of the guest's."""
         owner = self.set
@@ -184,13 +191,13 @@ class Pasids:
         that a drain waits for.
         """
         device = self.device
-        with device.dev_lock:
+        with self.refusing([pasid]), device.dev_lock:
             if device.wq.dedicated and self.programmed != pasid:
                 return
             self._trace("clear", spid, pasid)
             if device.wq.shared:
-                if device.commands.wq_on:
-                    device.host.abort_pasid(pasid)
+                # the guest reaches the host's queue whether its own is on or not
+                device.host.abort_pasid(pasid)
             else:
                 device.host.abort()
                 self.disable()

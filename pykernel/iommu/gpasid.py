@@ -77,12 +77,21 @@ S1_FLAGS: Final = ((1 << 0, 1 << 0), (1 << 1, 1 << 1), (1 << 6, 1 << 2))  # SRE,
 
 
 class SvmDev:
-    """``struct intel_svm_dev``: a device that has the entry."""
+    """
+    ``struct intel_svm_dev``: a device that has the entry.
 
-    __slots__ = ("dev", "domain", "pasid")
+    Attributes:
+        mm: who bound it.
+        late_ns: until when page requests fail at once, because one had no answer in time.
+        refusing: how many do not let page requests wait, because what waits for them must end.
+    """
 
-    def __init__(self, dev: PciDev, domain: PagingDomain, pasid: int) -> None:
-        self.dev, self.domain, self.pasid = dev, domain, pasid
+    __slots__ = ("dev", "domain", "late_ns", "mm", "pasid", "refusing")
+
+    def __init__(self, dev: PciDev, domain: PagingDomain, pasid: int, mm: Mm | None) -> None:
+        self.dev, self.domain, self.pasid, self.mm = dev, domain, pasid, mm
+        self.late_ns = 0
+        self.refusing = 0
 
 
 class GuestSvm:
@@ -219,7 +228,7 @@ class GuestPasids:
         except OSError as e:
             dev.err(f"Failed to set up PASID {svm.pasid} in nested mode, Err -{e.errno}")
             raise
-        sdev = svm.devs[dev] = SvmDev(dev, domain, svm.pasid)
+        sdev = svm.devs[dev] = SvmDev(dev, domain, svm.pasid, svm.mm)
         listen(sdev, self.handler_of)
         if len(svm.devs) > 1 or svm.gpasid == INVALID_IOASID:
             return
@@ -276,7 +285,7 @@ class GuestPasids:
             except OSError:
                 intel_pasid_setup_second_level(domain, dev, pasid)
                 raise
-            sdev = self.defaults[dev, pasid] = SvmDev(dev, domain, pasid)
+            sdev = self.defaults[dev, pasid] = SvmDev(dev, domain, pasid, self.kernel.current.mm)
             listen(sdev, self.handler_of)
 
     def unbind_default(self, dev: Device, pasid: int) -> None:

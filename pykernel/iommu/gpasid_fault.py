@@ -1,13 +1,17 @@
 """
 Page requests of PASIDs that a guest has bound: its VMM answers them (drivers/iommu/intel/svm.c of Linux 5.10:
 intel_svm_page_response(), the part for guests).
+
+A guest that answers none would hold others up: a drain of its work occupies the device's one command register. So each
+request has ten seconds ("iommu: handle page response timeout" of the series of 2018: ``prq_timeout``), and after one
+that ran out those of the next ten seconds fail at once. Who takes a PASID away lets none wait at all.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import EINVAL, ENODEV
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.errors import err
 from pykernel.iommu.iopf import (
@@ -18,13 +22,15 @@ from pykernel.iommu.iopf import (
 from pykernel.uapi.linux import iommu as u
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pykernel.base.core import Device
     from pykernel.iommu.gpasid import GuestPasids, SvmDev
     from pykernel.iommu.iopf import Fault, FaultParam
 
-__all__ = ["answer_all", "iommu_page_response", "listen", "unlisten"]
+__all__ = ["PRQ_TIMEOUT_NS", "answer_all", "iommu_page_response", "listen", "refusing_page_requests", "unlisten"]
+
+PRQ_TIMEOUT_NS: Final = 10 * 10**9
 
 
 def _param(sdev: SvmDev) -> FaultParam | None:
@@ -38,14 +44,31 @@ def listen(sdev: SvmDev, handler_of: Callable[[SvmDev], Callable[[SvmDev, u.iomm
     """Page requests of the PASID are the guest's from now on; *handler_of* tells who takes them, None: nobody."""
 
     def take(fault: Fault, _data: object) -> None:
-        handler = handler_of(sdev)
+        handler = None if sdev.refusing or sdev.late_ns > sdev.dev.kernel.sched.clock_ns() else handler_of(sdev)
         if handler is not None:
+            if fault.last:
+                _expect(sdev, fault)
             handler(sdev, _message(fault))
         elif fault.last:
             _respond(sdev, fault)
 
     with suppress(OSError):  # a device without page requests makes none
         iommu_register_device_fault_handler(sdev.dev, take, pasid=sdev.pasid)
+
+
+def _expect(sdev: SvmDev, fault: Fault) -> None:
+    """An answer to *fault*, in time."""
+    sched = sdev.dev.kernel.sched
+
+    def late() -> None:
+        param = _param(sdev)
+        if param is None or not any(f is fault for f in param.pending):
+            return
+        sdev.late_ns = sched.clock_ns() + PRQ_TIMEOUT_NS
+        param.info.unit.iopf_queue.warn(sdev.dev, f"no answer to a page request of PASID {sdev.pasid}")
+        _respond(sdev, fault)
+
+    fault.timer = sched.call_later(PRQ_TIMEOUT_NS, lambda: sched.schedule_work(late, "kworker/prq_timeout"))
 
 
 def unlisten(sdev: SvmDev) -> None:
@@ -60,6 +83,20 @@ def answer_all(sdev: SvmDev) -> None:
     param = _param(sdev)
     for fault in [] if param is None else [f for f in param.pending if f.pasid == sdev.pasid]:
         _respond(sdev, fault)
+
+
+@contextmanager
+def refusing_page_requests(core: GuestPasids, dev: Device, pasids: Iterable[int]) -> Iterator[None]:
+    """While this lasts no page request of *pasids* of *dev* waits for a guest: what waits gets a bad answer."""
+    found = [sdev for sdev in (core.find(dev, pasid) for pasid in pasids) if sdev is not None]
+    for sdev in found:
+        sdev.refusing += 1
+        answer_all(sdev)
+    try:
+        yield
+    finally:
+        for sdev in found:
+            sdev.refusing -= 1
 
 
 def _respond(sdev: SvmDev, fault: Fault) -> None:
@@ -85,9 +122,10 @@ def iommu_page_response(core: GuestPasids, dev: Device, message: u.iommu_page_re
     Raises:
         ENODEV: nothing is bound to the PASID. EINVAL: another process bound it; what :func:`page_response` says.
     """
-    if core.find(dev, message.pasid) is None:
+    sdev = core.find(dev, message.pasid)
+    if sdev is None:
         raise err(ENODEV, f"PASID {message.pasid} of {dev.name} is not bound")
-    svm = core.svms.get(message.pasid)
-    if svm is not None and svm.mm is not dev.kernel.current.mm:
+    if sdev.mm is not dev.kernel.current.mm:
         raise err(EINVAL, f"PASID {message.pasid} was bound by another process")
     page_response(dev, message)
+    sdev.late_ns = 0

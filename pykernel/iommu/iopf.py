@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pykernel.iommu.devinfo import DeviceDomainInfo
     from pykernel.iommu.iommu import PasidHandle
     from pykernel.kernel import Kernel
+    from pykernel.sched import Timer
     from pykernel.task import Mm
 
 __all__ = [
@@ -60,7 +61,12 @@ NEEDS_PASID: Final = IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID | IOMMU_FAULT_PAGE_RE
 
 @dataclass
 class Fault:
-    """``struct iommu_fault``: one page request, in the numbers of ``iommu_fault_page_request``."""
+    """
+    ``struct iommu_fault``: one page request, in the numbers of ``iommu_fault_page_request``.
+
+    Attributes:
+        timer: what happens when nobody answers in time.
+    """
 
     flags: int = 0
     pasid: int = 0
@@ -69,6 +75,12 @@ class Fault:
     addr: int = 0
     private: tuple[int, int] | None = None
     type: int = IOMMU_FAULT_PAGE_REQ
+    timer: Timer | None = field(default=None, compare=False)
+
+    def answered(self) -> None:
+        """Nobody waits for it any more."""
+        if self.timer is not None:
+            self.timer.cancel()
 
     @property
     def last(self) -> bool:
@@ -116,7 +128,7 @@ class IopfQueue:
         param.partial.clear()
         if self.kernel.profile.iommu_sva_domain:
             while param.pending:
-                param.info.unit.page_response(param.info, param.pending.pop(0), IOMMU_PAGE_RESP_INVALID)
+                param.respond(param.pending[0], IOMMU_PAGE_RESP_INVALID)
 
     def discard_partial(self) -> None:
         """Requests may have been lost: incomplete groups go. C: ``int iopf_queue_discard_partial(...)``."""
@@ -176,6 +188,7 @@ class FaultParam:
         """Answer *fault*, if it still waits. C: ``void iopf_group_response(struct iopf_group *, ...)``."""
         if any(f is fault for f in self.pending):
             self.pending = [f for f in self.pending if f is not fault]
+            fault.answered()
             self.info.unit.page_response(self.info, fault, code)
 
 
