@@ -111,8 +111,8 @@ def test_the_smallest_dedicated_queue_holds_what_a_client_has_under_way():
 
 
 def model(events, entries):
-    """A naive count: entries of each queue after each event; refused and accepted."""
-    waiting, refused, accepted, done, most = Counter(), 0, 0, 0, 0
+    """A naive count: accepted, refused, done; the most and the mean of what arrivals left in all queues together."""
+    waiting, refused, accepted, done, left = Counter(), 0, 0, 0, []
     for event in events:
         fields = event.fields
         queue = fields["device"], fields["wq"]
@@ -127,10 +127,11 @@ def model(events, entries):
         elif event.name == "dsa_enqueue":
             refused += 1
             assert waiting[queue] == fields["occupancy"] >= fields["room"]
-        most = max(most, sum(waiting.values()))
+        if event.name == "dsa_enqueue":
+            left.append(sum(waiting.values()))
         assert 0 <= sum(waiting.values()) <= entries
     assert not +waiting
-    return accepted, refused, done, most
+    return accepted, refused, done, max(left), Fraction(sum(left), len(left))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,9 @@ def test_counts_are_those_of_a_naive_model(events, name, clients):
     """Accepted is done, retries are refusals, nothing is lost, and no queue ever holds more than it has room for."""
     row = run(name, clients, seed=7, window_ms=8)
 
-    assert model(events, row.entries) == (row.accepted, row.retries, row.done, row.most)
+    *counts, mean = model(events, row.entries)
+    assert counts == [row.accepted, row.retries, row.done, row.most]
+    assert row.mean == pytest.approx(float(mean))
     assert row.accepted == row.done > 0
     assert row.served + sum(row.refused.values()) == row.clients
 
@@ -219,7 +222,7 @@ def test_jains_index_of_the_paper():
 def test_json_has_a_row_for_each_kind_and_number(pykernel):
     done = pykernel("demo", "scalability", "--clients", "2,1", "--kinds", "vf,swq", "--seed", "9", "--json")
 
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(r["kind"], r["clients"], r["seed"]) for r in rows] == [(k, n, 9) for k in ("vf", "swq") for n in (1, 2)]
     assert all(r["accepted"] == r["done"] and r["setup_ms"] > 0 for r in rows)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 CLIENTS = "1,10,100,1000"
-KIND_NAMES = ",".join(KINDS)
 MOST = 10_000
 ABOUT = (
     "Each client is a process with an address space of its own. It submits up to four copies, checks every byte,",
@@ -104,7 +103,8 @@ def _measure(kinds: Sequence[str], clients: Sequence[int], seed: int, profile: s
 
     rows: list[Row] = []
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    err = Console(stderr=True)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         for kind in kinds:
             run(kind, 1, seed=seed, profile=profile, window_ms=1)  # what is loaded only once is not a client's cost
             for n in clients:

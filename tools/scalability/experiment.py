@@ -92,7 +92,7 @@ class _Setup:
             try:
                 self._paid(partial(self._one, n))
             except OSError as e:
-                self.refused[errno.errorcode[e.errno or 0]] += 1
+                self.refused[errno.errorcode.get(e.errno or 0, str(e.errno))] += 1
             tell(n / self.kind.clients)
 
     def _paid(self, fn: Callable[[], None]) -> None:
