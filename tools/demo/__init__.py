@@ -12,6 +12,7 @@ __all__ = ["DEMOS", "command"]
 
 # demo, what it shows in a line; the module has its name
 DEMOS: dict[str, str] = {
+    "enqcmd": "One ENQCMD of a guest's process, step by step to the device and back; --break takes a step away.",
     "scalability": "One accelerator for 1 to 1,000 clients: queues of their own against a shared one.",
 }
 

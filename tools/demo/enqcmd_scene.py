@@ -8,15 +8,14 @@ that the guest's kernel gives out is also one of the host's, and somebody else's
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pykernel import boot
 from pykernel import machine as machines
-from pykernel.cpu import Cpus, Fault
+from pykernel.cpu import Cpus, Fault, insn
 from pykernel.tools.dsa import BUS, settings
 from pykernel.tools.vmm.setup import enable
 from pykernel.tools.vmm.vmm import Vmm
@@ -114,6 +113,13 @@ class App:
         )
         return first.to_bytes(4, "little") + bytes(desc)[4:]
 
+    def burst(self, desc: bytes, n: int) -> None:
+        """*n* ENQCMDs with nothing between them, no system call and no interrupt: the engine gets no turn."""
+        task = self.proc.task
+        cpus = self.proc.kernel.sub(Cpus)
+        for _ in range(n):
+            self.zf.append(cpus.execute(task, insn.enqcmd, self.proc.mem, self.portal, desc).zf)
+
     def submit(self, desc: bytes, tries: int = TRIES) -> bool:
         """ENQCMD until ZF=0, at most *tries* times; whether the queue has it. A signal is kept in ``fault``."""
         for n in range(tries):
@@ -189,6 +195,7 @@ class Scene:
     Attributes:
         setup: what happened on the host while the process opened the queue.
         app: the guest's process.
+        hpasid_was: the host's PASID for it, also when it is not bound any more.
     """
 
     def __init__(self, profile: str = "linux-6.1", *, vcpus: int = 1, seed: int = 1) -> None:
@@ -198,8 +205,7 @@ class Scene:
         self._configure()
         self.events = self.host.trace.record()
         self.tenant = App(self.host.process(comm="tenant"), "/dev/dsa/wq0.1", b"the tenant's own bytes, nobody else's")
-        self.tenant.submit(self.tenant.descriptor())
-        self.tenant.wait()
+        self._warm()
         self.vmm = Vmm(self.host, name="vm0", memory=32 << 20, vcpus=vcpus, parent=DSA)
         self.guest: Kernel = self.vmm.guest.kernel
         self.inside = self.guest.trace.record()
@@ -207,6 +213,15 @@ class Scene:
         before = len(self.events)
         self.app: App = self.run(self._open)
         self.setup = self.events[before:]
+        self.hpasid_was = self.hpasid
+
+    def _warm(self) -> None:
+        """The tenant has used the device, and then has something else at its destination."""
+        tenant = self.tenant
+        tenant.submit(tenant.descriptor())
+        tenant.wait()
+        tenant.proc.mem.write(tenant.dst, b"-" * len(tenant.data))
+        tenant.proc.mem.write(tenant.record, bytes(32))
 
     def _configure(self) -> None:
         """Queue 0 for guests, by the mediated device; queue 1 for processes of the host."""
@@ -256,6 +271,10 @@ class Scene:
     def tenant_pasid(self) -> int:
         """That of the host's process."""
         return self.host.mm_pasid(self.tenant.proc.task.mm)
+
+    def tenant_bytes(self) -> bytes:
+        """What the tenant has at its destination."""
+        return self.tenant.arrived()
 
     def msr(self) -> int:
         """IA32_PASID of the guest's process."""
