@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import pack
-from typing import Any
+from typing import Any, cast
 
 from pykernel.hw.vtd import regs as r
 from pykernel.machine import parse
@@ -48,17 +48,21 @@ class Bench:
         self.slots = [pci.plug(f"0000:6a:{n + 1:02x}.0", Card(ats=ats)) for n in range(seconds)]
         pci.rescan()
         for slot in self.slots:
-            slot.dev.set_master()
+            cast("Any", slot.dev).set_master()
         self.slot: Any = self.slots[0]
         self.unit: Any = self.kernel.dmar
         self.phys = self.kernel.sub(PhysMem)
         self.raised: list[int] = []
-        self.kernel.sub(Irqs).raise_irq = self.raised.append
+        cast("Any", self.kernel.sub(Irqs)).raise_irq = self.raised.append
         self.root = self.page()
         self.mode = SCALABLE
         self.queue = self.status = self.tail = 0
 
     # ---- memory
+
+    def move_root(self, pa: int) -> None:
+        """The root table is at *pa* from now on."""
+        self.root = pa
 
     def page(self, *words: int) -> int:
         """A frame with *words* in it."""

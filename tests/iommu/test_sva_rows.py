@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -91,11 +91,11 @@ def test_pasid_lifetime(profile):
     box = Box(profile)
     p, q = box.kernel.process(), box.kernel.process()
     for _ in range(2):
-        handle = iommu_sva_bind_device(box.dev, p.task.mm)
+        handle = iommu_sva_bind_device(box.dev, cast("Any", p.task.mm))
         iommu_sva_unbind_device(handle)
         assert box.kernel.mm_pasid(p.task.mm) == 1
     p.exit()
-    handle = iommu_sva_bind_device(box.dev, q.task.mm)
+    handle = iommu_sva_bind_device(box.dev, cast("Any", q.task.mm))
     assert handle.pasid == 1
     iommu_sva_unbind_device(handle)
 
@@ -104,9 +104,9 @@ def test_a_pasid_stays_its_own_while_a_device_is_bound():
     """mmgrab(): the last unbind frees the mm and the PASID, however long its process is gone."""
     box = Box()
     p, q = box.kernel.process(), box.kernel.process()
-    dead = iommu_sva_bind_device(box.dev, p.task.mm)
+    dead = iommu_sva_bind_device(box.dev, cast("Any", p.task.mm))
     p.exit()
-    live = iommu_sva_bind_device(box.dev, q.task.mm)
+    live = iommu_sva_bind_device(box.dev, cast("Any", q.task.mm))
     assert (dead.pasid, live.pasid) == (1, 2)
     iommu_sva_unbind_device(dead)
     third = iommu_sva_bind_device(box.dev, box.mm)
@@ -195,7 +195,7 @@ def test_svm_capable_check(flag, what, monkeypatch):
     from pykernel.hw.vtd import regs
 
     monkeypatch.setattr(regs, "CAP_FS1GP", 0)
-    box = Box(**{flag: True})
+    box = Box(**cast("dict[str, Any]", {flag: True}))
     assert box.log("SVM disabled") == [f"DMAR: dmar0 SVM disabled, incompatible {what}"]
     assert code(iommu_dev_enable_feature, box.dev, "sva") == errno.ENODEV
 
@@ -209,7 +209,7 @@ def test_fork_clone_exec():
     assert box.kernel.mm_pasid(thread.task.mm) == handle.pasid
     iommu_sva_unbind_device(handle)
     other = box.kernel.process()
-    mine = iommu_sva_bind_device(box.dev, other.task.mm)
+    mine = iommu_sva_bind_device(box.dev, cast("Any", other.task.mm))
     iommu_sva_unbind_device(mine)
     other.exec("next")
     assert box.kernel.mm_pasid(other.task.mm) == 0

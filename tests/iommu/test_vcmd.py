@@ -7,7 +7,7 @@ of the interface; statuses and places are those of the specification, before rev
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -72,7 +72,7 @@ def test_allocate_and_free(layout):
     kernel = guest(vmm, layout)
     dev: Any = kernel.sub(Pci).devices["0000:6a:01.0"]
     p = kernel.process()
-    handle = iommu_sva_bind_device(dev, p.task.mm)
+    handle = iommu_sva_bind_device(dev, cast("Any", p.task.mm))
     assert (handle.pasid, vmm.asked) == (40, [(1, 0)])
     iommu_sva_unbind_device(handle)
     assert vmm.asked == [(1, 0)]
@@ -111,13 +111,23 @@ def test_status_invalid_pasid_of_free(layout):
     assert log(kernel)[1:] == ["DMAR: IOMMU: dmar0: Invalid PASID", "DMAR: IOMMU: dmar0: Unexpected error code 1"]
 
 
+def record_writes(unit: Any, writes: list[tuple[int, int]]) -> None:
+    """Keep what is written to the registers of *unit* in *writes*."""
+    plain = unit.writeq
+
+    def writeq(off: int, value: int) -> None:
+        writes.append((off, value))
+        plain(off, value)
+
+    unit.writeq = writeq
+
+
 def test_registers_since_3_3():
     """VCMD 0xE00, VCRSP 0xE10, VCCAP 0xE30; operand and result from bit 16 on; status 7:1."""
     vmm = Vmm()
     kernel = guest(vmm)
     writes: list[tuple[int, int]] = []
-    unit: Any = kernel.dmar
-    unit.writeq, plain = lambda off, value: (writes.append((off, value)), plain(off, value))[1], unit.writeq
+    record_writes(kernel.dmar, writes)
     assert vcmd(kernel).alloc_pasid() == 40
     vcmd(kernel).free_pasid(0xABCDE)
     assert writes == [(0xE00, 1), (0xE00, 0xABCDE << 16 | 2)]
@@ -129,8 +139,7 @@ def test_registers_before_3_3():
     vmm = Vmm()
     kernel = guest(vmm, EARLY)
     writes: list[tuple[int, int]] = []
-    unit: Any = kernel.dmar
-    unit.writeq, plain = lambda off, value: (writes.append((off, value)), plain(off, value))[1], unit.writeq
+    record_writes(kernel.dmar, writes)
     assert vcmd(kernel).alloc_pasid() == 40
     vcmd(kernel).free_pasid(0xABCDE)
     assert writes == [(0xE10, 1), (0xE10, 0xABCDE << 8 | 2)]
@@ -201,7 +210,7 @@ def test_caching_mode_invalidates_what_becomes_present():
     kernel = guest(Vmm())
     dev: Any = kernel.sub(Pci).devices["0000:6a:01.0"]
     events = kernel.trace.record()
-    handle = iommu_sva_bind_device(dev, kernel.process().task.mm)
+    handle = iommu_sva_bind_device(dev, cast("Any", kernel.process().task.mm))
     asked = [(e.fields["kind"], e.fields["pasid"]) for e in events if e.name == "vtd_invalidate"]
     assert asked == [("PASID", handle.pasid), ("PASID_IOTLB", handle.pasid)]
     iommu_sva_unbind_device(handle)

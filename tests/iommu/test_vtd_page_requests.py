@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -38,12 +38,12 @@ class Box:
     def __init__(self, profile: str = "linux-6.1", kernel: Any = None) -> None:
         self.kernel = kernel or pykernel.boot(parse(DSA), profile)
         self.kernel.up()
-        self.dev: Any = self.kernel.sub(Pci).devices["0000:6a:01.0"]
-        self.unit: Any = self.kernel.dmar
+        self.dev = cast("Any", self.kernel.sub(Pci).devices["0000:6a:01.0"])
+        self.unit = cast("Any", self.kernel.dmar)
         for feature in self.kernel.profile.idxd_sva_features:
             iommu_dev_enable_feature(self.dev, feature)
         self.p = self.kernel.process()
-        self.handle = iommu_sva_bind_device(self.dev, self.p.task.mm)
+        self.handle = iommu_sva_bind_device(self.dev, cast("Any", self.p.task.mm))
         self.pasid = self.handle.pasid
         self.addr = self.p.mmap(0, 0x4000, RW, ANON)
         self.answers: list[tuple[int, int]] = []
@@ -130,7 +130,12 @@ def test_response_because_of_private_data():
     box = Box()
     words: list[Any] = []
     respond = box.unit.requests.respond
-    box.unit.requests.respond = lambda what: (words.append(what.words), respond(what))
+
+    def record(what: Any) -> None:
+        words.append(what.words)
+        respond(what)
+
+    box.unit.requests.respond = record
     box.request(box.addr, READ, 3, 1 << 9, 0x1111, 0x2222)
     assert box.run() == [(3, 0)]
     assert (words[0][0] >> 5 & 1, words[0][2:]) == (1, (0x1111, 0x2222))

@@ -6,7 +6,7 @@ Fields are those of the specification (VT-d 9.1 to 9.6, 6.5.2, 6.5.3.3); the ord
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ class Box:
     def __init__(self, iommu: str = "", profile: str = "linux-6.1", cmdline: str = "") -> None:
         self.kernel = pykernel.boot(parse(f"cmdline = '{cmdline}'\n[iommu]\n{iommu}\n" + DSA), profile)
         self.kernel.up()
-        self.dev: Any = self.kernel.sub(Pci).devices["0000:6a:01.0"]
+        self.dev = cast("Any", self.kernel.sub(Pci).devices["0000:6a:01.0"])
         self.unit: Any = self.kernel.dmar
         self.phys = self.dev.iommu.phys
         self.info = self.dev.iommu.info(self.dev)
@@ -213,7 +213,12 @@ def test_teardown_order(profile, fault_ignore):
     intel_pasid_setup_pass_through(box.dev, 300)
     seen: list[int] = []
     plain = box.unit.on_invalidate
-    box.unit.on_invalidate = lambda what: (seen.append(box.entry(300)[0] & 1), plain(what))
+
+    def look(what: Any) -> None:
+        seen.append(box.entry(300)[0] & 1)
+        plain(what)
+
+    box.unit.on_invalidate = look
     kinds = box.kinds(intel_pasid_tear_down_entry, box.dev, 300, fault_ignore=fault_ignore)
     assert kinds[:3] == ["PASID", "PASID_IOTLB", "PASID_DEVICE_TLB"]
     drained = box.info.pri_enabled and profile != "linux-6.1" and not fault_ignore
