@@ -160,13 +160,13 @@ def test_set_free_ebusy_and_the_set_goes_with_its_last_id(box):
     i.ioasid_get(box.kernel, None, number)
     i.ioasid_free(s, number)
     assert fails(i.ioasid_set_free, s) == errno.EBUSY
-    number_of_set = s.id
+    number_of_set, token = s.id, s.token
     assert s.free_pending
     assert "Set marked as free_pending, will be released when the last ioasid reclaimed!" in box.log()
     assert i.ioasid_alloc(s, 1, MAX) == BAD, "who is going takes no more"
-    assert i.ioasid_find_mm_set(box.kernel, s.token) is s, "the token is released with the set"
+    assert i.ioasid_find_mm_set(box.kernel, token) is s, "the token is released with the set"
     assert i.ioasid_put(box.kernel, None, number)
-    assert i.ioasid_find_mm_set(box.kernel, s.token) is None
+    assert i.ioasid_find_mm_set(box.kernel, token) is None
     assert f"ioasid_do_free_locked free set set->id: {number_of_set}" in box.log()
 
 

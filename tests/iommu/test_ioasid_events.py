@@ -230,7 +230,11 @@ def test_a_notifier_queues_what_must_wait(box):
     done: list[int] = []
 
     def later(args: i.IoasidNbArgs) -> None:
-        i.ioasid_queue_work(kernel, lambda: (i.ioasid_get(kernel, None, args.id), done.append(args.id))[1])
+        def work() -> None:
+            i.ioasid_get(kernel, None, args.id)
+            done.append(args.id)
+
+        i.ioasid_queue_work(kernel, work)
 
     i.ioasid_register_notifier(kernel, s, box.nb("kvm", then=later))
     number = i.ioasid_alloc(s, 1, MAX)

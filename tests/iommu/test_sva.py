@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -131,7 +131,7 @@ def test_pasids_run_out(profile, code):
     """iommu_sva_alloc_pasid(): ENOMEM; iommu_alloc_mm_data() since 6.8: ENOSPC."""
     w = World("[iommu]\npasid_bits = 1\n" + DSA, profile)
     p = w.kernel.process()
-    h = iommu_sva_bind_device(w.dsa, p.task.mm)
+    h = iommu_sva_bind_device(w.dsa, cast("Any", p.task.mm))
     assert fails(iommu_sva_bind_device, w.dsa, w.mm) == code
     assert fails(iommu_alloc_system_pasid, w.dsa) == errno.ENOSPC
     iommu_sva_unbind_device(h)
