@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pykernel.tools.vmm.msix import MessageRoutes, Msix
+from pykernel.tools.vmm.state import DeviceState
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["AssignedDevice", "Slots"]
 
 BARS: Final = 6
 PAGE: Final = 4096
+CAPABILITIES: Final = 0x60  # of an accelerator: VERSION to OPCAP, at the beginning of BAR 0
 
 
 class Slots(Protocol):
@@ -183,6 +185,24 @@ class AssignedDevice:
         self.device.write(self.device.regions[bar], off, size, value)
 
     # ---- its life
+
+    def identity(self) -> tuple[object, ...]:
+        """What another device has to have in common to go on as this one: regions, IDs, capabilities."""
+        device, bar = self.device, self.device.regions[0]
+        sizes = tuple((region.size, region.areas) for region in device.regions)
+        ids = tuple(self._get(at, 4) for at in (r.PCI_VENDOR_ID, r.PCI_CLASS_REVISION, r.PCI_SUBSYSTEM_VENDOR_ID))
+        return sizes, ids, tuple(device.read(bar, at, 8) for at in range(0, CAPABILITIES, 8))
+
+    def save(self) -> DeviceState:
+        """What it is, of a device that VFIO has stopped. Raises OSError."""
+        return DeviceState(self.device.save(), None if self.msix is None else self.msix.save())
+
+    def load(self, state: DeviceState) -> None:
+        """Be what it was elsewhere, stopped. Raises OSError: EINVAL, that was another device."""
+        self.device.load(state.stream)
+        self._decode()
+        if self.msix is not None and state.msix is not None:
+            self.msix.load(state.msix)
 
     def close(self) -> None:
         """Slots, mappings, interrupts and the descriptor go."""

@@ -233,12 +233,13 @@ class Guest:
         """A client of this kernel; it begins when a processor finds it."""
         return self.kernel.spawn(fn, name)
 
-    def moved(self, vcpus: Mapping[VirtualCpu, VirtualCpu], now_ns: Callable[[], int]) -> None:
-        """The machine is on another host: each of *vcpus* is another one now, and so is the clock *now_ns*."""
+    def moved(self, vcpus: Iterable[tuple[VirtualCpu, VirtualCpu]], now_ns: Callable[[], int]) -> None:
+        """The machine is on another host: the first of each pair is the second now, and *now_ns* the clock."""
         self.now = now_ns
-        self._armed = {vcpus[vcpu]: when for vcpu, when in self._armed.items()}
-        self._in_turn = {vcpus[vcpu]: task for vcpu, task in self._in_turn.items()}
-        self._off_by = vcpus.get(self._off_by, self._off_by) if self._off_by is not None else None
+        new = dict(vcpus)
+        self._armed = {new[vcpu]: when for vcpu, when in self._armed.items()}
+        self._in_turn = {new[vcpu]: task for vcpu, task in self._in_turn.items()}
+        self._off_by = None if self._off_by is None else new[self._off_by]
 
     def power_off(self) -> None:
         """Shut the kernel down, at the end of a turn."""

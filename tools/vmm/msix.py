@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from pykernel.pci.function import MsixTable
+from pykernel.tools.vmm.state import MsixState
 from pykernel.uapi.linux.vfio import VFIO_PCI_MSIX_IRQ_INDEX
 
 if TYPE_CHECKING:
@@ -87,6 +88,20 @@ class Msix:
         """Of the function: off, and every vector masked."""
         self.control(enable=False, mask_all=False)
         self.table.reset()
+
+    # ---- migration
+
+    def save(self) -> MsixState:
+        """What the guest made of it."""
+        return MsixState(bytes(self.table.entries), self.enabled, self.mask_all, self.read_pba(0, 8))
+
+    def load(self, state: MsixState) -> None:
+        """Be what it was elsewhere; what is pending is sent when it is unmasked. Raises OSError."""
+        self.table.entries[:] = state.entries
+        self.control(enable=state.enabled, mask_all=state.mask_all)
+        for vector in range(self.table.vectors) if self.enabled else ():
+            if state.pending >> vector & 1:
+                self.proc.write(self.fds[vector], (1).to_bytes(8, "little"))
 
     # ----
 

@@ -7,8 +7,11 @@ The host's numbers come from /dev/ioasid and are never told to the guest, unless
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from errno import EINVAL
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pykernel.errors import err
 from pykernel.hw.vtd.tables import Pgtt
 
 if TYPE_CHECKING:
@@ -138,6 +141,24 @@ class GuestPasids:
         """The guest's table of a PASID changed."""
         if guest in self.bound:
             self.host.flush(None if guest == DEFAULT else self.host_of[guest], addr, order)
+
+    def replay(self, numbers: Iterable[int], bound: Iterable[tuple[int, PasidEntry]]) -> None:
+        """
+        Have the guest's *numbers*, each with a PASID of this host, and bind what is *bound*.
+
+        Raises:
+            OSError: EINVAL, the host has no more for it, or the number is none; what binding says.
+        """
+        for guest in numbers:
+            if not PASID_MIN <= guest <= PASID_MAX:
+                raise err(EINVAL, f"{guest:#x} is no PASID")
+            self.host_of[guest] = host = self.host.alloc(PASID_MIN, PASID_MAX)
+            if self.trace:
+                self.trace("viommu_alloc_pasid", guest=guest, host=host)
+        for guest, entry in bound:
+            self.apply(guest, entry)
+            if guest not in self.bound:
+                raise self.refused.pop()[1]
 
     def reset(self) -> None:
         """The guest begins anew: nothing is bound, no PASID is its."""

@@ -97,9 +97,13 @@ class PageRequests:
         """Let the thread end."""
         self.proc.write(self._stop, (1).to_bytes(8, "little"))
 
-    def close(self) -> None:
-        """Who still waits is refused."""
+    def refuse(self) -> None:
+        """Whom the guest has not answered is refused."""
         for group, prm in self.waiting.values():
             self.nesting.answer(group, prm, FAILURE)
         self.waiting.clear()
+
+    def close(self) -> None:
+        """Who still waits is refused."""
+        self.refuse()
         self.proc.close(self._stop)

@@ -16,6 +16,7 @@ from pykernel.hw.vtd.queue import Invalidation, InvalidationQueue, Kind
 from pykernel.hw.vtd.tables import Context, PasidEntry, Tables
 from pykernel.hw.vtd.vcmd import ALLOC_PASID, LAYOUT, NO_PASID, SUCCESS, Layout, VirtualCommands
 from pykernel.tools.vmm.pasids import DEFAULT, GuestPasids
+from pykernel.tools.vmm.state import IommuState
 
 if TYPE_CHECKING:
     from pykernel.tools.vmm.memory import GuestMemory
@@ -196,6 +197,25 @@ class VirtualIommu(InvalidationQueue):
         kind = 0 if write else 1 << 30
         self.set32(r.FRCD + 12, 1 << 31 | kind | (pasid or 0) << 8 | reason)
         self.raise_status(r.PPF)
+
+    # ---- migration
+
+    def save(self) -> IommuState:
+        """Registers, queues as they point to them, and PASIDs; its tables are in the guest's memory."""
+        assert self.vcmd is not None
+        pasids = self.pasids
+        return IommuState(
+            bytes(self._page), self.vcmd.operand_b, self.vcmd.response, self.tables.root,
+            tuple(pasids.host_of), tuple(pasids.bound.items()),
+        )  # fmt: skip
+
+    def load(self, state: IommuState) -> None:
+        """Be what it was elsewhere, with other PASIDs of the host. Raises OSError: a PASID cannot be had or bound."""
+        assert self.vcmd is not None
+        self._page[:] = state.registers
+        self.vcmd.operand_b, self.vcmd.response = state.operand_b, state.response
+        self.tables.root = state.root
+        self.pasids.replay(state.pasids, state.bound)
 
     def power_on(self) -> None:
         """The guest begins anew."""

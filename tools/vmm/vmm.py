@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.mm.guest import GuestRam
@@ -17,6 +18,7 @@ from pykernel.tools.vmm.guest import CONSOLE_IRQ, Guest
 from pykernel.tools.vmm.kvm import KvmVcpu, KvmVm
 from pykernel.tools.vmm.layout import DMAR_BASE, DMAR_SIZE, ECAM_BASE, ECAM_SIZE, ecam_address, ecam_offset
 from pykernel.tools.vmm.memory import GuestMemory
+from pykernel.tools.vmm.migration import Migration, Progress
 from pykernel.tools.vmm.nesting import Nesting
 from pykernel.tools.vmm.pasids import GuestPasids
 from pykernel.tools.vmm.requests import PageRequests
@@ -49,6 +51,7 @@ class Vmm:
         mdev: "1swq" or "1dwq", a mediated device of *parent*; "": *parent* itself, or a virtual function, by vfio-pci.
         pasids: which number the guest has for a PASID of the host's: "private" or "identity", which cannot migrate.
         modules: what the guest loads.
+        incoming: the machine that is to move here (:meth:`migrate`); until then this one is paused and has no guest.
     """
 
     def __init__(
@@ -64,9 +67,48 @@ class Vmm:
         modules: Mapping[str, str] | None = None,
         profile: str = "",
         cmdline: str = "",
+        incoming: Vmm | None = None,
     ) -> None:
-        self.host, self.name = host, name
+        self.host, self.name, self.kind, self.parent = host, name, mdev, parent
+        self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
+        self.devices: dict[str, AssignedDevice] = {}
+        self.vcpus: list[KvmVcpu] = []
+        self.threads: list[Thread] = []
+        self.helpers: list[Thread] = []
+        self.ram: GuestRam
+        self.guest: Guest
+        self.exits: dict[int, int] = {}
+        self.parked: set[int] = set()
+        self._paused, self._killed = incoming is not None, False
         self.proc: Process = host.process(comm=f"vmm-{name}")
+        try:
+            self._build(memory, pasids)
+            if incoming is not None:
+                self.ram, self.guest = incoming.ram, incoming.guest
+                self._start(vcpus)
+        except OSError:
+            self.retire(1)
+            raise
+        if incoming is not None:
+            return
+        self.ram = GuestRam(memory)
+        self.vm.back(self.ram)
+        self.guest = Guest(
+            self.ram,
+            functions=self.devices,
+            modules={"idxd": ""} if modules is None else modules,
+            vcpus=vcpus,
+            profile=profile or host.profile.name,
+            cmdline=cmdline,
+            name=name,
+            now_ns=host.sched.clock_ns,
+        )
+        self._start(vcpus)
+
+    # ---- what it is made of
+
+    def _build(self, memory: int, pasids: str) -> None:
+        host = self.host
         self.vm = KvmVm(self.proc)
         self.memory = GuestMemory(self.proc, memory)
         for area in self.memory.areas:
@@ -83,36 +125,7 @@ class Vmm:
             drain=lambda: self.requests.drain(),
         )
         self.requests = PageRequests(self.nesting, self.pasids, self.viommu, SOURCE)
-        self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
-        self.devices: dict[str, AssignedDevice] = {}
-        self.parent = parent
-        try:
-            self._plug(DSA_SLOT, mdev)
-        except OSError:
-            self._abandon()
-            raise
-        self.ram = GuestRam(memory)
-        self.vm.back(self.ram)
-        self.guest = Guest(
-            self.ram,
-            functions=self.devices,
-            modules={"idxd": ""} if modules is None else modules,
-            vcpus=vcpus,
-            profile=profile or host.profile.name,
-            cmdline=cmdline,
-            name=name,
-            now_ns=host.sched.clock_ns,
-        )
-        self.vm.load(self.guest)
-        self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
-        self.exits: dict[int, int] = {}
-        self.parked: set[int] = set()
-        self._killed = False
-        self._going = self.proc.eventfd(1)  # readable while the machine is not paused
-        self.threads: list[Thread] = [self._start(vcpu) for vcpu in self.vcpus]
-        self.helper = host.spawn(self.requests.loop, f"{name}/page-requests")
-
-    # ---- what it is made of
+        self._plug(DSA_SLOT, self.kind)
 
     def _plug(self, address: str, kind: str) -> None:
         """The host's device becomes one of the guest's: with the first one guest memory becomes the device's, too."""
@@ -131,14 +144,6 @@ class Vmm:
             self.container.map(area.hva, area.gpa, area.size)
         self.devices[address] = AssignedDevice(proc, device, address, self.vm, self.vm)
 
-    def _abandon(self) -> None:
-        """The process ends before there is a machine: what it made goes."""
-        self.proc.exit(1)
-        libvirt = self.host.process(comm="virtqemud")
-        if not self.mdev or self.mdev in libvirt.listdir("/sys/bus/mdev/devices"):
-            self._give_back(libvirt)
-        libvirt.exit()
-
     def _override(self, proc: Process, driver: str) -> None:
         """Give the whole function to *driver*, or with "" to whoever takes it."""
         sysfs = f"/sys/bus/pci/devices/{self.parent}"
@@ -147,8 +152,15 @@ class Vmm:
             proc.write_text(f"{sysfs}/driver/unbind", self.parent)
         proc.write_text("/sys/bus/pci/drivers_probe", self.parent)
 
-    def _start(self, vcpu: KvmVcpu) -> Thread:
-        return self.host.spawn(lambda: self._loop(vcpu), f"{self.name}/vcpu{vcpu.index}")
+    def _start(self, vcpus: int) -> None:
+        """Processors, and the threads."""
+        self.vm.load(self.guest)
+        self.vcpus = [KvmVcpu(self.vm, n) for n in range(vcpus)]
+        self._going = self.proc.eventfd(int(not self._paused))  # readable while the machine is not paused
+        for vcpu in self.vcpus:
+            vcpu.stop(on=self._paused)
+            self.threads.append(self.host.spawn(partial(self._loop, vcpu), f"{self.name}/vcpu{vcpu.index}"))
+        self.helpers.append(self.host.spawn(self.requests.loop, f"{self.name}/page-requests"))
 
     # ---- the threads of the processors
 
@@ -170,12 +182,13 @@ class Vmm:
     def _park(self, vcpu: KvmVcpu) -> None:
         """Out of the guest until the machine goes on."""
         self.parked.add(vcpu.index)
-        self.proc.poll([(self._going, POLLIN)], -1)
-        vcpu.stop(on=False)
+        while self._paused:  # it may be so again since the poll saw the opposite
+            self.proc.poll([(self._going, POLLIN)], -1)
         self.parked.discard(vcpu.index)
 
     def pause(self) -> None:
         """No processor executes the guest until :meth:`resume`; each is out when this returns."""
+        self._paused = True
         self.proc.read(self._going, 8)
         for vcpu in self.vcpus:
             vcpu.stop(on=True)
@@ -183,6 +196,9 @@ class Vmm:
 
     def resume(self) -> None:
         """The processors go on where they were."""
+        for vcpu in self.vcpus:
+            vcpu.stop(on=False)
+        self._paused = False
         self.proc.write(self._going, (1).to_bytes(8, "little"))
 
     def _mmio(self, vcpu: KvmVcpu) -> None:
@@ -243,6 +259,23 @@ class Vmm:
         """A process of the guest, for a function that :meth:`run` gets."""
         return self.guest.kernel.process(**kw)
 
+    # ---- moving
+
+    def migrate(self, to: Kernel, *, parent: str = "", progress: Callable[[Progress], None] | None = None) -> Vmm:
+        """
+        Let the machine go on on host *to*, where an accelerator like this one is ready: the VMM there.
+
+        What runs in the guest notices nothing; this VMM has ended then.
+
+        Args:
+            parent: the PCI address of the accelerator there; the same as here when it is not given.
+            progress: told of each step before it is made; what it raises ends the migration.
+
+        Raises:
+            MigrationError: it cannot, or something failed: the machine goes on here as if nothing had been.
+        """
+        return Migration(self, to, parent or self.parent, progress).run()
+
     # ---- its end
 
     def shutdown(self) -> None:
@@ -258,7 +291,7 @@ class Vmm:
         self.vm.signal(ALL_CPUS, CONSOLE_IRQ)
         self.host.sched.gather(self.threads)
         self.requests.stop()
-        self.host.sched.gather([self.helper])
+        self.host.sched.gather(self.helpers)
         self.viommu.power_on()
         self.requests.close()
         self.proc.close(self._going)
@@ -278,17 +311,24 @@ class Vmm:
 
     def kill(self) -> None:
         """SIGKILL: what is in a system call ends it, the host's kernel cleans up; libvirt takes the device back."""
-        self._killed = True
-        for vcpu in self.vcpus:
-            vcpu.stop(on=True)
-        self.resume()
-        self.requests.stop()
-        self.host.sched.run_until([*self.threads, self.helper])
-        self.proc.exit(137)
+        self.retire(137)
         self.guest.crash()
         self.ram.clear()
+
+    def retire(self, status: int = 0) -> None:
+        """The process ends, and nothing of it stays on the host; what is of the guest is left alone."""
+        self._killed = True
+        if self.threads:
+            self.resume()
+            for vcpu in self.vcpus:
+                vcpu.stop(on=True)
+        if self.helpers:
+            self.requests.stop()
+        self.host.sched.run_until([*self.threads, *self.helpers])
+        self.proc.exit(status)
         libvirt = self.host.process(comm="virtqemud")
-        self._give_back(libvirt)
+        if not self.mdev or self.mdev in libvirt.listdir("/sys/bus/mdev/devices"):
+            self._give_back(libvirt)
         libvirt.exit()
 
     def _give_back(self, proc: Process) -> None:
