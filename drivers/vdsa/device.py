@@ -92,6 +92,10 @@ class VdsaDevice(VfioDevice):
         self.reset_state()
         self.pasids.open()
 
+    def kvm_changed(self) -> None:
+        """Whether a guest may have the portals is to be looked at again."""
+        self.portal.zap()
+
     def close_device(self) -> None:
         """Nothing of its guest is left, and nobody waits for pages that it would have to bring."""
         with self.pasids.refusing(self.pasids.host_pasids()), self.dev_lock:
@@ -115,6 +119,7 @@ class VdsaDevice(VfioDevice):
 
     def suspend(self) -> None:
         """Migration stops it: what the guest submitted ends, and the host's queue knows nothing of it any more."""
+        self.portal.zap()
         if self.commands.wq_on:
             self.commands.finish(abort=False)
             self.pasids.disable()

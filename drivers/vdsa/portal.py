@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errno import EAGAIN, EFAULT, EINVAL
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pykernel.drivers.idxd.idxd import DESC_SIZE
 from pykernel.drivers.vdsa.host import PORTAL_PAGES
@@ -18,8 +18,6 @@ from pykernel.uapi.linux.vfio import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pykernel.drivers.vdsa.device import VdsaDevice
     from pykernel.pci.iomem import Iomem
 
@@ -31,9 +29,10 @@ PRIV = 1 << 31
 
 class MappedPortal(MappedIo):
     """
-    A mapped page. While its device is stopped, or who runs the guest is not ready, nothing comes through.
+    A mapped page. While its device is stopped nothing comes through.
 
-    A DMWr is answered with "retry" then, which the processor shows as a full queue.
+    A DMWr is answered with "retry" then, which the processor shows as a full queue. Who maps it may submit what its own
+    processor makes of it; a guest may only when its processors translate PASIDs.
     """
 
     __slots__ = ("portal",)
@@ -53,28 +52,40 @@ class MappedPortal(MappedIo):
 
     def phys_addr(self, off: int) -> int:
         """Where the byte at *off* is on the bus. Raises EFAULT: it is closed, and no guest may have it."""
-        if not self.portal.is_open:
+        if not self.portal.is_open or not self.portal.translated:
             raise err(EFAULT, f"the portals of {self.portal.device.name} are closed")
         return super().phys_addr(off)
 
 
 class Portal:
     """
-    The four pages of one device.
+    The four pages of one device, and where they are mapped.
 
-    Attributes:
-        gate: asked before a guest reaches them; whoever runs it says whether its processors translate PASIDs.
+    A guest that reached a shared queue without PASID translation would put its own numbers on the bus, which are
+    others' there ("portal gate" of the /dev/iommu proposal). So a page has no address for a guest before KVM's VFIO
+    device has named the machine, and the machine translates; when that ends it is taken out of the guest.
     """
 
     def __init__(self, device: VdsaDevice) -> None:
         self.device = device
-        self.gate: Callable[[], bool] = lambda: True
         self._parts: dict[int, bytearray] = {}
+        self._maps: list[tuple[Any, Vma]] = []
 
     @property
     def is_open(self) -> bool:
-        """The device runs, and nobody keeps its guest out."""
-        return self.device.migration.running and self.gate()
+        """The device runs."""
+        return self.device.migration.running
+
+    @property
+    def translated(self) -> bool:
+        """No number of the guest's gets on the bus; a dedicated queue takes none."""
+        kvm = self.device.kvm
+        return self.device.wq.dedicated or (kvm is not None and kvm.translates_pasids)
+
+    def zap(self) -> None:
+        """Who has the pages must look again. C: ``unmap_mapping_range()``."""
+        for mem, vma in self._maps:
+            mem.zap_vma_ptes(vma)
 
     @staticmethod
     def areas() -> bytes:
@@ -95,6 +106,13 @@ class Portal:
         vma.vm_flags |= VM_DONTCOPY
         vma.vm_private_data = self.device
         vma.io = MappedPortal(self, self.device.host.portal(page), vma.vm_pgoff * PAGE_SIZE)
+        vma.close = self._unmapped
+        mm = self.device.kernel.current.mm
+        if mm is not None and hasattr(mm.mem, "zap_vma_ptes"):
+            self._maps.append((mm.mem, vma))
+
+    def _unmapped(self, gone: Vma) -> None:
+        self._maps = [(mem, vma) for mem, vma in self._maps if vma is not gone]
 
     def write(self, off: int, data: bytes) -> None:
         """

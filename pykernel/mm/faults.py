@@ -69,6 +69,10 @@ class PageTable(UserMemory):
         for notify in list(self._notifiers):
             notify(start, end)
 
+    def zap_vma_ptes(self, vma: Vma) -> None:
+        """Registers that are mapped there are to be looked up again. C: ``zap_vma_ptes(struct vm_area_struct *)``."""
+        self._invalidate(vma.vm_start, vma.vm_end)
+
     # ---- the table
 
     def pgd(self) -> int:

@@ -67,6 +67,7 @@ class VfioDevice(IoctlMethods):
         self.iommufd_access: Any = None
         self.iommufd_attached = False
         self._opener: Any = None
+        self._kvm: Any = None
 
     @property
     def name(self) -> str:
@@ -118,7 +119,20 @@ class VfioDevice(IoctlMethods):
     def pm_runtime_put(self) -> None:
         """C: ``void vfio_device_pm_runtime_put(struct vfio_device *)``, after each ioctl."""
 
+    def kvm_changed(self) -> None:
+        """:attr:`kvm` is another one."""
+
     # ---- the core's
+
+    @property
+    def kvm(self) -> Any:
+        """The virtual machine that uses it, as KVM's VFIO device said (C: ``struct kvm *kvm``); None: there is none."""
+        return self._kvm if self._kvm is not None or self.group is None else self.group.kvm
+
+    def set_kvm(self, kvm: Any) -> None:
+        """C: ``vfio_device_file_set_kvm()``."""
+        self._kvm = kvm
+        self.kvm_changed()
 
     @property
     def the_group(self) -> VfioGroup:

@@ -57,6 +57,10 @@ class VfioDeviceFile(IoctlFile):
         self.devid = 0
         self.put_later: VfioGroupFile | None = None
 
+    def set_kvm(self, kvm: Any) -> None:
+        """C: ``void vfio_file_set_kvm(struct file *, struct kvm *)``."""
+        self.vdev.set_kvm(kvm)
+
     def fput(self) -> None:
         """Give the group's file back that the device held; no lock is held."""
         file, self.put_later = self.put_later, None

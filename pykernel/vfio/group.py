@@ -64,6 +64,7 @@ class VfioGroup(Device):
         opened_file: the one file that has it open.
         cdev_device_open_cnt: devices of it in use through their own nodes.
         iommufd: the IOMMUFD context that it was given instead of a container.
+        kvm: the virtual machine that its devices are for.
     """
 
     def __init__(self, core: VfioCore, iommu_group: IommuGroup, type: VfioGroupType) -> None:
@@ -83,6 +84,7 @@ class VfioGroup(Device):
         self.opened_file: VfioGroupFile | None = None
         self.cdev_device_open_cnt = 0
         self.iommufd: Any = None
+        self.kvm: Any = None
 
     @property
     def the_iommu_group(self) -> IommuGroup:
@@ -211,6 +213,16 @@ class VfioGroup(Device):
         self.opened_file.get()
         self.container_users += 1
 
+    def set_kvm(self, kvm: Any) -> None:
+        """
+        C: ``static void vfio_group_set_kvm(struct vfio_group *, struct kvm *)``.
+
+        Linux's devices look when they are opened; these hear of it.
+        """
+        self.kvm = kvm
+        for vdev in list(self.device_list):
+            vdev.kvm_changed()
+
     def unuse_container(self) -> VfioGroupFile:
         """C: ``void vfio_group_unuse_container(...)``: the file, to put() without group_lock, as fput() does late."""
         if self.container_users <= 1 or self.opened_file is None:
@@ -234,6 +246,10 @@ class VfioGroupFile(IoctlFile):
     def llseek(self, offset: int, whence: int) -> int:
         """Raises ESPIPE."""
         return no_llseek(self, offset, whence)
+
+    def set_kvm(self, kvm: Any) -> None:
+        """C: ``void vfio_file_set_kvm(struct file *, struct kvm *)``."""
+        self.group.set_kvm(kvm)
 
     @ioctl(VFIO_GROUP_GET_STATUS)
     def get_status(self, status: vfio_group_status) -> vfio_group_status:

@@ -35,7 +35,7 @@ class KvmVfioDevice(IoctlFile):
     def __init__(self, vm: Kvm) -> None:
         super().__init__(AnonInode(vm.kernel, 0, "kvm-vfio"), os.O_RDWR)
         self.vm = vm
-        self.files: list[File] = []
+        self.files: list[VfioGroupFile | VfioDeviceFile] = []
         vm.get_ref()
 
     @ioctl(k.KVM_SET_DEVICE_ATTR)
@@ -61,18 +61,22 @@ class KvmVfioDevice(IoctlFile):
             self._del(file)
 
     def _add(self, file: File) -> None:
+        # C: kvm_vfio_file_add(), which tells VFIO of the virtual machine: kvm_vfio_file_set_kvm()
         if not isinstance(file, VfioGroupFile | VfioDeviceFile):
             raise err(EINVAL, "no file of VFIO")
         if file in self.files:
             raise err(EEXIST)
-        self.files.append(file.get())
+        file.get()
+        self.files.append(file)
         self.vm.assigned.append(file)
+        file.set_kvm(self.vm)
 
     def _del(self, file: File) -> None:
-        if file not in self.files:
+        if not isinstance(file, VfioGroupFile | VfioDeviceFile) or file not in self.files:
             raise err(ENOENT)
         self.files.remove(file)
         self.vm.assigned.remove(file)
+        file.set_kvm(None)
         file.put()
 
     @ioctl(k.KVM_GET_DEVICE_ATTR)

@@ -80,6 +80,15 @@ class Kvm:
         """A feature of the host's processors."""
         return self.kernel.cpu.has(flag)
 
+    @property
+    def translates_pasids(self) -> bool:
+        """
+        A guest's ENQCMD has a PASID of the host's when it leaves the processor: "PASID translation" is on.
+
+        Each VMCS of a machine with tables has the control set, be they empty.
+        """
+        return self.pasid_table is not None
+
     # ---- life
 
     def get_ref(self) -> None:
