@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
-from typing import Any
+from typing import Any, cast
 
 from pykernel.iommu import ioasid as i
 from pykernel.kernel import Kernel
@@ -76,7 +76,7 @@ class Vm:
         self.kvm_fd = proc.open("/dev/kvm", os.O_RDWR)
         self.fd = proc.ioctl(self.kvm_fd, k.KVM_CREATE_VM, 0)
         with box.host.as_task(proc.task):
-            self.vm = kvm_from_fd(box.host, self.fd)
+            self.vm = cast("Any", kvm_from_fd(box.host, self.fd))
         if irqchip:
             proc.ioctl(self.fd, k.KVM_CREATE_IRQCHIP, 0)
         self.ram = proc.mmap(0, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)

@@ -191,12 +191,12 @@ class Host(UserMemory):
         self.phys = phys
         self.data = bytearray(4096)
 
-    def copy_from(self, addr, buf):
+    def copy_from(self, addr, buf: Any):
         n = max(0, min(len(buf), 0x2000 - addr)) if addr >= 0x1000 else 0
         buf[:n] = self.data[addr - 0x1000 : addr - 0x1000 + n]
         return len(buf) - n
 
-    def copy_to(self, addr, data):
+    def copy_to(self, addr, data: Any):
         n = max(0, min(len(data), 0x1800 - addr)) if addr >= 0x1000 else 0
         self.data[addr - 0x1000 : addr - 0x1000 + n] = data[:n]
         return len(data) - n

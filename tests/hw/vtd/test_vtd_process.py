@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from errno import EFAULT
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ class Host(UserMemory):
         view[:] = self.data[addr - 0x1000 : addr - 0x1000 + len(view)]
         return 0
 
-    def copy_to(self, addr, data):
+    def copy_to(self, addr, data: Any):
         if not 0x1000 <= addr <= addr + len(data) <= 0x1800:
             return len(data)
         self.data[addr - 0x1000 : addr - 0x1000 + len(data)] = data
