@@ -54,14 +54,17 @@ def command(profile: str, vcpus: int, seed: int, broken: str | None, listed: boo
     except ValueError as e:  # an unknown profile
         raise Fail(str(e)) from e
     record = None if trace is None else TraceFile(scene.host, trace)
-    if record is not None:
-        trace_to(scene.guest, record.out)
-    if broken is None:
-        _tell(scene, to)
-    else:
-        _break(scene, to, broken)
-    scene.close()
-    lost = record.close() if record is not None else []
+    lost: list[str] = []
+    try:
+        if record is not None:
+            trace_to(scene.guest, record.out)
+        if broken is None:
+            _tell(scene, to)
+        else:
+            _break(scene, to, broken)
+        scene.close()
+    finally:
+        lost += record.close() if record is not None else []
     if lost:
         raise Fail(lost[0])
 

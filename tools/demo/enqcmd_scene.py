@@ -79,6 +79,7 @@ class App:
         zf: what each ENQCMD gave.
         fault: the signal that ended it, if one did.
         polls: how often it looked at the record.
+        fresh: the destination has no page yet, and the next command shall find it so.
     """
 
     def __init__(self, proc: Process, path: str, data: bytes) -> None:
@@ -91,6 +92,7 @@ class App:
         self.zf: list[bool] = []
         self.fault: Fault | None = None
         self.polls = 0
+        self.fresh = False
 
     def _page(self) -> int:
         return self.proc.mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
@@ -99,6 +101,14 @@ class App:
         """Have another destination: an area in which no page is there yet."""
         self.proc.munmap(self.dst, PAGE)
         self.dst = self._page()
+        self.fresh = True
+
+    def clear(self) -> None:
+        """Nothing is in the record, nor at the destination, unless that is to stay without a page."""
+        self.proc.mem.write(self.record, bytes(32))
+        if not self.fresh:
+            self.proc.mem.write(self.dst, bytes(len(self.data)))
+        self.fresh = False
 
     def descriptor(self, *, first: int = 0, block: bool = False) -> bytes:
         """The copy as 64 bytes; *first* is what bits 31:0 have, *block* is "block on fault"."""
@@ -305,6 +315,7 @@ class Scene:
         """One copy: fill, ENQCMD, poll."""
 
         def work() -> None:
+            self.app.clear()
             if self.app.submit(self.app.descriptor(first=first, block=block)):
                 self.app.wait()
 
