@@ -126,7 +126,8 @@ class Vcpu:
         kernel = vm.kernel
         self.vm, self.vcpu_id, self.kernel = vm, vcpu_id, kernel
         self.run_page, self.pio_page, self.ring_page = (Page.alloc(kernel.sub(PhysMem)) for _ in range(3))
-        self.run = k.kvm_run.from_buffer(self.run_page.data)
+        # of the arena itself: a view between them could be cleared by the garbage collection while it is exported
+        self.run = k.kvm_run.from_buffer(self.run_page.phys.arena, self.run_page.pa)
         self.mutex = Mutex(kernel, f"vcpu->mutex of {vcpu_id}")
         self.vmcs = Vmcs(vm)
         self.mode = OUTSIDE_GUEST_MODE
