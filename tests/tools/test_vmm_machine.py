@@ -227,7 +227,7 @@ def test_a_page_that_is_not_there_is_the_guest_kernel_s_to_find(host):
 
 @pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12"])
 def test_a_whole_accelerator_is_the_guest_s_to_configure(profile):
-    """By vfio-pci, which shows no PASIDs: the guest makes a queue for its kernel, in guest-physical addresses."""
+    """By vfio-pci: the guest makes a queue for its kernel, in guest-physical addresses, which 6.12 gives a PASID."""
     host = boot("vmm", profile)
     vmm = Vmm(host, memory=MEMORY, mdev="", cmdline="iommu.passthrough=1")
 

@@ -28,7 +28,8 @@ class Machine:
         pasids: Any = SimpleNamespace(host_of={GUEST: HOST}, guest_of={HOST: GUEST}.get)
         self.faults: list[Any] = []
         viommu: Any = SimpleNamespace(page_request=self.take, fault=lambda *a, **kw: self.faults.append((a, kw)))
-        self.requests = PageRequests(nesting, pasids, viommu, SOURCE)
+        self.requests = PageRequests(nesting, pasids, viommu)
+        self.requests.sources[9] = SOURCE
 
     def take(self, words):
         self.queue.append(words)
@@ -38,9 +39,9 @@ class Machine:
         prm = u.iommu_fault_page_request(flags=LAST | HAS_PASID, pasid=pasid, grpid=group, perm=perm, addr=addr)
         self.requests._hand_on(9, prm)
 
-    def respond(self, code, pasid=GUEST, group=5):
+    def respond(self, code, pasid=GUEST, group=5, source=SOURCE):
         words = (code << 12 | 1 << 4 | 9, group << 3, 0, 0)
-        self.requests.respond(Invalidation(Kind.PAGE_RESPONSE, source=SOURCE, pasid=pasid, words=words))
+        self.requests.respond(Invalidation(Kind.PAGE_RESPONSE, source=source, pasid=pasid, words=words))
 
 
 @pytest.mark.parametrize(("perm", "bits"), [(READ, 1), (WRITE, 2), (READ | WRITE, 3)])
@@ -65,7 +66,7 @@ def test_the_guest_s_answer_has_the_host_s_pasid(code):
     assert machine.answers == [(9, 5, HOST, code)]
 
 
-@pytest.mark.parametrize("wrong", [{"pasid": 8}, {"group": 6}])
+@pytest.mark.parametrize("wrong", [{"pasid": 8}, {"group": 6}, {"source": SOURCE + 8}])
 def test_an_answer_that_nobody_waits_for_is_dropped(wrong):
     machine = Machine()
     machine.ask()
@@ -99,7 +100,7 @@ def test_a_request_that_was_blocked_is_a_fault_record_of_the_guest_s():
     )
     event.addr = 0x7000
 
-    machine.requests._record(event)
+    machine.requests._record(9, event)
 
     assert machine.faults == [((SOURCE, 0x7000, 0x85), {"write": True, "pasid": GUEST})]
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pykernel.tools.vmm.extcaps import SvaCaps
 from pykernel.tools.vmm.msix import MessageRoutes, Msix
 from pykernel.tools.vmm.state import DeviceState
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
     from pykernel.syscalls import Process
+    from pykernel.tools.vmm.extcaps import SvaRegisters
     from pykernel.tools.vmm.vfio import VfioDevice, VfioRegion
 
 __all__ = ["AssignedDevice", "Slots"]
@@ -50,12 +52,24 @@ class AssignedDevice:
     """
     The function at *address* of the guest's bus, which is *device* of the host.
 
+    Args:
+        sva: what the VMM emulates of ATS, PRI and PASID; None: what there is of them the device shows itself.
+
     Attributes:
         bars: BAR -> (guest-physical address, size) of those that decode.
     """
 
-    def __init__(self, proc: Process, device: VfioDevice, address: str, slots: Slots, routes: MessageRoutes) -> None:
+    def __init__(
+        self,
+        proc: Process,
+        device: VfioDevice,
+        address: str,
+        slots: Slots,
+        routes: MessageRoutes,
+        sva: SvaRegisters | None = None,
+    ) -> None:
         self.proc, self.device, self.address, self.slots = proc, device, address, slots
+        self._sva = None if sva is None else SvaCaps(self._get, sva)
         self.bars: dict[int, tuple[int, int]] = {}
         self._caps = self._capabilities()
         self.msix: Msix | None = None
@@ -99,11 +113,11 @@ class AssignedDevice:
             both = r.PCI_MSIX_FLAGS_ENABLE | r.PCI_MSIX_FLAGS_MASKALL
             shift = 8 * (control - 1 - off)
             value = value & ~_shifted(both, shift) | _shifted(bits, shift)
-        return value
+        return value if self._sva is None else self._sva.read(off, size, value)
 
     def config_write(self, off: int, size: int, value: int) -> None:
         """A store, with what follows from it: BARs move, MSI-X goes on or off."""
-        if off + size > self.device.config.size:
+        if off + size > self.device.config.size or (self._sva is not None and self._sva.write(off, size, value)):
             return
         control = self._control + r.PCI_MSIX_FLAGS + 1
         if self.msix is not None and off <= control < off + size:
@@ -115,6 +129,8 @@ class AssignedDevice:
         resets = self._wants_flr(off, size, value)
         if resets and self.msix is not None:
             self.msix.reset()
+        if resets and self._sva is not None:
+            self._sva.reset()
         self.device.write(self.device.config, off, size, value)
         if (off < r.PCI_BASE_ADDRESS_0 + 4 * BARS and off + size > r.PCI_COMMAND) or resets:
             self._decode()

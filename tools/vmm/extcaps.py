@@ -8,6 +8,7 @@ others at the end of configuration space, as QEMU does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,11 @@ __all__ = ["SvaCaps", "SvaRegisters", "host_registers"]
 
 SIZE: Final = 4096
 HEADER: Final = 4
+LENGTHS: Final = {
+    r.PCI_EXT_CAP_ID_ATS: r.PCI_EXT_CAP_ATS_SIZEOF,
+    r.PCI_EXT_CAP_ID_PRI: r.PCI_EXT_CAP_PRI_SIZEOF,
+    r.PCI_EXT_CAP_ID_PASID: r.PCI_EXT_CAP_PASID_SIZEOF,
+}
 Load = Callable[[int, int], int]
 
 
@@ -52,21 +58,22 @@ def host_registers(proc: Process, sysfs: str) -> SvaRegisters | None:
     above = f"{sysfs}/physfn" if "physfn" in proc.listdir(sysfs) else sysfs
 
     def load(path: str) -> tuple[dict[int, int], Load]:
-        data = proc.read_bytes(f"{path}/config")
+        fd = proc.open(f"{path}/config", os.O_RDONLY)
+        data = proc.pread(fd, SIZE, 0)
+        proc.close(fd)
 
         def at(off: int, size: int) -> int:
             return int.from_bytes(data[off : off + size], "little")
 
         return {header & 0xFFFF: off for off, header in ext_caps(at).items()}, at
 
-    own, read_own = load(sysfs)
-    shared, read_shared = load(above)
-    ats, pri, pasid = own.get(r.PCI_EXT_CAP_ID_ATS), shared.get(r.PCI_EXT_CAP_ID_PRI), shared.get(r.PCI_EXT_CAP_ID_PASID)
+    (own, read), (shared, read_shared) = load(sysfs), load(above)
+    ats = own.get(r.PCI_EXT_CAP_ID_ATS)
+    pri, pasid = shared.get(r.PCI_EXT_CAP_ID_PRI), shared.get(r.PCI_EXT_CAP_ID_PASID)
     if ats is None or pri is None or pasid is None:
         return None
-    return SvaRegisters(
-        read_own(ats + r.PCI_ATS_CAP, 2), read_shared(pri + r.PCI_PRI_MAX_REQ, 4), read_shared(pasid + r.PCI_PASID_CAP, 2)
-    )
+    requests = read_shared(pri + r.PCI_PRI_MAX_REQ, 4)
+    return SvaRegisters(read(ats + r.PCI_ATS_CAP, 2), requests, read_shared(pasid + r.PCI_PASID_CAP, 2))
 
 
 class SvaCaps:
@@ -74,28 +81,31 @@ class SvaCaps:
 
     def __init__(self, load: Load, registers: SvaRegisters) -> None:
         self._space = ConfigSpace(0, 0, 0)
+        self._registers = registers
         self._ours: list[tuple[int, int]] = []  # (offset, length) of what the device does not answer
-        space = self._space
-        missing = {
-            r.PCI_EXT_CAP_ID_ATS: (r.PCI_EXT_CAP_ATS_SIZEOF, lambda at: space.add_ats(at, cap=registers.ats)),
-            r.PCI_EXT_CAP_ID_PRI: (
-                r.PCI_EXT_CAP_PRI_SIZEOF, lambda at: space.add_pri(at, max_requests=registers.requests)
-            ),
-            r.PCI_EXT_CAP_ID_PASID: (r.PCI_EXT_CAP_PASID_SIZEOF, lambda at: space.add_pasid(at, cap=registers.pasid)),
-        }  # fmt: skip
-        shown = ext_caps(load)
-        for at, header in shown.items():
-            length, add = missing.pop(header & 0xFFFF, (HEADER, None))
-            if add is None:
-                space.add_ext_cap(header & 0xFFFF, header >> 16 & 0xF, at, HEADER)
+        missing = dict(LENGTHS)
+        for at, header in ext_caps(load).items():
+            cap = header & 0xFFFF
+            if missing.pop(cap, 0):
+                self._add(cap, at)
             else:
-                add(at)
-            self._ours.append((at, length))
+                self._space.add_ext_cap(cap, header >> 16 & 0xF, at, HEADER)
+                self._ours.append((at, HEADER))
         end = SIZE
-        for length, add in missing.values():
+        for cap, length in missing.items():
             end -= length
-            self._ours.append((add(EXT_CAP_START if not self._ours else end), length))
-        space.settle()
+            self._add(cap, end if self._ours else EXT_CAP_START)
+        self._space.settle()
+
+    def _add(self, cap: int, at: int) -> None:
+        space, registers = self._space, self._registers
+        if cap == r.PCI_EXT_CAP_ID_ATS:
+            space.add_ats(at, cap=registers.ats)
+        elif cap == r.PCI_EXT_CAP_ID_PRI:
+            space.add_pri(at, max_requests=registers.requests)
+        else:
+            space.add_pasid(at, cap=registers.pasid)
+        self._ours.append((at, LENGTHS[cap]))
 
     def _has(self, off: int) -> bool:
         return any(at <= off < at + length for at, length in self._ours)

@@ -11,7 +11,7 @@ from pykernel.mm.phys import HOLE_END, LOW_RAM
 if TYPE_CHECKING:
     from pykernel.syscalls import Process
 
-__all__ = ["Area", "GuestFault", "GuestMemory"]
+__all__ = ["MAP_POPULATE", "Area", "GuestFault", "GuestMemory"]
 
 MAP_POPULATE: Final = 0x8000
 

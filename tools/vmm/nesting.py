@@ -7,9 +7,14 @@ Page requests of the devices come from a descriptor of the container, with the h
 from __future__ import annotations
 
 import os
+import struct
+from dataclasses import replace
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING, Final
 
 from pykernel.hw.vtd.prq import INVALID, PAGE_REQUEST, SUCCESS
+from pykernel.hw.vtd.tables import Pgtt
+from pykernel.tools.vmm.memory import MAP_POPULATE
 from pykernel.uapi.linux import iommu as u
 from pykernel.uapi.rfc import ioasid as i
 from pykernel.uapi.rfc import vfio_nesting as n
@@ -22,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Nesting", "request_words", "response_of"]
 
+PAGE: Final = 4096
+SAME: Final = 1 << 46  # above all memory of a machine
+TABLE: Final = 0x27  # present, writable, user, accessed
+LEAF: Final = 0xE7  # and dirty, and a page of 1 GiB
 CODES: Final = {SUCCESS: u.IOMMU_PAGE_RESP_SUCCESS, INVALID: u.IOMMU_PAGE_RESP_INVALID}
 
 
@@ -32,6 +41,23 @@ class Nesting:
         self.proc, self.container = proc, container
         self.fd = proc.open("/dev/ioasid", os.O_RDWR | os.O_CLOEXEC)
         self.faults = -1
+        self._same = False
+
+    def _identity(self) -> int:
+        """
+        Where devices find a first-stage table of the VMM's: the guest passes its addresses through.
+
+        Nobody ever changes it: devices may not write there, and the accessed and dirty bits are set. It goes with the
+        container and the process.
+        """
+        if not self._same:
+            proc, prot = self.proc, PROT_READ | PROT_WRITE
+            at = proc.mmap(0, 2 * PAGE, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE)
+            top = struct.pack("<Q", SAME + PAGE | TABLE).ljust(PAGE, b"\0")
+            proc.mem.write(at, top + struct.pack("<512Q", *(n << 30 | LEAF for n in range(512))))
+            self.container.map(at, SAME, 2 * PAGE, write=False)
+            self._same = True
+        return SAME
 
     # ---- /dev/ioasid
 
@@ -53,7 +79,9 @@ class Nesting:
         return self.proc.ioctl(self.container.fd, n.VFIO_IOMMU_NESTING_OP, row)
 
     def bind(self, pasid: int, guest: int, entry: PasidEntry) -> None:
-        """Nest the guest's first-stage table. Raises OSError."""
+        """Nest the guest's first-stage table, or where it has none one that changes no address. Raises OSError."""
+        if entry.pgtt != Pgtt.FIRST:
+            entry = replace(entry, first=self._identity(), five_levels=False, sre=True)
         self._op(n.VFIO_IOMMU_NESTING_OP_BIND_PGTBL, _bind_data(pasid, guest, u.IOMMU_SVA_GPASID_VAL, entry))
 
     def unbind(self, pasid: int, guest: int) -> None:

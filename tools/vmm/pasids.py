@@ -103,8 +103,8 @@ class GuestPasids:
 
     def apply(self, guest: int, entry: PasidEntry | None) -> None:
         """The guest's table has *entry* for a PASID now: bind it, bind it anew, or unbind it."""
-        if entry is not None and entry.pgtt != Pgtt.FIRST:
-            entry = None  # pass-through and second stage are the guest-physical addresses that the device has anyway
+        if entry is not None and entry.pgtt != Pgtt.FIRST and (guest == DEFAULT or entry.pgtt != Pgtt.PASS_THROUGH):
+            entry = None  # there a device has guest-physical addresses anyway; second stages are not offered
         if guest != DEFAULT and guest not in self.host_of:
             return  # a number that the guest made up
         before = self.bound.get(guest)

@@ -36,16 +36,18 @@ REASONS: Final[dict[int, Reason]] = {
 
 class PageRequests:
     """
-    The requests of requester *source*.
+    The requests of a container's devices.
 
     Attributes:
-        waiting: group -> the host's IOMMU group and the request that the guest has not answered.
+        sources: IOMMU group of the host -> the requester ID of the device in the guest.
+        waiting: (requester, request group) -> the IOMMU group and the request that the guest has not answered.
     """
 
-    def __init__(self, nesting: Nesting, pasids: GuestPasids, viommu: VirtualIommu, source: int) -> None:
-        self.nesting, self.pasids, self.viommu, self.source = nesting, pasids, viommu, source
+    def __init__(self, nesting: Nesting, pasids: GuestPasids, viommu: VirtualIommu) -> None:
+        self.nesting, self.pasids, self.viommu = nesting, pasids, viommu
         self.proc = nesting.proc
-        self.waiting: dict[int, tuple[int, iommu_fault_page_request]] = {}
+        self.sources: dict[int, int] = {}
+        self.waiting: dict[tuple[int, int], tuple[int, iommu_fault_page_request]] = {}
         self._stop = self.proc.eventfd(0, os.O_NONBLOCK)
 
     def loop(self) -> None:
@@ -67,30 +69,31 @@ class PageRequests:
         if fault.type == IOMMU_FAULT_PAGE_REQ:
             self._hand_on(group, fault.prm)
         else:
-            self._record(fault.event)
+            self._record(group, fault.event)
 
-    def _record(self, event: iommu_fault_unrecoverable) -> None:
+    def _record(self, group: int, event: iommu_fault_unrecoverable) -> None:
         """A request that was blocked for good: a fault record of the guest's."""
         guest = self.pasids.guest_of(event.pasid) if event.flags & IOMMU_FAULT_UNRECOV_PASID_VALID else None
         write = bool(event.perm & IOMMU_FAULT_PERM_WRITE)
         reason = REASONS.get(event.reason, Reason.SM_FS_NOT_PRESENT)
-        self.viommu.fault(self.source, event.addr, reason, write=write, pasid=guest)
+        self.viommu.fault(self.sources[group], event.addr, reason, write=write, pasid=guest)
 
     def _hand_on(self, group: int, prm: iommu_fault_page_request) -> None:
-        guest = self.pasids.guest_of(prm.pasid)
+        guest, source = self.pasids.guest_of(prm.pasid), self.sources[group]
         if guest is None:
             self.nesting.answer(group, prm, FAILURE)
-        elif self.viommu.page_request(request_words(self.source, guest, prm)):
-            self.waiting[prm.grpid & 0x1FF] = (group, prm)
+        elif self.viommu.page_request(request_words(source, guest, prm)):
+            self.waiting[source, prm.grpid & 0x1FF] = (group, prm)
         else:  # a full queue loses it: the device asks again
             self.nesting.answer(group, prm, SUCCESS)
 
     def respond(self, what: Invalidation) -> None:
         """The guest answers; what nobody waits for is dropped."""
         index, code = response_of(what)
-        waiting = self.waiting.get(index)
+        key = what.source, index
+        waiting = self.waiting.get(key)
         if waiting is not None and self.pasids.host_of.get(what.pasid) == waiting[1].pasid:
-            del self.waiting[index]
+            del self.waiting[key]
             self.nesting.answer(*waiting, code)
 
     def stop(self) -> None:

@@ -59,9 +59,9 @@ class VfioContainer:
         self.groups[number] = fd
         return fd
 
-    def map(self, vaddr: int, iova: int, size: int) -> None:
-        """VFIO_IOMMU_MAP_DMA, for reading and writing."""
-        flags = v.VFIO_DMA_MAP_FLAG_READ | v.VFIO_DMA_MAP_FLAG_WRITE
+    def map(self, vaddr: int, iova: int, size: int, *, write: bool = True) -> None:
+        """VFIO_IOMMU_MAP_DMA, for reading and, with *write*, for writing."""
+        flags = v.VFIO_DMA_MAP_FLAG_READ | (v.VFIO_DMA_MAP_FLAG_WRITE if write else 0)
         row = v.vfio_iommu_type1_dma_map(
             argsz=v.vfio_iommu_type1_dma_map.sizeof(), flags=flags, vaddr=vaddr, iova=iova, size=size
         )

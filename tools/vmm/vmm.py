@@ -8,12 +8,13 @@ What a machine is made of stands in one place each: ``memory`` (its RAM), ``vcpu
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pykernel.mm.guest import GuestRam
 from pykernel.tools.vmm.device import AssignedDevice
+from pykernel.tools.vmm.extcaps import SvaRegisters, host_registers
 from pykernel.tools.vmm.guest import CONSOLE_IRQ, Guest
 from pykernel.tools.vmm.kvm import KvmVcpu, KvmVm
 from pykernel.tools.vmm.layout import DMAR_BASE, DMAR_SIZE, ECAM_BASE, ECAM_SIZE, ecam_address, ecam_offset
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["DSA_SLOT", "Vmm"]
 
 DSA_SLOT: Final = "0000:00:04.0"
-SOURCE: Final = ecam_offset(DSA_SLOT) >> 12  # its requester id
+MORE_SLOTS: Final = ("0000:00:05.0", "0000:00:06.0", "0000:00:07.0")
+PCI: Final = "/sys/bus/pci"
 POLLIN: Final = 1
 ALL_CPUS: Final = 0xFEEFF000  # the address of a message to every processor
 
@@ -49,7 +51,10 @@ class Vmm:
         vcpus: processors.
         parent: the PCI address of the host's accelerator.
         mdev: "1swq" or "1dwq", a mediated device of *parent*; "": *parent* itself, or a virtual function, by vfio-pci.
+        functions: PCI addresses of more functions of the host, by vfio-pci, too.
         pasids: which number the guest has for a PASID of the host's: "private" or "identity", which cannot migrate.
+            It is identity where nothing is said of a machine with whole functions: the guest writes PASIDs into their
+            queues itself. With private ones only shared queues, for which the processor translates, are of use to it.
         modules: what the guest loads.
         incoming: the machine that is to move here (:meth:`migrate`); until then this one is paused and has no guest.
     """
@@ -63,13 +68,22 @@ class Vmm:
         vcpus: int = 1,
         parent: str = "0000:6a:01.0",
         mdev: str = "1swq",
-        pasids: str = "private",
+        functions: Sequence[str] = (),
+        pasids: str = "",
         modules: Mapping[str, str] | None = None,
         profile: str = "",
         cmdline: str = "",
         incoming: Vmm | None = None,
     ) -> None:
+        if mdev and functions:
+            raise ValueError(
+                f"{name}: a mediated device has the host's PASIDs, functions {', '.join(functions)} have the guest's: "
+                "one translation table of the processor's cannot serve both"
+            )
+        if len(functions) > len(MORE_SLOTS):
+            raise ValueError(f"{name}: {len(functions)} more functions, but there are {len(MORE_SLOTS)} slots")
         self.host, self.name, self.kind, self.parent = host, name, mdev, parent
+        self.functions = () if mdev else (parent, *functions)
         self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
         self.devices: dict[str, AssignedDevice] = {}
         self.vcpus: list[KvmVcpu] = []
@@ -82,7 +96,7 @@ class Vmm:
         self._paused, self._killed = incoming is not None, False
         self.proc: Process = host.process(comm=f"vmm-{name}")
         try:
-            self._build(memory, pasids)
+            self._build(memory, pasids or ("identity" if self.functions else "private"))
             if incoming is not None:
                 self.ram, self.guest = incoming.ram, incoming.guest
                 self._start(vcpus)
@@ -116,41 +130,41 @@ class Vmm:
         self.container = VfioContainer(self.proc, v.VFIO_TYPE1_NESTING_IOMMU)
         self.nesting = Nesting(self.proc, self.container)
         self.pasids = GuestPasids(self.nesting, pasids, host.trace)
+        slots = (DSA_SLOT, *MORE_SLOTS)[: len(self.functions) or 1]
         self.viommu = VirtualIommu(
             self.memory,
             self.pasids,
-            [SOURCE],
+            [_source(slot) for slot in slots],
             self.vm.signal,
             respond=lambda what: self.requests.respond(what),
             drain=lambda: self.requests.drain(),
         )
-        self.requests = PageRequests(self.nesting, self.pasids, self.viommu, SOURCE)
-        self._plug(DSA_SLOT, self.kind)
+        self.requests = PageRequests(self.nesting, self.pasids, self.viommu)
+        if self.kind:
+            self._plug(DSA_SLOT, self._mediated())
+        for slot, function in zip(slots, self.functions, strict=False):
+            _override(self.proc, function, "vfio-pci")
+            sysfs = f"{PCI}/devices/{function}"
+            self._plug(slot, sysfs, host_registers(self.proc, sysfs))
 
-    def _plug(self, address: str, kind: str) -> None:
+    def _mediated(self) -> str:
+        """A mediated device of the parent's: where it is in sysfs."""
+        proc, sysfs = self.proc, f"{PCI}/devices/{self.parent}"
+        driver = proc.readlink(f"{sysfs}/driver").rsplit("/", 1)[-1]
+        proc.write_text(f"{sysfs}/mdev_supported_types/{driver}-dsa-{self.kind}-v1/create", self.mdev)
+        return f"/sys/bus/mdev/devices/{self.mdev}"
+
+    def _plug(self, address: str, sysfs: str, sva: SvaRegisters | None = None) -> None:
         """The host's device becomes one of the guest's: with the first one guest memory becomes the device's, too."""
-        proc = self.proc
-        sysfs = f"/sys/bus/pci/devices/{self.parent}"
-        if kind:
-            driver = proc.readlink(f"{sysfs}/driver").rsplit("/", 1)[-1]
-            proc.write_text(f"{sysfs}/mdev_supported_types/{driver}-dsa-{kind}-v1/create", self.mdev)
-            sysfs = f"/sys/bus/mdev/devices/{self.mdev}"
-        else:
-            self._override(proc, "vfio-pci")
+        first, known = not self.devices, set(self.container.groups)
         device = self.container.device(sysfs)
-        for fd in self.container.groups.values():
-            self.vm.add_group(fd)
-        for area in self.memory.areas:
+        for number in self.container.groups.keys() - known:
+            self.vm.add_group(self.container.groups[number])
+        for area in self.memory.areas if first else ():
             self.container.map(area.hva, area.gpa, area.size)
-        self.devices[address] = AssignedDevice(proc, device, address, self.vm, self.vm)
-
-    def _override(self, proc: Process, driver: str) -> None:
-        """Give the whole function to *driver*, or with "" to whoever takes it."""
-        sysfs = f"/sys/bus/pci/devices/{self.parent}"
-        proc.write_text(f"{sysfs}/driver_override", driver + "\n")
-        if "driver" in proc.listdir(sysfs):
-            proc.write_text(f"{sysfs}/driver/unbind", self.parent)
-        proc.write_text("/sys/bus/pci/drivers_probe", self.parent)
+        group = int(self.proc.readlink(f"{sysfs}/iommu_group").rsplit("/", 1)[-1])
+        self.requests.sources[group] = _source(address)
+        self.devices[address] = AssignedDevice(self.proc, device, address, self.vm, self.vm, sva)
 
     def _start(self, vcpus: int) -> None:
         """Processors, and the threads."""
@@ -334,5 +348,19 @@ class Vmm:
     def _give_back(self, proc: Process) -> None:
         if self.mdev:
             proc.write_text(f"/sys/bus/mdev/devices/{self.mdev}/remove", "1")
-        else:
-            self._override(proc, "")
+        for function in self.functions:
+            _override(proc, function, "")
+
+
+def _source(slot: str) -> int:
+    """The requester ID of the function in *slot*."""
+    return ecam_offset(slot) >> 12
+
+
+def _override(proc: Process, function: str, driver: str) -> None:
+    """Give a whole function of the host to *driver*, or with "" to whoever takes it."""
+    sysfs = f"{PCI}/devices/{function}"
+    proc.write_text(f"{sysfs}/driver_override", driver + "\n")
+    if "driver" in proc.listdir(sysfs):
+        proc.write_text(f"{sysfs}/driver/unbind", function)
+    proc.write_text(f"{PCI}/drivers_probe", function)
