@@ -409,9 +409,26 @@ def test_unbinding_drains_then_kvm_s_entry_goes_then_the_iommu_s(scene):
     assert translation(scene, pasid).directory_entry & 1 == 0
 
 
-def test_every_step_but_the_second_can_be_taken_away():
-    """The second is the processor's own; nothing of it is software's to forget."""
-    assert {row.step for row in BREAKS.values()} == set(STEPS) - {2}
+def test_without_a_context_switch_of_the_register_another_process_s_memory_is_used(scene):
+    """IA32_PASID is XSAVE's component 10: each task has its own. The command is accepted, and is somebody else's."""
+    first, number = scene.app, scene.gpasid
+
+    (act,) = BREAKS["xsave"].acts(scene)
+
+    second = scene.apps[1]
+    outcome = act.outcome
+    assert scene.guest.mm_pasid(second.proc.task.mm) != number
+    assert [event.fields["pasid"] for event in outcome.inside if event.name == "enqcmd"] == [number]
+    assert outcome.zf == [False]
+    assert (outcome.record.status, outcome.copied) == (0, False)
+    assert scene.run(first.arrived) == first.data
+    assert works_again(scene)
+    scene.app = second
+    assert works_again(scene)
+
+
+def test_every_step_can_be_taken_away():
+    assert {row.step for row in BREAKS.values()} == set(STEPS)
 
 
 # ---- the command

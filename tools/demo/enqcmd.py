@@ -77,7 +77,7 @@ def _list(to: Printer) -> None:
         rows = [(name, row.missing) for name, row in BREAKS.items() if row.step == number]
         if rows:
             to.title(f"{number}  {title}")
-            to.rows(rows)
+            to.rows(rows, width=max(map(len, BREAKS)))
 
 
 def _tell(scene: Scene, to: Printer) -> None:
@@ -110,8 +110,7 @@ def _break(scene: Scene, to: Printer, name: str) -> None:
 
     row = BREAKS[name]
     title, by = STEPS[row.step]
-    to.text(f"Step {row.step}, {title[0].lower()}{title[1:]}, when", "bold")
-    to.text(f"{row.missing}:", "bold")
+    to.text(f"{row.step}  {title}, when {row.missing}", "bold")
     to.text(f"   by {by}", "dim")
     numbers = f"gPASID {scene.gpasid}, hPASID {scene.hpasid}; the host's tenant: {scene.tenant_pasid}"
     to.rows([("PASIDs", f"guest's process: {numbers}")])

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from pykernel.cpu import Cpus
 from pykernel.pci.config import (
     PCI_DEV3_DEVCAP3,
     PCI_DEV3_DEVCAP3_DMWR_REQ,
@@ -67,6 +68,34 @@ def fixup(scene: Scene) -> Iterator[Act]:
     task.pasid_activated = True
     yield Act(f"task->pasid_activated = 1 while IA32_PASID is {scene.msr():#x}", scene.submission())
     task.pasid_activated = False
+
+
+# ---- 2, the register
+
+
+def xsave(scene: Scene) -> Iterator[Act]:
+    """Another process gets the processor, and the register stays as the first one had it."""
+    scene.submission()
+    first, number = scene.app, scene.gpasid
+    scene.app = scene.open(b"what a second process has to copy, at most")
+    task, cpus = scene.app.proc.task, scene.guest.sub(Cpus)
+    scene.run(first.clear)
+    before = scene.run(first.arrived)
+
+    def work() -> None:
+        cpu = cpus.current
+        cpu.load(first.proc.task)
+        cpu.save()
+        cpu.owner, cpus.fpu(task).cpu = task, cpu  # as after XRSTORS, which did not happen
+        if scene.app.submit(scene.app.descriptor()):
+            scene.app.wait()
+        cpus.flush_thread(task)
+
+    did = f"a process of PASID {scene.gpasid} runs after one of {number}; no XRSTORS of component 10"
+    outcome = scene.watch(work)
+    after = scene.run(first.arrived)
+    yield Act(did, outcome, (("other", f"the first process's destination was {before[:8]!r}, is {after[:8]!r}"),))
+    scene.app = first
 
 
 # ---- 3, VMX
@@ -220,6 +249,13 @@ BREAKS: Final[dict[str, Break]] = {
                    "#GP, and a second one after the fix-up: SIGSEGV. Only the MSR says whose work it is.", forge),
     "fixup": Break(1, "the guest's kernel mends no #GP",
                    "IA32_PASID stays invalid: SIGSEGV at the first ENQCMD of the thread.", fixup),
+    "xsave": Break(
+        2,
+        "a context switch leaves IA32_PASID as it was",
+        "The command has the PASID of whoever ran before, whose memory is used: so the register is a component of "
+        "XSAVE, and new threads begin with it invalid.",
+        xsave,
+    ),
     "control": Break(3, "VMX control \"PASID translation\" is off",
                      "The guest's number goes to the device as it is: another tenant's memory is read and written, "
                      "while the flag says \"accepted\". So KVM sets the control whenever ENQCMD is usable.", control),

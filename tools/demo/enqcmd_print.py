@@ -35,10 +35,10 @@ class Printer:
         if by:
             self.text(f"   by {by}", "dim")
 
-    def rows(self, rows: Iterable[tuple[str, str]], style: str = "") -> None:
-        """Names and values; a line of the log is kept whole."""
+    def rows(self, rows: Iterable[tuple[str, str]], style: str = "", width: int = NAME) -> None:
+        """Names of *width* and values; a line of the log is kept whole."""
         for name, value in rows:
-            self.text(f"   {name:<{NAME}} {value}", style)
+            self.text(f"   {name:<{width}} {value}", style)
 
     def wrapped(self, name: str, text: str, style: str = "") -> None:
         """A name and a sentence or two."""

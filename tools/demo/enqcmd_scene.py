@@ -204,7 +204,7 @@ class Scene:
 
     Attributes:
         setup: what happened on the host while the process opened the queue.
-        app: the guest's process.
+        app: the guest's process that submits; *apps*: all of them.
         hpasid_was: the host's PASID for it, also when it is not bound any more.
     """
 
@@ -221,7 +221,8 @@ class Scene:
         self.inside = self.guest.trace.record()
         self.run(self._enable)
         before = len(self.events)
-        self.app: App = self.run(self._open)
+        self.apps: list[App] = []
+        self.app = self.open(b"one copy by a device that both of us share")
         self.setup = self.events[before:]
         self.hpasid_was = self.hpasid
 
@@ -251,8 +252,11 @@ class Scene:
         enable(proc)
         proc.exit()
 
-    def _open(self) -> App:
-        return App(self.vmm.process(comm="app"), "/dev/dsa/wq0.0", b"one copy by a device that both of us share")
+    def open(self, data: bytes) -> App:
+        """A new process of the guest that has opened the queue, to copy *data*."""
+        app: App = self.run(lambda: App(self.vmm.process(comm="app"), "/dev/dsa/wq0.0", data))
+        self.apps.append(app)
+        return app
 
     def run(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Run *fn* in the guest."""
@@ -331,5 +335,5 @@ class Scene:
         self.host.shutdown()
 
     def _leave(self) -> None:
-        if self.app.proc.exited is None:
-            self.app.proc.exit()
+        for app in self.apps:
+            app.proc.exit()
