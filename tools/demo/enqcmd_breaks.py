@@ -174,8 +174,12 @@ def egress(scene: Scene) -> Iterator[Act]:
 def full(scene: Scene) -> Iterator[Act]:
     """More commands at once than a limited portal may put into the queue; then the last again."""
     app, n = scene.app, THRESHOLD + 1
-    outcome = scene.watch(lambda: app.burst(app.descriptor(), n))
-    yield Act(f"{n} ENQCMDs in a row, while the engine takes none", outcome)
+
+    def work() -> None:
+        app.burst(app.descriptor(), n)
+        app.wait()
+
+    yield Act(f"{n} ENQCMDs in a row, while the engine takes none", scene.watch(work))
     yield Act("the last one again, a moment later", scene.submission())
 
 

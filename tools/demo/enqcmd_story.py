@@ -54,7 +54,7 @@ class Story:
         """What the IOMMU read last of the name: caches may have it from somebody before."""
         return next(event.fields for event in reversed(self.scene.events) if event.name == name)
 
-    # ---- setup (6.1), in short
+    # ---- what stood before, in short
 
     def setup(self) -> list[tuple[str, str]]:
         """What was done before, a line each."""
