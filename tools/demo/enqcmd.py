@@ -26,7 +26,9 @@ __all__ = ["command"]
 @click.option("--seed", default=1, show_default=True, help="Of the machine's randomness.")
 @click.option("--break", "broken", metavar="STEP", help="Take a step's mechanism away, and see; --list has the names.")
 @click.option("--list", "listed", is_flag=True, help="What can be taken away.")
-@click.option("--trace", metavar="FILE", help="Write both kernels' events from the command on there, as JSON lines; - is stderr.")
+@click.option(
+    "--trace", metavar="FILE", help="Write both kernels' events from the command on there, as JSON lines; - is stderr."
+)
 def command(profile: str, vcpus: int, seed: int, broken: str | None, listed: bool, trace: str | None) -> None:
     """
     Follow one ENQCMD from a process of a guest to the device, through both stages of memory, and back.
