@@ -16,6 +16,7 @@ from typing import Any
 from pykernel import boot
 from pykernel.kernel import Kernel
 from pykernel.machine import load, parse
+from pykernel.mm.phys import PhysMem
 from pykernel.tools.vmm.setup import enable, prepare
 from pykernel.tools.vmm.vmm import Vmm
 from pykernel.uapi.linux.idxd import (
@@ -127,6 +128,12 @@ class Tenant:
         """All that devices could write for it."""
         return bytes(self.proc.mem.read(self.open, OPEN_PAGES * PAGE) + self.proc.mem.read(self.record, PAGE))
 
+    def memory(self) -> bytes:
+        """All its pages."""
+        return bytes(
+            self.proc.mem.read(self.base, (CANARIES + OPEN_PAGES) * PAGE) + self.proc.mem.read(self.record, PAGE)
+        )
+
     def close(self) -> None:
         """Give the queue back, and end."""
         self.proc.munmap(self.portal, PAGE)
@@ -140,6 +147,7 @@ class Tenants:
 
     Attributes:
         home: tenant -> its machine, None: the host.
+        frames: pages of kernels, which no tenant may touch.
     """
 
     def __init__(
@@ -150,6 +158,8 @@ class Tenants:
         prepare(self.root, shared=swq, dedicated=wq.pop("dedicated", 0), **wq)
         self.vms: list[Vmm] = []
         self.home: dict[Tenant, Vmm | None] = {}
+        self.frames: list[tuple[PhysMem, int]] = []
+        self._canary(self.host)
         for n in range(vms):
             self.machine(f"vm{n}", each)
         for n in range(here):
@@ -160,9 +170,17 @@ class Tenants:
         vmm = Vmm(self.host, name=name, memory=MEMORY, **kw)
         vmm.run(lambda: enable(vmm.process()))
         self.vms.append(vmm)
+        self._canary(vmm.guest.kernel)
         for n in range(each):
             self.admit(vmm, f"{name}-{n}", shared=kw.get("mdev", "1swq") == "1swq")
         return vmm
+
+    def _canary(self, kernel: Kernel) -> None:
+        """A page of *kernel*'s own that must stay as it is."""
+        phys = kernel.sub(PhysMem)
+        pa = phys.alloc_page()
+        phys.write(pa, secret(f"kernel {len(self.frames)}"))
+        self.frames.append((phys, pa))
 
     def admit(self, vmm: Vmm | None, name: str, **kw: Any) -> Tenant:
         """One more tenant."""
@@ -192,6 +210,8 @@ class Tenants:
 
     def kill(self, vmm: Vmm) -> None:
         """A machine dies, and its tenants with it."""
+        mine = vmm.guest.kernel.sub(PhysMem)
+        self.frames = [(phys, pa) for phys, pa in self.frames if phys is not mine]
         vmm.kill()
         self.vms.remove(vmm)
         self.home = {t: where for t, where in self.home.items() if where is not vmm}
@@ -200,20 +220,29 @@ class Tenants:
         """Let *ms* pass on the host's clock."""
         self.host.sched.idle_until(lambda: False, ms * 10**6)
 
+    def picture(self, *but: Tenant, machine: Vmm | None = None) -> dict[str, bytes]:
+        """All that tenants other than *but* have, and pages of kernels other than that of *machine*."""
+        mine = None if machine is None else machine.guest.kernel.sub(PhysMem)
+        found = {t.name: t.memory() for t in self.home if t not in but}
+        rows = enumerate(self.frames)
+        return found | {f"kernel {n}": bytes(phys.read(pa, PAGE)) for n, (phys, pa) in rows if phys is not mine}
+
     def check(self) -> None:
-        """The oracle. Raises AssertionError: memory of a tenant was written or read by another."""
+        """The oracle. Raises AssertionError: a secret was written, or read by another."""
         lines = {page[at : at + 64]: t for t in self.home for page in t.secrets for at in range(0, PAGE, 64)}
         for tenant in self.home:
             assert tenant.stands(), f"{tenant.name}: its secret was written"
             seen = tenant.seen()
             for line, owner in lines.items():
-                # half a line is enough to tell: copies need not be aligned
+                # the middle of a line is enough to tell: copies need not be aligned
                 assert owner is tenant or line[16:48] not in seen, f"{tenant.name} has a secret of {owner.name}"
 
     def end(self) -> None:
         """All leave, machines are switched off; the host has no oops, and nothing is left."""
         for tenant in list(self.home):
             self.leave(tenant)
+        for phys, pa in self.frames:
+            phys.free_later(pa)
         for vmm in self.vms:
             vmm.shutdown()
             assert vmm.guest.kernel.oopses == []

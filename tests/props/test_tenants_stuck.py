@@ -11,6 +11,13 @@ import pytest
 from tenants import Tenants
 
 from pykernel import boot
+from pykernel.uapi.linux.idxd import (
+    DSA_OPCODE_COMPARE,
+    IDXD_OP_FLAG_BOF,
+    IDXD_OP_FLAG_CRAV,
+    IDXD_OP_FLAG_RCR,
+    dsa_hw_desc,
+)
 
 SECOND = 10**9
 
@@ -130,3 +137,33 @@ def test_a_process_of_the_host_that_dies_holds_nobody_up(tenants):
     del tenants.home[here]
 
     assert in_time(tenants, lambda: leave_here(tenants), 60) < 1
+
+
+def test_operands_that_take_turns_end_too(tenants):
+    """
+    A guest that says "success" and brings no page: each page of a descriptor is asked for some times, not for ever.
+
+    Two operands whose pages are missing must not make each other's count begin anew.
+    """
+    vmm = tenants.vms[0]
+    victim = victim_of(tenants, vmm)
+    answer = vmm.nesting.answer
+    asked = []
+
+    def lie(group, prm):
+        asked.append(prm.addr)
+        assert len(asked) < 100, "it never ends"
+        answer(group, prm, 0)
+
+    vmm.requests._hand_on = lie
+    compare = dsa_hw_desc(
+        opcode=DSA_OPCODE_COMPARE,
+        flags=IDXD_OP_FLAG_BOF | IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR,
+        completion_addr=victim.record,
+        src_addr=vmm.run(victim.fault_page),
+        xfer_size=64,
+    )
+    compare.src2_addr = vmm.run(victim.fault_page)
+
+    assert vmm.run(lambda: victim.submit(bytes(compare)))
+    assert vmm.run(lambda: victim.wait()) & 0x3F == 4

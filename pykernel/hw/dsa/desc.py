@@ -169,7 +169,7 @@ class Context:
     """
 
     __slots__ = (
-        "_asked", "_asking", "_refused", "_tries", "completion", "desc", "device", "done", "failed", "index", "member",
+        "_asked", "_asking", "_tries", "completion", "desc", "device", "done", "failed", "index", "member",
         "operation", "result", "waiting", "work",
     )  # fmt: skip
 
@@ -180,7 +180,8 @@ class Context:
         self.operation: Operation | None = None
         self.completion: Completion | None = None
         self.member: Context | None = None
-        self._asked, self._tries, self._refused = -1, 0, False
+        self._tries: dict[int, int] = {}  # page that was asked for -> how often
+        self._asked = -1
 
     @property
     def may_block(self) -> bool:
@@ -243,25 +244,27 @@ class Context:
         addr = fault.addr & _ADDRESS  # a transfer may run over the end of the address space
         if not self.may_block:
             raise OpError(DSA_COMP_PAGE_FAULT_NOBOF | write, fault_addr=addr) from None
-        if addr != self._asked:
-            self._asked, self._tries, self._refused = addr, 0, False
-        if self._refused or self._tries >= _RETRIES or not self._request(addr, write=fault.write):
+        # operands that take turns must not begin anew with each other's pages, or it would never end
+        tries = self._tries[addr] = self._tries.get(addr, 0) + 1
+        if tries > _RETRIES or not self._request(addr, write=fault.write):
             raise OpError(DSA_COMP_PAGE_FAULT_IR | write, fault_addr=addr) from None
 
     def _request(self, addr: int, *, write: bool) -> bool:
         """Ask for the page: the answer, if it comes at once; raises Blocked."""
-        self._tries += 1
         work = self.work
         self._asking = self.waiting = True
+        self._asked = addr
         self.device.page_request(work, addr, write, self.answered)
         self._asking = False
         if self.waiting:
             raise Blocked
-        return not self._refused
+        return self._tries[addr] <= _RETRIES
 
     def answered(self, ok: bool) -> None:
         """The page is there, or it was refused; called once for each request."""
-        self._refused, self.waiting = not ok, False
+        self.waiting = False
+        if not ok:
+            self._tries[self._asked] = _RETRIES + 1  # it is not asked for again
         if not self._asking:
             work = self.work
             self.device.resume(work if work.batch is None else work.batch)

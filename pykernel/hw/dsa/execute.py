@@ -128,6 +128,11 @@ class Executor:
             return True
         return work.pasid == (perm.pasid if perm.pasid_en else None)
 
+    def _may_interrupt(self, work: Work) -> bool:
+        """Also of a descriptor that was refused before its handle was looked at: no handle of another's is raised."""
+        user = work.pasid is not None and not work.priv
+        return self._handle_allowed(work) and not (user and not self._device.regs.gencfg.user_int_en)
+
     # ------------------------------------------------------------------ completion
     def _complete(self, ctx: Context, completion: Completion) -> None:
         desc, status = ctx.desc, completion.status
@@ -137,7 +142,7 @@ class Executor:
                 self._device.report.work(ctx.work, completion)
         elif wants_record:
             self._write_record(ctx, completion)
-        if desc.flags & IDXD_OP_FLAG_RCI and status != DSA_COMP_INT_HANDLE_INVAL:
+        if desc.flags & IDXD_OP_FLAG_RCI and self._may_interrupt(ctx.work):
             self._device.raise_handle(desc.int_handle, ims=ctx.work.ims)
 
     def _write_record(self, ctx: Context, completion: Completion) -> None:
