@@ -22,6 +22,7 @@ __all__ = ["COMMANDS", "cli", "main"]
 EXAMPLES = """\b
 Examples:
   pykernel demo                                  a first tour: configure a queue, copy memory with it
+  pykernel demo enqcmd                           a command of a guest's process, step by step
   pykernel demo scalability                      one accelerator for 1 to 1,000 clients
   pykernel run -- accel-config list -i            a real program sees the emulated devices
   pykernel run --as nobody -- cat /sys/bus/dsa/devices/dsa0/state
