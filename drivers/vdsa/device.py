@@ -120,10 +120,15 @@ class VdsaDevice(VfioDevice):
     def suspend(self) -> None:
         """Migration stops it: what the guest submitted ends, and the host's queue knows nothing of it any more."""
         self.portal.zap()
+        self.settle()
         if self.commands.wq_on:
-            self.commands.finish(abort=False)
             self.pasids.disable()
         self.ims.mask()
+
+    def settle(self) -> None:
+        """Wait for what the guest has submitted."""
+        if self.commands.wq_on:
+            self.commands.finish(abort=False)
 
     def resume(self) -> None:
         """It goes on, here or where it came: the guest's PASIDs are looked up again."""

@@ -116,6 +116,8 @@ class VdsaMigration:
     def migration_set_state(self, new_state: int) -> File | None:
         """Raises EINVAL: no way there, or a stream of another device; ENOMEM."""
         file: File | None = None
+        if self.running and new_state != RUNNING:
+            self.device.settle()  # without the lock: pages that it needs may be the work of who is at a register
         with self.device.dev_lock:
             while self.state != new_state:
                 step = vfio_mig_get_next_state(self.device, self.state, new_state)

@@ -17,7 +17,7 @@ from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT
 from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
 from pykernel.iommu.ioasid import INVALID_IOASID
 from pykernel.pci.core import Pci
-from pykernel.tools.vmm.migration import MigrationError
+from pykernel.tools.vmm.migration import Migration, MigrationError
 from pykernel.tools.vmm.setup import enable, prepare
 from pykernel.tools.vmm.vmm import Vmm
 from pykernel.uapi.linux.idxd import (
@@ -278,24 +278,30 @@ class Run:
         sched.idle_until(lambda: len(self.oracle.accepted) >= n or all(t.done for t in self.threads))
 
     def move(self, to, progress=lambda p: None):
-        here, numbers = self.vmm, {}
+        """Migrate; before the first entry there, all that was bound here is bound in other numbers of the host."""
+        here = self.vmm
 
         def watch(p):
             progress(p)
-            if p.step == "save":  # the guest stands, and still has all of this host
-                numbers.update(here.pasids.host_of)
+            if p.step == "run":
+                self.compare(here, migration.destination)
 
-        self.vmm = here.migrate(self.hosts[to].kernel, progress=watch)
+        migration = Migration(here, self.hosts[to].kernel, DSA, watch)
+        self.vmm = migration.run()
         self.moves += 1
-        assert self.vmm.pasids.host_of.keys() == numbers.keys()
-        assert not set(numbers.values()) & set(self.vmm.pasids.host_of.values()), "a host PASID of the source is used"
-        self.check_table()
 
-    def check_table(self):
-        """What KVM's table has is what is bound, in this host's numbers."""
-        table, pasids = self.vmm.vm._vm.pasid_table, self.vmm.pasids
-        for guest in pasids.bound.keys() - {0}:
-            assert table.lookup(guest) == pasids.host_of[guest]
+    @staticmethod
+    def compare(here, there):
+        mine, theirs = here.pasids, there.pasids
+        assert theirs.host_of.keys() == mine.host_of.keys()
+        assert theirs.bound == mine.bound
+        assert not set(mine.host_of.values()) & set(theirs.host_of.values()), "a host PASID of the source is used"
+        table = there.vm._vm.pasid_table
+        for guest in theirs.bound.keys() - {0}:
+            assert table.lookup(guest) == theirs.host_of[guest]
+        assert sum(vcpu.silicon.stat["exits"] for vcpu in there.vcpus) == 0
+        for area in here.memory.areas:
+            assert here.memory.read(area.gpa, area.size) == there.memory.read(area.gpa, area.size), "memory differs"
 
     def try_move(self, to, stop_at):
         """Move, but fail at step *stop_at*, if it is reached: the machine goes on where it was."""

@@ -171,6 +171,18 @@ class AssignedDevice:
             if bar in self.bars:
                 part.slot = self.slots.add(self.bars[bar][0] + part.off, part.size, part.hva)
 
+    def cover(self, page: int) -> None:
+        """
+        Let the guest see the VMM's memory at *page* where its portals are mapped; 0: the portals again.
+
+        What ENQCMD finds there is no queue: it says "retry".
+        """
+        for bar in self.bars:
+            for part in self._mapped[bar]:
+                if part.slot >= 0:
+                    self.slots.remove(part.slot)
+                    part.slot = self.slots.add(self.bars[bar][0] + part.off, part.size, page or part.hva)
+
     # ---- registers
 
     def hit(self, gpa: int) -> tuple[int, int] | None:

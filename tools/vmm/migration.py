@@ -28,8 +28,8 @@ from pykernel.uapi.linux import vfio as v
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
     from pykernel.sched import Thread
+    from pykernel.tools.vmm.device import AssignedDevice
     from pykernel.tools.vmm.memory import Area
-    from pykernel.tools.vmm.vfio import VfioDevice
     from pykernel.tools.vmm.vmm import Vmm
 
 __all__ = ["Migration", "MigrationError", "Progress"]
@@ -82,6 +82,7 @@ class Migration:
         self.destination: Vmm | None = None
         self._tell = progress or (lambda _progress: None)
         self._sent = 0
+        self._covered = 0  # what the guest sees in the place of portals
         self._undo: list[Callable[[], None]] = []
 
     def run(self) -> Vmm:
@@ -139,16 +140,11 @@ class Migration:
             raise MigrationError(f"{source.name} does not run")
         if self.to is source.host:
             raise MigrationError(f"{source.name} is on that host")
-        if source.pasids.policy == "identity":
-            raise MigrationError("the guest's PASIDs are this host's own (identity): another host has given them away")
         stays = [address for address, device in source.devices.items() if not device.device.migrates()]
-        if stays and len(stays) < len(source.devices):
-            raise MigrationError(
-                f"{', '.join(stays)}: a whole function takes the guest's PASIDs, a mediated device the host's: "
-                "one table of KVM's cannot serve both"
-            )
         if stays:
             raise MigrationError(f"{', '.join(stays)} is a whole function, whose state VFIO cannot read")
+        if source.pasids.policy == "identity":
+            raise MigrationError("the guest's PASIDs are this host's own (identity): another host has given them away")
 
     def _prepare(self) -> Vmm:
         """The machine there, without a guest. Raises MigrationError: it is not like this one; OSError."""
@@ -225,20 +221,25 @@ class Migration:
     def _quiesce(self) -> None:
         """Devices stop when all that was submitted is done. Raises MigrationError, OSError."""
         for _ in range(STOPS):
-            alone = [self._stop(device.device) for device in self.source.devices.values()]
+            alone = [self._stop(device) for device in self.source.devices.values()]
             if all(alone):
                 return
             self._restart_devices()  # the guest ran, and may have submitted more
         raise MigrationError("the guest's work asks for pages without end")
 
-    def _stop(self, device: VfioDevice) -> bool:
-        """Stop one; False: the guest had to run meanwhile, to bring pages."""
+    def _stop(self, device: AssignedDevice) -> bool:
+        """
+        Stop one; False: the guest had to run meanwhile, to bring pages, and could submit.
+
+        To a shared queue it could not: its portals were covered. A dedicated queue's cannot be, for MOVDIR64B does not
+        hear of it.
+        """
         source, requests = self.source, self.source.requests
         sched, failed = source.host.sched, list[OSError]()
 
         def stop() -> None:
             try:
-                device.set_state(v.VFIO_DEVICE_STATE_STOP)
+                device.device.set_state(v.VFIO_DEVICE_STATE_STOP)
             except OSError as e:
                 failed.append(e)
 
@@ -248,7 +249,9 @@ class Migration:
                 sched.kill(thread)
                 raise MigrationError("the device does not stop")
             if not thread.done:
-                alone = False
+                alone = source.kind == "1swq"
+                if alone:
+                    self._cover(device)
                 self._answer(thread)
         if failed:
             raise failed[0]
@@ -261,6 +264,18 @@ class Migration:
         source.host.sched.idle_until(lambda: thread.done or not requests.waiting, ANSWER_NS)
         source.pause()
         requests.refuse()
+
+    def _cover(self, device: AssignedDevice) -> None:
+        if not self._covered:
+            proc = self.source.proc
+            self._covered = proc.mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+            self._undo.append(self._uncover)
+            device.cover(self._covered)
+
+    def _uncover(self) -> None:
+        for device in self.source.devices.values():
+            device.cover(0)
+        self.source.proc.munmap(self._covered, PAGE)
 
     def _restart_devices(self) -> None:
         for device in self.source.devices.values():

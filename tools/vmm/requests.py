@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 from typing import TYPE_CHECKING, Final
 
 from pykernel.hw.vtd.codes import Reason
@@ -94,7 +95,15 @@ class PageRequests:
         waiting = self.waiting.get(key)
         if waiting is not None and self.pasids.host_of.get(what.pasid) == waiting[1].pasid:
             del self.waiting[key]
-            self.nesting.answer(*waiting, code)
+            self._answer(*waiting, code)
+
+    def _answer(self, group: int, prm: iommu_fault_page_request, code: int) -> None:
+        """Unless the host has answered in the guest's place: it waits for ten seconds."""
+        try:
+            self.nesting.answer(group, prm, code)
+        except OSError as e:
+            if e.errno != EINVAL:
+                raise
 
     def stop(self) -> None:
         """Let the thread end."""
@@ -102,9 +111,9 @@ class PageRequests:
 
     def refuse(self) -> None:
         """Whom the guest has not answered is refused."""
-        for group, prm in self.waiting.values():
-            self.nesting.answer(group, prm, FAILURE)
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, {}
+        for group, prm in waiting.values():
+            self._answer(group, prm, FAILURE)
 
     def close(self) -> None:
         """Who still waits is refused."""
