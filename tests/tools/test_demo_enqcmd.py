@@ -15,11 +15,11 @@ import pytest
 from pykernel.mm.phys import PhysMem
 from pykernel.pci.core import Pci
 from pykernel.profile import PROFILES
-from pykernel.tools.demo.enqcmd_breaks import BREAKS
-from pykernel.tools.demo.enqcmd_report import observed
-from pykernel.tools.demo.enqcmd_scene import DSA, SIZE, THRESHOLD, TRIES, Scene
-from pykernel.tools.demo.enqcmd_story import STEPS, Story
-from pykernel.tools.demo.enqcmd_tables import pasid_entry, source_id, translation
+from pykernel.tools.demo.enqcmd.breaks import BREAKS
+from pykernel.tools.demo.enqcmd.report import observed
+from pykernel.tools.demo.enqcmd.scene import DSA, SIZE, THRESHOLD, TRIES, Scene
+from pykernel.tools.demo.enqcmd.story import STEPS, Story
+from pykernel.tools.demo.enqcmd.tables import pasid_entry, source_id, translation
 
 FRAME = 0xFFFFFFFFFF000
 MARKS = 1 << 5 | 1 << 6  # accessed and dirty: the walk itself sets them

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pykernel.tools.demo.enqcmd_tables import ADDRESS
+from pykernel.tools.demo.enqcmd.tables import ADDRESS
 
 if TYPE_CHECKING:
     from pykernel.trace import Event

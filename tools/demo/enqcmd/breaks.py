@@ -20,8 +20,8 @@ from pykernel.pci.config import (
     PCI_EXT_CAP_ID_DEV3,
 )
 from pykernel.pci.core import Pci
-from pykernel.tools.demo import enqcmd_tables as tables
-from pykernel.tools.demo.enqcmd_scene import DSA, PAGE, PORTS, THRESHOLD, Outcome, Scene
+from pykernel.tools.demo.enqcmd import tables as tables
+from pykernel.tools.demo.enqcmd.scene import DSA, PAGE, PORTS, THRESHOLD, Outcome, Scene
 from pykernel.uapi.linux.pci_regs import PCI_ERR_UNCOR_STATUS, PCI_EXT_CAP_ID_ERR
 from pykernel.virt.kvm import vmcs
 

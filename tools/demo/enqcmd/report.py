@@ -11,7 +11,7 @@ from pykernel.hw.vtd.codes import Reason
 from pykernel.uapi.linux.idxd import dsa_completion_status
 
 if TYPE_CHECKING:
-    from pykernel.tools.demo.enqcmd_scene import Outcome, Scene
+    from pykernel.tools.demo.enqcmd.scene import Outcome, Scene
 
 __all__ = ["observed"]
 

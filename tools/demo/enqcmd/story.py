@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from pykernel.cpu.msr import IA32_PASID
 from pykernel.mm.phys import PhysMem
-from pykernel.tools.demo.enqcmd_scene import DSA, SIZE, Outcome, Scene
-from pykernel.tools.demo.enqcmd_tables import ADDRESS, translation
-from pykernel.tools.demo.enqcmd_walk import walks
+from pykernel.tools.demo.enqcmd.scene import DSA, SIZE, Outcome, Scene
+from pykernel.tools.demo.enqcmd.tables import ADDRESS, translation
+from pykernel.tools.demo.enqcmd.walk import walks
 from pykernel.uapi.linux.idxd import dsa_completion_status, dsa_hw_desc, dsa_opcode
 
 __all__ = ["PGTT", "STEPS", "Story"]

@@ -14,8 +14,8 @@ import click
 from pykernel.tools.options import Fail, TraceFile, trace_to
 
 if TYPE_CHECKING:
-    from pykernel.tools.demo.enqcmd_print import Printer
-    from pykernel.tools.demo.enqcmd_scene import Scene
+    from pykernel.tools.demo.enqcmd.print import Printer
+    from pykernel.tools.demo.enqcmd.scene import Scene
 
 __all__ = ["command"]
 
@@ -41,9 +41,9 @@ def command(profile: str, vcpus: int, seed: int, broken: str | None, listed: boo
     """
     from rich.console import Console
 
-    from pykernel.tools.demo.enqcmd_breaks import BREAKS
-    from pykernel.tools.demo.enqcmd_print import Printer
-    from pykernel.tools.demo.enqcmd_scene import Scene
+    from pykernel.tools.demo.enqcmd.breaks import BREAKS
+    from pykernel.tools.demo.enqcmd.print import Printer
+    from pykernel.tools.demo.enqcmd.scene import Scene
 
     if broken is not None and broken not in BREAKS:
         raise Fail(f"--break {broken}: there is no such step; there are {', '.join(BREAKS)}")
@@ -72,8 +72,8 @@ def command(profile: str, vcpus: int, seed: int, broken: str | None, listed: boo
 
 
 def _list(to: Printer) -> None:
-    from pykernel.tools.demo.enqcmd_breaks import BREAKS
-    from pykernel.tools.demo.enqcmd_story import STEPS
+    from pykernel.tools.demo.enqcmd.breaks import BREAKS
+    from pykernel.tools.demo.enqcmd.story import STEPS
 
     for number, (title, _) in STEPS.items():
         rows = [(name, row.missing) for name, row in BREAKS.items() if row.step == number]
@@ -84,8 +84,8 @@ def _list(to: Printer) -> None:
 
 def _tell(scene: Scene, to: Printer) -> None:
     """All steps, then the drawing."""
-    from pykernel.tools.demo.enqcmd_breaks import BREAKS
-    from pykernel.tools.demo.enqcmd_story import STEPS, Story
+    from pykernel.tools.demo.enqcmd.breaks import BREAKS
+    from pykernel.tools.demo.enqcmd.story import STEPS, Story
 
     before = scene.msr()
     story = Story(scene, scene.submission(), before)
@@ -106,9 +106,9 @@ def _tell(scene: Scene, to: Printer) -> None:
 
 def _break(scene: Scene, to: Printer, name: str) -> None:
     """What is different when a step is missing."""
-    from pykernel.tools.demo.enqcmd_breaks import BREAKS
-    from pykernel.tools.demo.enqcmd_report import observed
-    from pykernel.tools.demo.enqcmd_story import STEPS
+    from pykernel.tools.demo.enqcmd.breaks import BREAKS
+    from pykernel.tools.demo.enqcmd.report import observed
+    from pykernel.tools.demo.enqcmd.story import STEPS
 
     row = BREAKS[name]
     title, by = STEPS[row.step]

@@ -18,7 +18,7 @@ from pykernel.virt.kvm import vmcs
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
-    from pykernel.tools.demo.enqcmd_scene import Scene
+    from pykernel.tools.demo.enqcmd.scene import Scene
 
 __all__ = [
     "ADDRESS", "Translation", "changed", "leaf", "pasid_entry", "peek", "second_stage", "source_id", "translation",
