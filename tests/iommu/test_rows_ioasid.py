@@ -89,9 +89,10 @@ def test_1_1_set_ids_are_used_again(box: Box) -> None:
 
 
 def test_1_1_ordered_workqueue_is_called_ioasid_wq(box: Box) -> None:
-    names: list[str] = []
-    i.ioasid_queue_work(box.kernel, lambda: names.append(box.kernel.sched.thread.name))
+    threads: list[Any] = []
+    i.ioasid_queue_work(box.kernel, lambda: threads.append(box.kernel.sched.thread))
     i.ioasid_flush_work(box.kernel)
+    names = [thread.name for thread in threads]
     assert names == ["ioasid_wq"]
 
 
