@@ -99,6 +99,8 @@ class VdsaDevice(VfioDevice):
     def close_device(self) -> None:
         """Nothing of its guest is left, and nobody waits for pages that it would have to bring."""
         with self.pasids.refusing(self.pasids.host_pasids()), self.dev_lock:
+            if self.wq.shared:  # the guest reaches the host's queue whether its own is on or not
+                self.commands.finish(abort=True)
             self.commands.quiesce(abort=True)
             self.pasids.close()
             self.reset_state()
