@@ -273,11 +273,11 @@ def test_causes_each_reserved_bit_of_a_table(table: PasidTable, bit: int) -> Non
 
 def test_kind_is_fault_like_with_the_instruction_length(vm: Vm) -> None:
     vcpu = vm.vcpu()
-    vcpu.vmcs.exited(72, length=4)
+    vcpu.vmcs.exited(72, length=5)  # F2 0F 38 F8 /r
     rip = vcpu.vmcs.read(v.GUEST_RIP)
-    assert vcpu.vmcs.read(0x440C) == 4
+    assert vcpu.vmcs.read(0x440C) == 5
     vcpu.vmcs.skip()
-    assert vcpu.vmcs.read(v.GUEST_RIP) == rip + 4
+    assert vcpu.vmcs.read(v.GUEST_RIP) == rip + 5
 
 
 def test_exit_qualification_reads_as_0(vm: Vm) -> None:
@@ -295,7 +295,7 @@ def test_talks_handler_sets_the_failure_flag_and_skips(vm: Vm) -> None:
     vm.fds, vm.vcpus = fds, [vcpu]
     assert vm.loop() == k.KVM_EXIT_SHUTDOWN
     assert vcpu.vmcs.read(v.GUEST_RFLAGS) == 0x2 | ZF | 1 << 9
-    assert vcpu.vmcs.read(v.GUEST_RIP) == rip + 4
+    assert vcpu.vmcs.read(v.GUEST_RIP) == rip + 5  # F2 0F 38 F8 /r
 
 
 def test_alternative_of_tdx_is_gp_for_enqcmd_and_ud_for_enqcmds() -> None:

@@ -16,16 +16,17 @@ wants a processor back sets ``kvm_run.immediate_exit``, which counts as a pendin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from errno import EBUSY
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pykernel.cpu import xsave
+from pykernel.cpu.trap import GP, Trap
 from pykernel.errors import err
 from pykernel.lib.locking import Mutex
-from pykernel.mm.phys import PhysMem
+from pykernel.mm.phys import PAGE_SIZE, PhysMem
 from pykernel.mm.vma import Page
 from pykernel.uapi.linux import kvm as k
 from pykernel.virt.kvm.context import GuestContext
@@ -53,6 +54,9 @@ __all__ = ["EXITING_GUEST_MODE", "IN_GUEST_MODE", "OUTSIDE_GUEST_MODE", "Exit", 
 # include/linux/kvm_host.h
 OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE = range(3)
 PASID_BITS: Final = 0xFFFFF
+LINE: Final = 64
+MMIO_BYTES: Final = 8  # kvm_run.mmio.data
+ENQCMD_BYTES: Final = 5  # F2 (or F3) 0F 38 F8 /r, with a memory operand of a register
 
 
 class Program(Protocol):
@@ -101,6 +105,21 @@ class _Raise:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+def pieces(gpa: int, size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Address and size of each part of an access, which no part of crosses a multiple of *most*."""
+    end = gpa + size
+    while gpa < end:
+        step = min(end - gpa, most - gpa % most if most == PAGE_SIZE else most)
+        yield gpa, step
+        gpa += step
+
+
+def _check_line(gpa: int, data: bytes) -> None:
+    """Raises Trap: #GP."""
+    if gpa % LINE or len(data) != LINE:
+        raise Trap(GP, f"{len(data)} bytes at {gpa:#x}")
 
 
 class Vcpu:
@@ -327,19 +346,40 @@ class Vcpu:
             self._take_interrupts()
 
     def mmio_read(self, gpa: int, size: int) -> int:
-        """A load of *size* bytes: of registers that are mapped, or an exit."""
+        """A load of *size* bytes: of memory or registers that are mapped, or an exit; each page by itself."""
+        if (gpa & PAGE_SIZE - 1) + size <= PAGE_SIZE:
+            return self._load(gpa, size)
+        parts = (self._load(at, step).to_bytes(step, "little") for at, step in pieces(gpa, size, PAGE_SIZE))
+        return int.from_bytes(b"".join(parts), "little")
+
+    def _load(self, gpa: int, size: int) -> int:
         found = self._leave(_Step(lambda: self.vm.guest_load(gpa, size)))
         if found is None:
-            found = self.exit(EXIT_REASON_EPT_VIOLATION, gpa=gpa, size=size, write=False, value=0)
+            found = self._emulate(gpa, size, write=False, value=0)
         return int(found)
 
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
-        """A store of *size* bytes."""
-        if not self._leave(_Step(lambda: self.vm.guest_store(gpa, value.to_bytes(size, "little")))):
-            self.exit(EXIT_REASON_EPT_VIOLATION, gpa=gpa, size=size, write=True, value=value)
+        """A store of *size* bytes; each page by itself."""
+        data = value.to_bytes(size, "little")
+        for at, step in pieces(gpa, size, PAGE_SIZE):
+            self._store(at, data[at - gpa : at - gpa + step])
+
+    def _store(self, gpa: int, data: bytes) -> None:
+        if not self._leave(_Step(lambda: self.vm.guest_store(gpa, data))):
+            self._emulate(gpa, len(data), write=True, value=int.from_bytes(data, "little"))
+
+    def _emulate(self, gpa: int, size: int, *, write: bool, value: int) -> int:
+        """Exits of eight bytes at most. C: ``int emulator_read_write(struct x86_emulate_ctxt *, ...)``, fragments."""
+        found = 0
+        for at, step in pieces(gpa, size, MMIO_BYTES):
+            shift = 8 * (at - gpa)
+            part = value >> shift & (1 << 8 * step) - 1
+            found |= (self.exit(EXIT_REASON_EPT_VIOLATION, gpa=at, size=step, write=write, value=part) or 0) << shift
+        return found
 
     def movdir64b(self, gpa: int, data: bytes) -> None:
-        """MOVDIR64B. Raises Trap: #UD, nothing is mapped there, and KVM does not emulate it."""
+        """MOVDIR64B. Raises Trap: #GP, no multiple of 64; #UD, nothing is mapped there, and KVM does not emulate it."""
+        _check_line(gpa, data)
         if not self._leave(_Step(lambda: self.vm.guest_store(gpa, bytes(data)))):
             self.exit(EXIT_REASON_EPT_VIOLATION, gpa=gpa, size=64, write=True, value=None)
 
@@ -348,8 +388,10 @@ class Vcpu:
         ENQCMD, or with *supervisor* ENQCMDS, of a command with the guest's PASID: translated and sent; True: accepted.
 
         Raises:
-            Trap: the VMM is asked to emulate it; or what the host answers a PASID that has no translation with.
+            Trap: #GP, not at a multiple of 64; #UD, the VMM is asked to emulate it; or what the host answers a PASID
+                that has no translation with.
         """
+        _check_line(gpa, cmd)
         return bool(self._leave(_Step(lambda: self._enqcmd(gpa, cmd, supervisor))))
 
     def _enqcmd(self, gpa: int, cmd: bytes, supervisor: bool) -> Any:
@@ -360,7 +402,7 @@ class Vcpu:
             self.kernel.trace("kvm_enqcmd", vcpu=self.vcpu_id, gpa=gpa, pasid=first & PASID_BITS, host=pasid)
         if pasid < 0:
             reason = EXIT_REASON_ENQCMDS if supervisor else EXIT_REASON_ENQCMD
-            return Exit(reason, pasid=first & PASID_BITS, length=4)
+            return Exit(reason, pasid=first & PASID_BITS, length=ENQCMD_BYTES)
         command = (first & ~PASID_BITS | pasid).to_bytes(4, "little") + cmd[4:]
         if self.kernel.sched.exploring:
             self.kernel.sched.point()  # the instruction has its translation, and the command is not sent yet
@@ -368,6 +410,10 @@ class Vcpu:
         if accepted is None:
             return Exit(EXIT_REASON_EPT_VIOLATION, gpa=gpa, size=64, write=True, value=None, supervisor=supervisor)
         return accepted
+
+    def rdtsc(self) -> int:
+        """RDTSC, without an exit."""
+        return self.kernel.sched.clock_ns() + self.msrs.tsc_offset
 
     def rdmsr(self, index: int) -> int:
         """RDMSR. Raises Trap: #GP."""
