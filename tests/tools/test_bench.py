@@ -53,6 +53,11 @@ TARGETS = {
     "open+read+close, patched, os.open": 20e-6,
     "open+read+close, C, process surface, plain": 40e-6,
     "open+write+close, C, process surface": 60e-6,
+    "a guest's PASID translated": 3e-6,
+    "an exit of a virtual processor and its entry": 2e-5,
+    "a PASID bound and unbound, 1 processors kicked": 1.03e-4,
+    "a PASID bound and unbound, 8 processors kicked": 1.24e-4,
+    "a PASID bound and unbound, 64 processors kicked": 2.92e-4,
 }
 
 
@@ -90,7 +95,7 @@ def test_every_target_has_its_row(quick, fuse, require_program):
     groups = (startup, inside, headers, dma, devices, mdev, vfio, sva, vmm, process)
     rows: list[Row] = [row for group in groups for row in group.rows()]
 
-    assert {row.name: row.target for row in rows if row.target is not None} == TARGETS
+    assert {row.name: row.target for row in rows if row.target is not None} == pytest.approx(TARGETS)
     assert len({row.name for row in rows}) == len(rows)
     assert {row.base for row in rows if row.base} <= {row.name for row in rows}
     assert all(row.seconds > 0 for row in rows if row.unit == "s")
