@@ -57,6 +57,7 @@ class ImsEntry:
         idxd = table.idxd
         irqs = idxd.kernel.sub(Irqs)
         self.desc = irqs.alloc("IDXD-IMS", index)
+        self.desc.requester = idxd.pdev
         try:
             irqs.request(self.desc.irq, handler, name, self, hard=True)
         except OSError:

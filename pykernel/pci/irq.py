@@ -53,13 +53,19 @@ class IrqAction:
 
 @dataclass(slots=True)
 class IrqDesc:
-    """``struct irq_desc``. *set_mask* reaches the mask bit of the device's table; *flow* is "edge" or "fasteoi"."""
+    """
+    ``struct irq_desc``. *set_mask* reaches the mask bit of the device's table; *flow* is "edge" or "fasteoi".
+
+    Attributes:
+        requester: whose messages mean it, where interrupts are remapped; None: nobody's do.
+    """
 
     irq: int
     chip: str
     hwirq: int
     flow: str = "edge"
     set_mask: Callable[[bool], None] | None = None
+    requester: object = None
     actions: list[IrqAction] = field(default_factory=list)
     asserted: set[object] = field(default_factory=set)
     count: int = 0
@@ -178,6 +184,21 @@ class Irqs:
             desc.asserted.discard(source)
             return
         desc.asserted.add(source)
+        self.raise_irq(irq)
+
+    def message(self, address: int, data: int, requester: object) -> None:
+        """
+        A message of *requester*'s arrived. With remapping it means an entry of the table, which says whose it is.
+
+        So whoever has a device writes into it what it likes, and no other device's interrupt comes (VT-d 5.1.3; the
+        driver makes each entry for one requester: drivers/iommu/intel/irq_remapping.c:set_msi_sid()).
+        """
+        irq = message_irq(address, data)
+        desc = self.descs.get(irq)
+        if self.remapping and (desc is None or desc.requester is None or desc.requester is not requester):
+            if self.kernel.trace:
+                self.kernel.trace("irq_blocked", irq=irq, requester=getattr(requester, "name", ""))
+            return
         self.raise_irq(irq)
 
     def raise_irq(self, irq: int) -> None:

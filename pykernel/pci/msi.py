@@ -159,6 +159,7 @@ class Msi:
         assert self._dir is not None
         mode = self.mode
         self.descs[i] = desc
+        desc.requester = self.dev
         if mode == "msix":
             desc.set_mask = self._masker(i)
         self._dir.create_file(Attribute(str(desc.irq), lambda _k: f"{mode}\n", None, 0o444))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pykernel.mm.phys import PhysFault, PhysMem
 from pykernel.pci.function import DmaFault, PciFunction
-from pykernel.pci.irq import MSI_ADDRESS, Irqs, message_irq
+from pykernel.pci.irq import MSI_ADDRESS, Irqs
 
 if TYPE_CHECKING:
     from pykernel.pci.core import Pci
@@ -262,7 +262,7 @@ class Slot:
     def msi_write(self, address: int, data: int) -> None:
         """A message: an interrupt when it goes to the local APIC's range."""
         if address & 0xFFF00000 == MSI_ADDRESS:
-            self.pci.kernel.sub(Irqs).raise_irq(message_irq(address, data))
+            self.pci.kernel.sub(Irqs).message(address, data, self.dev)
 
     def intx(self, asserted: bool) -> None:
         """The interrupt pin."""

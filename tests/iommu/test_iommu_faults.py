@@ -188,14 +188,23 @@ def test_a_long_access_finds_the_hole(attached):
 
 @pytest.mark.parametrize("iommu", ["", "enabled = false"])
 def test_messages_of_interrupts_are_not_translated(world, iommu):
-    """A write to fee00000-feefffff is an interrupt, with and without an IOMMU."""
+    """
+    A write to fee00000-feefffff is an interrupt, with and without an IOMMU.
+
+    With one whose entry of the remapping table is not the requester's, or is none, it is blocked (VT-d 5.1.3).
+    """
     w = world(iommu)
     raised: list[int] = []
     irqs = w.kernel.sub(Irqs)
+    mine, other = irqs.alloc("PCI-MSI", 0), irqs.alloc("PCI-MSI", 1)
+    mine.requester = w.dev
     irqs.raise_irq = raised.append
-    w.dev.function.dma_write(0xFEE00000, (77).to_bytes(4, "little"))
-    assert raised == [77]
+    for irq in (mine.irq, other.irq, 77):
+        w.dev.function.dma_write(0xFEE00000, irq.to_bytes(4, "little"))
+    assert raised == [mine.irq] + ([other.irq, 77] if iommu else [])
     del irqs.raise_irq
+    for desc in (mine, other):
+        irqs.free(desc.irq)
     assert w.log("DMAR") == []
 
 

@@ -20,9 +20,11 @@ from pykernel import boot
 from pykernel.base.module import Modules
 from pykernel.drivers.idxd.device import wq_set_pasid
 from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT
+from pykernel.hw.dsa.regs import IMS
 from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
 from pykernel.machine import PciSpec, load
 from pykernel.pci.core import Pci
+from pykernel.pci.irq import Irqs
 from pykernel.surfaces.explore import explore
 from pykernel.tools.dsa import enable_wq
 from pykernel.tools.vmm.extcaps import SvaCaps, SvaRegisters
@@ -319,6 +321,35 @@ def test_a_pasid_that_is_not_bound_for_the_function_reaches_nothing(dedicated, w
     elif whose == "the host's":
         assert client.copy(DATA) == DATA
         client.close()
+
+
+@pytest.mark.parametrize("how", ["interrupt message store", "DMA"])
+def test_a_guest_s_message_is_no_other_device_s_interrupt(dedicated, how):
+    """The function writes to the local APIC what its guest likes; the remapping table says whose entry it is."""
+    cloud = dedicated
+    thief = cloud.vms[0]
+    irqs = cloud.host.sub(Irqs)
+    foreign = [irq for irq, desc in irqs.descs.items() if desc.requester is not cloud.host.sub(Pci).devices[VFS[0]]]
+    counts = {irq: irqs.descs[irq].count for irq in foreign}
+    events = cloud.host.trace.record()
+
+    def forge():
+        fn: Any = thief.guest.kernel.sub(Pci).slots[SLOT].function
+        for irq in foreign:
+            if how == "DMA":
+                cloud.silicon(0).port.dma_write(0xFEE00000, irq.to_bytes(4, "little"))
+                continue
+            fn.mmio_write(0, IMS + 12, 4, 1)  # masked
+            fn.mmio_write(0, IMS, 8, 0xFEE00000)
+            fn.mmio_write(0, IMS + 8, 4, irq)
+            fn.mmio_write(0, IMS + 12, 4, 0)
+            cloud.silicon(0).raise_handle(0, ims=True)
+
+    thief.run(forge)
+
+    assert len(foreign) > 10
+    assert events_of(events, "irq_blocked", "irq", "requester") == {(irq, VFS[0]) for irq in foreign}
+    assert {irq: irqs.descs[irq].count for irq in foreign} == counts
 
 
 def test_private_numbers_in_a_dedicated_queue_reach_nothing(host):

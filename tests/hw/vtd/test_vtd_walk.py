@@ -6,6 +6,7 @@ import pytest
 
 from pykernel.hw.vtd import regs as r
 from pykernel.pci.function import DmaFault
+from pykernel.pci.irq import Irqs
 
 GIB = 1 << 30
 SOURCE = 0x6A08
@@ -421,8 +422,10 @@ def test_a_write_to_the_message_range_is_an_interrupt(bench):
     b.scalable()
     b.second(0, b.page())
     b.on()
-    b.slot.dma_write(0xFEE00000, (77).to_bytes(4, "little"))
-    assert b.raised == [77]
+    desc = b.kernel.sub(Irqs).alloc("PCI-MSI", 0)
+    desc.requester = b.slot.dev
+    b.slot.dma_write(0xFEE00000, desc.irq.to_bytes(4, "little"))
+    assert b.raised == [desc.irq]
     assert b.fault() is None
 
 
