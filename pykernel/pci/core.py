@@ -21,7 +21,7 @@ from pykernel.pci.driver import PciBus
 from pykernel.pci.function import PciFunction
 from pykernel.pci.irq import Irqs
 from pykernel.pci.slot import ADDRESS, Remapping, Slot
-from pykernel.pci.window import bar_at
+from pykernel.pci.window import BarWindow, bar_at
 from pykernel.uapi.linux import pci_regs as r
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Pci:
         self._used: list[tuple[int, int]] = []  # (start, size), ascending
         self._next_io = IO_PORTS
         self._full: dict[tuple[bool, int], int] = {}  # (window, size) -> below this no such range is free
+        self.windows: dict[int, BarWindow] = {}  # who had a page of physical memory, as bar_at() found it
         kernel.mmio_at = partial(bar_at, self)
 
     @property

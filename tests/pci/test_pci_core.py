@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from errno import EBUSY, EINVAL, ENODEV, ENOSPC, ENOTTY, ERANGE
 from itertools import pairwise
 
@@ -442,3 +443,32 @@ def test_a_match_that_fails_is_told(kernel, dev, driver, monkeypatch):
     monkeypatch.setattr(kernel.sub(Pci).bus, "match", fail)
     kernel.sub(Pci).rescan()
     assert kernel.log.records[-1].text == "pci 0000:6a:01.0: device attach failed (-19)"
+
+
+def test_what_answers_at_an_address_is_who_has_it_now(pci_kernel, card_type):
+    """The window of a page is found once, and anew when its BAR moved, its device went, or another one came."""
+    kernel = pci_kernel(card_type())
+    pci = kernel.sub(Pci)
+    dev = pci.devices["0000:6a:01.0"]
+    old, whole = dev.resources[0].start, dev.resources[0]
+    window = kernel.mmio_at(old + 0x10)
+    assert kernel.mmio_at(old + 0x20) is window
+    assert (window.base, window.size) == (old, 0x2000)
+
+    moved = replace(whole, start=old + 0x100000)
+    dev.resources[0] = moved
+    assert kernel.mmio_at(old + 0x10) is None
+    assert kernel.mmio_at(moved.start + 0x10).base == moved.start
+    dev.resources[0] = whole
+    assert kernel.mmio_at(old + 0x10).base == old
+    assert kernel.mmio_at(moved.start + 0x10) is None
+
+    dev.function, before = card_type(), dev.function
+    assert kernel.mmio_at(old + 0x10)._io.iomem.function is dev.function
+    dev.function = before
+    proc = kernel.process()
+    proc.write_text(f"{HERE}/remove", "1")
+    assert kernel.mmio_at(old + 0x10) is None
+    proc.write_text("/sys/bus/pci/rescan", "1")
+    again = pci.devices["0000:6a:01.0"]
+    assert kernel.mmio_at(again.resources[0].start)._dev is again
