@@ -142,6 +142,7 @@ class QInval:
         self.status_pa = unit.phys.alloc_page()
         self.status = unit.phys.ram[self.status_pa : self.status_pa + 4 * QI_LENGTH].cast("I")
         self.head = 0
+        self._writing = False
         self.enable()
 
     def enable(self) -> None:
@@ -176,10 +177,26 @@ class QInval:
             head = QI_DONE << 32 | IWD_STATUS_WRITE | QI_IWD | (IWD_PRQ_DRAIN if drain else 0)
             self._put(wait, (head, self.status_pa + 4 * wait, 0, 0))
             self.head = (wait + 1) % QI_LENGTH
-            self.reg.writel(DMAR_IQT_REG, self.head << self.shift)
+            self._write_tail()
             if status[wait] == QI_DONE or self._wait(index, wait):
                 return
             index, wait = self.head, (self.head + count) % QI_LENGTH
+
+    def _write_tail(self) -> None:
+        """
+        Tell the unit: one processor at a time, as in Linux under ``q_lock``.
+
+        In a guest the store is an exit, and what another processor told meanwhile must not be taken back.
+        """
+        if self._writing:
+            return  # who is at it sees the new head
+        self._writing, told = True, -1
+        try:
+            while told != self.head:
+                told = self.head
+                self.reg.writel(DMAR_IQT_REG, told << self.shift)
+        finally:
+            self._writing = False
 
     def _put(self, index: int, desc: Desc) -> None:
         words, at = self.words, self.desc + (index << self.shift) >> 3

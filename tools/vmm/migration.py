@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING, Final
 
-from pykernel.tools.vmm.state import Clock, MachineState, VcpuState, features, tsc
+from pykernel.tools.vmm.state import Clock, MachineState, VcpuState, features
 from pykernel.uapi.linux import vfio as v
 
 if TYPE_CHECKING:
@@ -307,12 +307,10 @@ class Migration:
     def _commit(self, to: Vmm) -> None:
         """The guest is there from now on."""
         source = self.source
-        sched = to.host.sched
-        offset = tsc(to.vcpus[0]) - sched.clock_ns()
         for mine, theirs in zip(source.vcpus, to.vcpus, strict=True):
             theirs.adopt(mine)
         pairs = [(mine.silicon, theirs.silicon) for mine, theirs in zip(source.vcpus, to.vcpus, strict=True)]
-        to.guest.moved(pairs, lambda: sched.clock_ns() + offset)
+        to.guest.moved(pairs, to.vcpus[0].silicon.rdtsc)
         to.resume()
         source.retire()
 

@@ -83,10 +83,12 @@ class PageRequests:
         guest, source = self.pasids.guest_of(prm.pasid), self.sources[group]
         if guest is None:
             self.nesting.answer(group, prm, FAILURE)
-        elif self.viommu.page_request(request_words(source, guest, prm)):
-            self.waiting[source, prm.grpid & 0x1FF] = (group, prm)
-        else:  # a full queue loses it: the device asks again
-            self.nesting.answer(group, prm, SUCCESS)
+        else:
+            key = source, prm.grpid & 0x1FF
+            self.waiting[key] = (group, prm)  # first: the guest may answer before this goes on
+            if not self.viommu.page_request(request_words(source, guest, prm)):
+                del self.waiting[key]
+                self.nesting.answer(group, prm, SUCCESS)  # a full queue loses it: the device asks again
 
     def respond(self, what: Invalidation) -> None:
         """The guest answers; what nobody waits for is dropped."""

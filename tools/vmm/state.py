@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pykernel.hw.vtd.tables import PasidEntry
     from pykernel.tools.vmm.kvm import KvmVcpu, KvmVm
 
-__all__ = ["Clock", "DeviceState", "IommuState", "MachineState", "MsixState", "VcpuState", "features", "tsc"]
+__all__ = ["Clock", "DeviceState", "IommuState", "MachineState", "MsixState", "VcpuState", "features"]
 
 # the order of QEMU's kvm_arch_put_registers(): what later ones depend on comes first; get, set, bytes
 REGISTERS: Final = (
@@ -31,7 +31,6 @@ REGISTERS: Final = (
     (k.KVM_GET_DEBUGREGS, k.KVM_SET_DEBUGREGS, k.kvm_debugregs.sizeof()),
     (k.KVM_GET_MP_STATE, k.KVM_SET_MP_STATE, k.kvm_mp_state.sizeof()),
 )
-IA32_TSC: Final = 0x10
 ROWS: Final = 255
 MSR: Final = struct.Struct("<IIQ")
 CPUID: Final = struct.Struct("<7I12x")
@@ -81,13 +80,6 @@ def _index_list(vm: KvmVm) -> list[int]:
     vm.proc.ioctl(vm.kvm, k.KVM_GET_MSR_INDEX_LIST, buf)
     (n,) = struct.unpack_from("<I", buf)
     return list(struct.unpack_from(f"<{n}I", buf, 4))
-
-
-def tsc(vcpu: KvmVcpu) -> int:
-    """The guest's time stamp counter."""
-    row = bytearray(struct.pack("<II", 1, 0) + MSR.pack(IA32_TSC, 0, 0))
-    vcpu.proc.ioctl(vcpu.fd, k.KVM_GET_MSRS, row)
-    return int(MSR.unpack_from(row, 8)[2])
 
 
 def features(vm: KvmVm) -> dict[tuple[int, int, int], int]:

@@ -20,6 +20,7 @@ IA32_TSC: Final = 0x10
 IA32_APIC_BASE: Final = 0x1B
 IA32_TSC_DEADLINE: Final = 0x6E0
 U64: Final = (1 << 64) - 1
+SECOND_NS: Final = 10**9
 
 # index -> value after reset, bits that may be written
 STORED: Final = {
@@ -86,13 +87,24 @@ class GuestMsrs:
             return vcpu.fpu.pasid
         raise Trap(GP, f"RDMSR of {index:#x}")
 
+    def _write_tsc(self, value: int) -> None:
+        """
+        Processors whose counters are written within a second of each other are to have the same.
+
+        C: ``void kvm_synchronize_tsc(struct kvm_vcpu *, u64 *)``; a machine's first write counts as it is.
+        """
+        vm, offset = self.vcpu.vm, value - self.vcpu.kernel.sched.clock_ns()
+        if vm.tsc_offset is None or abs(offset - vm.tsc_offset) >= SECOND_NS:
+            vm.tsc_offset = offset
+        self.tsc_offset = vm.tsc_offset
+
     def set(self, index: int, value: int) -> None:
         """WRMSR. Raises Trap: #GP, no such register, read-only, or a reserved bit is set."""
         vcpu = self.vcpu
         if index in self.values and not value & ~(STORED[index][1] | STORED[index][0]):
             self.values[index] = value
         elif index == IA32_TSC:
-            self.tsc_offset = value - vcpu.kernel.sched.clock_ns()
+            self._write_tsc(value)
         elif index == IA32_TSC_DEADLINE:
             vcpu.deadline = max(value - self.tsc_offset, 1) if value else 0
         elif index == IA32_APIC_BASE and not value & 0x2FF:

@@ -415,6 +415,10 @@ class Vcpu:
         """RDTSC, without an exit."""
         return self.kernel.sched.clock_ns() + self.msrs.tsc_offset
 
+    def rdtsc(self) -> int:
+        """RDTSC, without an exit."""
+        return self.kernel.sched.clock_ns() + self.msrs.tsc_offset
+
     def rdmsr(self, index: int) -> int:
         """RDMSR. Raises Trap: #GP."""
         return int(self.exit(EXIT_REASON_MSR_READ, index=index))

@@ -65,6 +65,7 @@ class Kvm:
         self.max_vcpus = KVM_MAX_VCPUS
         self.bsp_id = 0
         self.clock_offset = -kernel.sched.clock_ns()
+        self.tsc_offset: int | None = None  # of the processor whose time stamp counter was written last
         self.irqs, self.irqfds, self.ioeventfds = Irqs(self), IrqFds(self), IoEventFds(self)
         self.devices: list[File] = []
         self.assigned: list[File] = []
