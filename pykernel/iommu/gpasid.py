@@ -66,6 +66,8 @@ __all__ = [
     "GuestSvm",
     "SvmDev",
     "device_info",
+    "iommu_sva_bind_gpasid",
+    "iommu_sva_unbind_gpasid",
     "iommu_uapi_sva_bind_gpasid",
     "iommu_uapi_sva_unbind_gpasid",
     "nesting_supported",
@@ -174,8 +176,8 @@ class GuestPasids:
     def bind(self, domain: PagingDomain, dev: PciDev, data: iommu_gpasid_bind_data) -> None:
         """The rest of intel_svm_bind_gpasid(), the lock not held."""
         pasid = data.hpasid
-        owner = self.owner_of(pasid)
         with self.lock:
+            owner = self.owner_of(pasid)  # under the lock: who waits for it may find the ID freed, and given to others
             svm = self.svms.get(pasid)
             if svm is not None and (svm.going or dev in svm.devs or owner.members[pasid].pending):
                 raise err(EBUSY, f"PASID {pasid} of {dev.name} is bound, or on its way out")
@@ -241,9 +243,16 @@ class GuestPasids:
 
     # ---- unbinding
 
-    def unbind(self, dev: Device, pasid: int) -> None:
-        """intel_svm_unbind_gpasid(): nothing if it is not bound. May sleep; the lock is not held."""
+    def unbind(self, dev: Device, pasid: int, *, by_owner: bool = False) -> None:
+        """
+        intel_svm_unbind_gpasid(): nothing if it is not bound. May sleep; the lock is not held.
+
+        Args:
+            by_owner: only for the process whose ID it is; what :meth:`owner_of` raises.
+        """
         with self.lock:
+            if by_owner:
+                self.owner_of(pasid)
             svm = self.svms.get(pasid)
             if svm is None or svm.going or dev not in svm.devs:
                 return
@@ -337,19 +346,33 @@ def iommu_uapi_sva_bind_gpasid(domain: IommuDomain, dev: Device, uptr: int, *, d
 
     C: ``int iommu_uapi_sva_bind_gpasid(struct iommu_domain *, struct device *, void __user *)``
 
+    Raises:
+        ENODEV: no such operation. EFAULT. EINVAL: argsz, version, format, flags, padding.
+        What :func:`iommu_sva_bind_gpasid` says.
+    """
+    the_domain(domain)
+    iommu_sva_bind_gpasid(domain, dev, copy_bind_data(dev.kernel, uptr), default_pasid=default_pasid)
+
+
+def iommu_sva_bind_gpasid(
+    domain: IommuDomain, dev: Device, data: iommu_gpasid_bind_data, *, default_pasid: int = 0
+) -> None:
+    """
+    The rest, for who has many devices and reads the struct once: meanwhile its user may write there.
+
+    C: ``static int intel_svm_bind_gpasid(struct iommu_domain *, struct device *, struct iommu_gpasid_bind_data *)``
+
     Args:
         default_pasid: which PASID IOMMU_SVA_HPASID_DEF means on this device.
 
     Raises:
-        ENODEV: no such operation. EFAULT.
-        EINVAL: argsz, version, format, flags, padding; what VT-d has not; a device without all 20 bits; the PASID is 0
-            or wider; the SPID is in use.
+        ENODEV: no such operation.
+        EINVAL: what VT-d has not; a device without all 20 bits; the PASID is 0 or wider; the SPID is in use.
         ENOTSUPP: no PCI device.
         ENOENT: there is no such ID. EACCES: it is not of the caller's set. EBUSY: it is being freed, or is bound to the
             device, or has private data. ENOMEM.
     """
     paging = the_domain(domain)
-    data = copy_bind_data(dev.kernel, uptr)
     check_vtd(data)
     if not isinstance(dev, PciDev):
         raise err(ENOTSUPP, f"{dev.name} is no PCI device")
@@ -372,19 +395,33 @@ def iommu_uapi_sva_unbind_gpasid(domain: IommuDomain, dev: Device, uptr: int, *,
     C: ``int iommu_uapi_sva_unbind_gpasid(struct iommu_domain *, struct device *, void __user *)``
 
     Raises:
-        ENODEV: no such operation. EFAULT. EINVAL: argsz, version, format, flags, padding, the PASID.
+        ENODEV: no such operation. EFAULT. EINVAL: argsz, version, format, flags, padding.
+        What :func:`iommu_sva_unbind_gpasid` says.
+    """
+    the_domain(domain)
+    iommu_sva_unbind_gpasid(domain, dev, copy_bind_data(dev.kernel, uptr), default_pasid=default_pasid)
+
+
+def iommu_sva_unbind_gpasid(
+    domain: IommuDomain, dev: Device, data: iommu_gpasid_bind_data, *, default_pasid: int = 0
+) -> None:
+    """
+    The rest, of a struct that has been read.
+
+    C: ``int iommu_sva_unbind_gpasid(struct iommu_domain *, struct device *, ioasid_t)``
+
+    Raises:
+        ENODEV: no such operation. EINVAL: the PASID.
         ENOENT: there is no such ID. EACCES: it is not of the caller's set.
     """
     the_domain(domain)
-    data = copy_bind_data(dev.kernel, uptr)
     core = dev.kernel.sub(GuestPasids)
     if data.flags & IOMMU_SVA_HPASID_DEF:
         core.unbind_default(dev, default_pasid)
         return
     if not 0 < data.hpasid < PASID_MAX:
         raise err(EINVAL, f"PASID {data.hpasid:#x}")
-    core.owner_of(data.hpasid)
-    core.unbind(dev, data.hpasid)
+    core.unbind(dev, data.hpasid, by_owner=True)
 
 
 def unbind_all(dev: Device, domain: IommuDomain) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pykernel.iommu.domain import IommuDomain
     from pykernel.uapi.linux.iommu import iommu_cache_invalidate_info
 
-__all__ = ["iommu_uapi_cache_invalidate"]
+__all__ = ["iommu_cache_invalidate", "iommu_uapi_cache_invalidate"]
 
 PAGE_SHIFT: Final = 12
 ALL: Final = 64 - PAGE_SHIFT  # the order of all addresses
@@ -55,13 +55,28 @@ def iommu_uapi_cache_invalidate(domain: IommuDomain, dev: Device, uptr: int, *, 
     C: ``int iommu_uapi_cache_invalidate(struct iommu_domain *, struct device *, void __user *)``
 
     Raises:
-        ENODEV: no such operation, or no PCI device. EFAULT.
-        EINVAL: argsz, version, caches, granularity, flags, padding; the domain is not for nesting; a cache has no such
-            granularity; the PASID is not bound to the device.
+        ENODEV: no such operation. EFAULT.
+        EINVAL: argsz, version, caches, granularity, flags, padding.
+        What :func:`iommu_cache_invalidate` says.
+    """
+    the_domain(domain)
+    iommu_cache_invalidate(domain, dev, copy_invalidate_info(dev.kernel, uptr), default_pasid=default_pasid)
+
+
+def iommu_cache_invalidate(
+    domain: IommuDomain, dev: Device, info: iommu_cache_invalidate_info, *, default_pasid: int = 0
+) -> None:
+    """
+    The rest, of a struct that has been read.
+
+    C: ``static int intel_iommu_sva_invalidate(struct iommu_domain *, ...)``
+
+    Raises:
+        ENODEV: no such operation, or no PCI device.
+        EINVAL: the domain is not for nesting; a cache has no such granularity; the PASID is not bound to the device.
         ENOENT: there is no such ID. EACCES: it is not of the caller's set.
     """
     paging = the_domain(domain)
-    info = copy_invalidate_info(dev.kernel, uptr)
     if not isinstance(dev, PciDev):
         raise err(ENODEV, f"{dev.name} is no PCI device")
     if not paging.nesting:

@@ -23,13 +23,14 @@ from pykernel.fs.anon import AnonFile, AnonInode
 from pykernel.fs.fdtable import current_files
 from pykernel.iommu.gpasid import (
     GuestPasids,
-    iommu_uapi_sva_bind_gpasid,
-    iommu_uapi_sva_unbind_gpasid,
+    iommu_sva_bind_gpasid,
+    iommu_sva_unbind_gpasid,
     nesting_supported,
     unbind_all,
 )
+from pykernel.iommu.gpasid_data import copy_bind_data, copy_invalidate_info
 from pykernel.iommu.gpasid_fault import answer_all, iommu_page_response
-from pykernel.iommu.gpasid_invalidate import iommu_uapi_cache_invalidate
+from pykernel.iommu.gpasid_invalidate import iommu_cache_invalidate
 from pykernel.iommu.ioasid import Ioasid
 from pykernel.iommu.sva import iommu_dev_disable_feature, iommu_dev_enable_feature
 from pykernel.mm.uaccess import copy_from_user
@@ -95,7 +96,7 @@ def nesting_op(data: VfioIommu, arg: int) -> int:
 
     Raises:
         EFAULT. EINVAL: argsz, a flag, no such operation. EOPNOTSUPP: the container does not nest.
-        What :func:`iommu_uapi_sva_bind_gpasid` and its like do.
+        What :func:`iommu_sva_bind_gpasid` and its like do.
     """
     kernel, head = data.kernel, n.vfio_iommu_type1_nesting_op.sizeof()
     op = n.vfio_iommu_type1_nesting_op.from_bytes(copy_from_user(kernel, arg, head))
@@ -112,22 +113,26 @@ def nesting_op(data: VfioIommu, arg: int) -> int:
 
 def _bind(data: VfioIommu, uptr: int) -> int:
     # C: vfio_iommu_handle_pgtbl_op(). What was bound by this call is unbound when one device fails: the series unbinds
-    # all, also what an earlier call had bound
+    # all, also what an earlier call had bound. It reads the struct for each device; but binding sleeps, and its user
+    # can change what stands there
     done: list[tuple[Device, IommuDomain, int]] = []
+    what = copy_bind_data(data.kernel, uptr)
     try:
         for dev, domain, pasid in _devices(data):
-            iommu_uapi_sva_bind_gpasid(domain, dev, uptr, default_pasid=pasid)
+            iommu_sva_bind_gpasid(domain, dev, what, default_pasid=pasid)
             done.append((dev, domain, pasid))
     except OSError:
         for dev, domain, pasid in reversed(done):
-            iommu_uapi_sva_unbind_gpasid(domain, dev, uptr, default_pasid=pasid)
+            with suppress(OSError):  # the PASID was freed meanwhile: its entries go with it
+                iommu_sva_unbind_gpasid(domain, dev, what, default_pasid=pasid)
         raise
     return 0
 
 
 def _unbind(data: VfioIommu, uptr: int) -> int:
+    what = copy_bind_data(data.kernel, uptr)
     for dev, domain, pasid in _devices(data):
-        iommu_uapi_sva_unbind_gpasid(domain, dev, uptr, default_pasid=pasid)
+        iommu_sva_unbind_gpasid(domain, dev, what, default_pasid=pasid)
     return 0
 
 
@@ -136,9 +141,10 @@ def _invalidate(data: VfioIommu, uptr: int) -> int:
     # that came after the PASID was bound have nothing to forget
     failure: OSError | None = None
     done = 0
+    what = copy_invalidate_info(data.kernel, uptr)
     for dev, domain, pasid in _devices(data):
         try:
-            iommu_uapi_cache_invalidate(domain, dev, uptr, default_pasid=pasid)
+            iommu_cache_invalidate(domain, dev, what, default_pasid=pasid)
             done += 1
         except OSError as e:
             failure = failure or e

@@ -16,6 +16,7 @@ from fakevtd import FakeVtd
 from type1box import Box, Emulated, machine, physical
 
 import pykernel
+from pykernel.iommu import gpasid
 from pykernel.iommu import ioasid as i
 from pykernel.iommu.aux_domain import iommu_aux_get_pasid
 from pykernel.iommu.gpasid import GuestPasids
@@ -485,3 +486,93 @@ def test_an_mdev_that_gets_no_pasid_cannot_join(host, parts):
     assert client.set_iommu() == -errno.ENOSPC
     i.ioasid_cancel_capacity(host.kernel, core.reserved)
     client.close()
+
+
+# ---- races of those who share a device
+
+
+class Waiting:
+    """Stands for a mutex that is contended: *meanwhile* is done once, before the first who asks gets it."""
+
+    def __init__(self, lock: Any, meanwhile: Any) -> None:
+        self.lock, self.meanwhile = lock, meanwhile
+
+    def __enter__(self) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            meanwhile()
+        self.lock.__enter__()
+
+    def __exit__(self, *args: Any) -> None:
+        self.lock.__exit__(*args)
+
+
+def contended(host: Host, meanwhile: Any) -> None:
+    core: Any = host.kernel.sub(GuestPasids)
+    core.lock = Waiting(core.lock, meanwhile)
+
+
+def test_who_waits_to_unbind_does_not_unbind_the_next_owners_entry(host, parts):
+    """The PASID is freed and given to another machine while its old owner waits for pasid_mutex: EACCES."""
+    one, two = host.nested(parts.make(0)), host.nested(parts.make(1))
+    pasid = one.alloc()
+
+    def recycled() -> None:
+        assert one.free(pasid) == 0
+        assert (two.alloc(), two.bind(pasid)) == (pasid, 0)
+
+    contended(host, recycled)
+    assert one.unbind(pasid) == -errno.EACCES
+    assert host.vtd.entries[parts.dev.name, pasid][0] == "nested"
+
+
+@pytest.mark.parametrize(("taken", "number"), [(False, errno.ENOENT), (True, errno.EACCES)])
+def test_who_waits_to_bind_binds_no_pasid_that_is_gone(host, parts, taken, number):
+    """Freed while its owner waits for pasid_mutex: ENOENT, or another's: EACCES; nothing is entered, and no oops."""
+    one, two = host.nested(parts.make(0)), host.nested(parts.make(1))
+    pasid = one.alloc()
+
+    def gone() -> None:
+        assert one.free(pasid) == 0
+        if taken:
+            assert (two.alloc(), two.bind(pasid)) == (pasid, 0)
+
+    contended(host, gone)
+    assert one.bind(pasid) == -number
+    assert len([key for key in host.vtd.entries if key[1] == pasid]) == taken
+
+
+def test_nobody_answers_for_requests_without_a_pasid_of_anothers_mdev(host, parts):
+    """The number of its PASID and of the group are no secret: EINVAL."""
+    one, two = host.nested(parts.make(0)), host.nested(parts.make(1))
+    fds = [one.op(FAULT_FD), two.op(FAULT_FD)]
+    assert two.bind(0, flags=2) == 0
+    pasid = iommu_aux_get_pasid(parts_of(parts, 1).dev)
+    request(parts.dev, pasid, 9)
+    with pytest.raises(OSError, match="Invalid"):
+        one.proc.write(fds[0], response(int(one.group_name(parts_of(parts, 0))), pasid, 9))
+    assert host.vtd.answers == []
+    assert two.proc.write(fds[1], response(int(two.group_name(parts_of(parts, 1))), pasid, 9)) == 32
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_bound_is_read_once(host, monkeypatch, fails):
+    """Another thread changes the struct while a device is bound: all have the same PASID, or none has any."""
+    client = host.nested()
+    first, second = client.alloc(), client.alloc()
+    data = struct.pack("<IIIIQQQQ8x", 72, 1, 1, 48, 1, 0x5000, first, 101) + bytes(16)
+    arg = client.proc.mem.alloc(8 + len(data))
+    client.proc.mem.write(arg, struct.pack("<II", 8 + len(data), BIND) + data)
+    other = data.replace(struct.pack("<Q", first), struct.pack("<Q", second))
+
+    def changed(kernel: Any) -> None:
+        monkeypatch.setattr(gpasid, "ioasid_flush_work", flush)
+        flush(kernel)
+        client.proc.mem.write(arg + 8, other)
+        host.vtd.fail = errno.ENOMEM if fails else 0
+
+    flush = gpasid.ioasid_flush_work
+    monkeypatch.setattr(gpasid, "ioasid_flush_work", changed)
+    assert client.ioctl(NESTING_OP, arg)[0] == (-errno.ENOMEM if fails else 0)
+    assert {pasid for _, pasid in host.vtd.entries} == (set() if fails else {first})
+    assert len(host.vtd.entries) == (0 if fails else 2)
