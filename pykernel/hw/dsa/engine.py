@@ -101,25 +101,27 @@ class Engine:
             self._work_off(work)
 
     def _work_off(self, work: Work) -> None:
-        """Do it, or as much of it as can be done before it waits for a page: then it stays in flight, set aside."""
+        """Do it, and the Drain descriptors that waited for it: one after the other, each may let the next go."""
+        if not self._done(work):
+            return
+        wq = work.wq
+        wq.finish(work)
+        while (drain := next((w for w in wq.waiting if not wq.blocked(w)), None)) is not None:
+            wq.waiting.remove(drain)
+            wq.inflight.append(drain)
+            if self._done(drain):
+                wq.finish(drain)
+        self.group.device.work_done()
+
+    def _done(self, work: Work) -> bool:
+        """Do as much of it as can be done before it waits for a page: then it stays in flight, set aside."""
         device = self.group.device
         if work.ctx is None:
             work.ctx = Context(device, work)
         elif work.dropped:  # aborted while it was set aside
-            self._finished(work)
-            return
+            return True
         try:
             device.execute(work.ctx)
         except Blocked:
-            return
-        self._finished(work)
-
-    def _finished(self, work: Work) -> None:
-        wq = work.wq
-        wq.finish(work)
-        if wq.waiting:
-            for drain in [w for w in wq.waiting if not wq.blocked(w)]:
-                wq.waiting.remove(drain)
-                wq.inflight.append(drain)
-                self._work_off(drain)
-        self.group.device.work_done()
+            return False
+        return True

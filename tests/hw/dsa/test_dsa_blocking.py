@@ -214,6 +214,21 @@ def test_drain_descriptor_waits_for_the_one_that_is_set_aside() -> None:
     assert (b.memory[CR], b.memory[CR + 32]) == (1, 1)
 
 
+@pytest.mark.parametrize("drains", [2, 100])
+def test_many_drain_descriptors_wait_for_the_one_that_is_set_aside(drains: int) -> None:
+    """None is taken for another, and one ends after the other when the page is there: not one within the other."""
+    b = bench(size=128)
+    blocked(b)
+    for n in range(drains):
+        b.post(descriptor(DRAIN, completion=CR + 32 * (n + 1)))
+    b.run()
+    assert [b.memory[CR + 32 * n] for n in range(drains + 1)] == [0] * (drains + 1)
+    b.answer()
+    b.run()
+    assert [b.memory[CR + 32 * n] for n in range(drains + 1)] == [1] * (drains + 1)
+    assert b.command(C.DRAIN_ALL, 0) == 0
+
+
 @pytest.mark.parametrize(("command", "operand"), [(C.ABORT_WQ, 1), (C.ABORT_ALL, 0), (C.ABORT_PASID, 7)])
 def test_abort_is_done_at_once_and_the_late_answer_is_nobodys(command: int, operand: int) -> None:
     b = bench()
