@@ -177,6 +177,15 @@ def test_an_exception_of_the_program_is_an_internal_error(vm: Vm) -> None:
     assert vcpu.run.internal.suberror == k.KVM_INTERNAL_ERROR_EMULATION
 
 
+@pytest.mark.parametrize("program", [None, lambda c: None, lambda c: 1 // 0], ids=["none", "over", "raises"])
+def test_a_processor_that_ended_ends_again(vm: Vm, program: Any) -> None:
+    """KVM_RUN once more says what it said."""
+    vm.vcpu(program) if program is not None else vm.vcpu()
+    first = vm.run()
+    assert first in (k.KVM_EXIT_SHUTDOWN, k.KVM_EXIT_INTERNAL_ERROR)
+    assert [vm.run() for _ in range(3)] == [first] * 3
+
+
 def test_a_processor_without_a_program_shuts_down(vm: Vm) -> None:
     vm.vcpu()
     assert vm.run() == k.KVM_EXIT_SHUTDOWN

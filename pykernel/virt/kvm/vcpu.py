@@ -241,6 +241,8 @@ class Vcpu:
             self.program = self.program or self.vm.program
             guest_kernel = None if self.program is None else self.program.kernel
             self._context = None if guest_kernel is None else GuestContext(guest_kernel, self.vcpu_id, self)
+        elif self._guest.dead:  # whoever runs it once more sees the same end again
+            return Exit(EXIT_REASON_TRIPLE_FAULT, error=self.error)
         self._caller = self._guest.parent = getcurrent()
         context, program = self._context, self.program
         if context is not None:
@@ -410,10 +412,6 @@ class Vcpu:
         if accepted is None:
             return Exit(EXIT_REASON_EPT_VIOLATION, gpa=gpa, size=64, write=True, value=None, supervisor=supervisor)
         return accepted
-
-    def rdtsc(self) -> int:
-        """RDTSC, without an exit."""
-        return self.kernel.sched.clock_ns() + self.msrs.tsc_offset
 
     def rdtsc(self) -> int:
         """RDTSC, without an exit."""
