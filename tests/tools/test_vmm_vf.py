@@ -432,6 +432,36 @@ def test_a_machine_that_is_killed_leaves_a_function_that_was_reset(dedicated):
     again.run(lambda: copies(again, 0, shared=False))
 
 
+def test_a_machine_may_die_while_its_function_waits_for_a_page(host, monkeypatch):
+    """Its guest never answers; the function is reset all the same, and the neighbour's requests are answered."""
+    cloud = Cloud(host)
+    doomed = Vmm(host, name="vm0", memory=MEMORY, parent=VFS[0], mdev="")
+    cloud.vms.append(doomed)
+    other = cloud.add(1)
+    monkeypatch.setattr(doomed.viommu, "page_request", lambda _words: True)
+
+    def ask():
+        cloud.prepare(doomed, "wq0.0", mode="shared", block_on_fault=1)
+        app = doomed.process()
+        client = Client(app)
+        dst = app.mmap(0, 4096, 3, 0x22)
+        flags = IDXD_OP_FLAG_BOF | IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR
+        desc = dsa_hw_desc(flags=flags, opcode=DSA_OPCODE_MEMMOVE, completion_addr=client.record,
+                           src_addr=client.record, dst_addr=dst, xfer_size=32)  # fmt: skip
+        while app.enqcmd(client.portal, bytes(desc)):
+            app.poll([], 1)
+        app.poll([], 10**6)
+
+    doomed.spawn(ask)
+    host.sched.idle_until(lambda: bool(doomed.requests.waiting), SECOND_NS)
+    assert doomed.requests.waiting
+    doomed.kill()
+
+    assert not cloud.silicon(0).running
+    other.run(lambda: copies(other, 0, shared=False))
+    cloud.close()
+
+
 def test_a_guest_s_reset_of_its_function_is_its_own_affair(dedicated):
     """Function-level reset: its queue is off, the guest's capabilities are off; the neighbour works on."""
     cloud = dedicated

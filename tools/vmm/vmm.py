@@ -348,8 +348,10 @@ class Vmm:
     def _give_back(self, proc: Process) -> None:
         if self.mdev:
             proc.write_text(f"/sys/bus/mdev/devices/{self.mdev}/remove", "1")
+        there = proc.listdir(f"{PCI}/devices")
         for function in self.functions:
-            _override(proc, function, "")
+            if function in there:  # a virtual one may have been waiting to go
+                _override(proc, function, "")
 
 
 def _source(slot: str) -> int:
