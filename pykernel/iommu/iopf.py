@@ -310,7 +310,7 @@ def page_response(dev: Device, msg: iommu_page_response) -> None:
     C: ``int iommu_page_response(struct device *, struct iommu_page_response *)``
 
     Raises:
-        ENODEV: no IOMMU. EINVAL: no handler, a version or flag that is unknown, or nobody waits for this answer.
+        ENODEV: no IOMMU. EINVAL: no handler; a version, flag or code that is unknown; nobody waits for this answer.
     """
     if dev.iommu is None:
         raise err(ENODEV, f"{dev.name} is behind no IOMMU")
@@ -319,6 +319,10 @@ def page_response(dev: Device, msg: iommu_page_response) -> None:
         raise err(EINVAL, f"{dev.name} has no fault handler")
     if msg.version != IOMMU_PAGE_RESP_VERSION_1 or msg.flags & ~IOMMU_PAGE_RESP_PASID_VALID:
         raise err(EINVAL, f"version {msg.version}, flags {msg.flags:#x}")
+    # Linux hands a code on as it is, so its upper bits become those of the requester and the PASID of the descriptor;
+    # where user space answers for good, IOMMUFD looks at it (drivers/iommu/iommufd/fault.c:iommufd_fault_fops_write())
+    if msg.code not in (IOMMU_PAGE_RESP_SUCCESS, IOMMU_PAGE_RESP_INVALID, IOMMU_PAGE_RESP_FAILURE):
+        raise err(EINVAL, f"code {msg.code:#x}")
     if not param.pending:
         dev.iommu.iopf_queue.warn(dev, "no pending PRQ, drop response")
         raise err(EINVAL, "no page request waits for an answer")

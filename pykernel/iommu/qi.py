@@ -10,7 +10,7 @@ from __future__ import annotations
 from errno import EINVAL
 from typing import TYPE_CHECKING, Final
 
-from pykernel.errors import err
+from pykernel.errors import Oops, err
 from pykernel.iommu.vtdregs import (
     DMAR_FSTS_REG,
     DMAR_IQA_REG,
@@ -68,21 +68,31 @@ TYPES: Final = {
 }
 
 
-# ---- descriptors
+# ---- descriptors: what does not fit into its field would be a part of another
+
+
+def _too_large(*fields: int) -> Oops:
+    return Oops(f"a field of an invalidation descriptor overflows: {', '.join(f'{f:#x}' for f in fields)}")
 
 
 def context_desc(did: int, sid: int, granu: int) -> Desc:
     """Context-cache invalidation of requester *sid*. C: ``qi_flush_context()``."""
+    if sid >> 16 or did >> 16 or granu >> 2:
+        raise _too_large(sid, did, granu)
     return sid << 32 | did << 16 | granu << 4 | QI_CC, 0, 0, 0
 
 
 def iotlb_desc(did: int, addr: int, order: int, granu: int, *, ih: bool = False) -> Desc:
     """IOTLB invalidation of ``1 << order`` pages at *addr*, with both drains. C: ``qi_desc_iotlb()``."""
-    return did << 16 | 3 << 6 | granu << 4 | QI_IOTLB, addr & PAGE_MASK | ih << 6 | order & 0x3F, 0, 0
+    if did >> 16 or order >> 6 or granu >> 2:
+        raise _too_large(did, order, granu)
+    return did << 16 | 3 << 6 | granu << 4 | QI_IOTLB, addr & PAGE_MASK | ih << 6 | order, 0, 0
 
 
 def piotlb_desc(did: int, pasid: int, addr: int, npages: int, *, ih: bool = False) -> Desc:
     """IOTLB invalidation within *pasid*; *npages* -1 is all of it. C: ``qi_desc_piotlb()``."""
+    if pasid >> 20 or did >> 16 or npages > 1 << MAX_AGAW_PFN_WIDTH:
+        raise _too_large(pasid, did, npages)
     head = pasid << 32 | did << 16 | QI_EIOTLB
     if npages == -1:
         return head | 2 << 4, 0, 0, 0
@@ -92,6 +102,8 @@ def piotlb_desc(did: int, pasid: int, addr: int, npages: int, *, ih: bool = Fals
 
 def dev_iotlb_desc(sid: int, pfsid: int, qdep: int, addr: int, order: int) -> Desc:
     """Device-TLB invalidation of ``1 << order`` pages. C: ``qi_desc_dev_iotlb()``."""
+    if sid >> 16 or pfsid >> 16 or order > MAX_AGAW_PFN_WIDTH:
+        raise _too_large(sid, pfsid, order)
     head = sid << 32 | (qdep if qdep < 32 else 0) << 16 | _pfsid(pfsid) | QI_DIOTLB
     if order:
         return head, (addr | (1 << 12 + order - 1) - 1) & PAGE_MASK | 1, 0, 0
@@ -100,6 +112,8 @@ def dev_iotlb_desc(sid: int, pfsid: int, qdep: int, addr: int, order: int) -> De
 
 def dev_iotlb_pasid_desc(sid: int, pfsid: int, pasid: int, qdep: int, addr: int, order: int) -> Desc:
     """Device-TLB invalidation within *pasid*. C: ``qi_desc_dev_iotlb_pasid()``."""
+    if pasid >> 20 or sid >> 16 or pfsid >> 16 or order > MAX_AGAW_PFN_WIDTH:
+        raise _too_large(pasid, sid, pfsid, order)
     head = pasid << 32 | sid << 16 | _pfsid(pfsid) | (qdep & 0x1F) << 4 | QI_DEIOTLB
     where = addr & PAGE_MASK
     if order:
@@ -110,6 +124,8 @@ def dev_iotlb_pasid_desc(sid: int, pfsid: int, pasid: int, qdep: int, addr: int,
 
 def pasid_cache_desc(did: int, granu: int, pasid: int) -> Desc:
     """PASID-cache invalidation. C: ``qi_flush_pasid_cache()``."""
+    if pasid >> 20 or did >> 16 or granu >> 2:
+        raise _too_large(pasid, did, granu)
     return pasid << 32 | did << 16 | granu << 4 | QI_PC, 0, 0, 0
 
 
@@ -117,6 +133,8 @@ def page_group_response(
     sid: int, pasid: int | None, index: int, code: int, *, last: bool, private: tuple[int, int] | None = None
 ) -> Desc:
     """The answer to group *index* of page requests. C: ``intel_svm_page_response()``."""
+    if (pasid or 0) >> 20 or sid >> 16 or index >> 9 or code >> 4:
+        raise _too_large(pasid or 0, sid, index, code)
     head = (pasid or 0) << 32 | sid << 16 | code << 12 | (private is not None) << 5 | (pasid is not None) << 4
     third, fourth = private or (0, 0)
     return head | QI_PGRP_RESP, index << 3 | last << 2, third, fourth

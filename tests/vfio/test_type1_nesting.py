@@ -16,7 +16,6 @@ from fakevtd import FakeVtd
 from type1box import Box, Emulated, machine, physical
 
 import pykernel
-from pykernel.iommu import gpasid
 from pykernel.iommu import ioasid as i
 from pykernel.iommu.aux_domain import iommu_aux_get_pasid
 from pykernel.iommu.gpasid import GuestPasids
@@ -547,7 +546,7 @@ def test_nobody_answers_for_requests_without_a_pasid_of_anothers_mdev(host, part
     one, two = host.nested(parts.make(0)), host.nested(parts.make(1))
     fds = [one.op(FAULT_FD), two.op(FAULT_FD)]
     assert two.bind(0, flags=2) == 0
-    pasid = iommu_aux_get_pasid(parts_of(parts, 1).dev)
+    pasid = iommu_aux_get_pasid(parts_of(parts, 1).dev) or 0
     request(parts.dev, pasid, 9)
     with pytest.raises(OSError, match="Invalid"):
         one.proc.write(fds[0], response(int(one.group_name(parts_of(parts, 0))), pasid, 9))
@@ -566,13 +565,27 @@ def test_what_is_bound_is_read_once(host, monkeypatch, fails):
     other = data.replace(struct.pack("<Q", first), struct.pack("<Q", second))
 
     def changed(kernel: Any) -> None:
-        monkeypatch.setattr(gpasid, "ioasid_flush_work", flush)
-        flush(kernel)
+        monkeypatch.setattr(flush, i.ioasid_flush_work)
+        i.ioasid_flush_work(kernel)
         client.proc.mem.write(arg + 8, other)
         host.vtd.fail = errno.ENOMEM if fails else 0
 
-    flush = gpasid.ioasid_flush_work
-    monkeypatch.setattr(gpasid, "ioasid_flush_work", changed)
+    flush = "pykernel.iommu.gpasid.ioasid_flush_work"
+    monkeypatch.setattr(flush, changed)
     assert client.ioctl(NESTING_OP, arg)[0] == (-errno.ENOMEM if fails else 0)
     assert {pasid for _, pasid in host.vtd.entries} == (set() if fails else {first})
     assert len(host.vtd.entries) == (0 if fails else 2)
+
+
+@pytest.mark.parametrize("code", [3, 0xF, 0x10, 0x10000, 1 << 20, 0xFFFFFFFF])
+def test_a_code_that_is_none_answers_nobody(host, code):
+    """IOMMU_PAGE_RESP_SUCCESS to FAILURE, 0 to 2: what is wider would be part of who gets the answer. EINVAL."""
+    client = host.nested()
+    fd, pasid = client.op(FAULT_FD), client.alloc()
+    client.bind(pasid)
+    request(host.driver.vdevs[0].dev, pasid, 5)
+    group = int(client.group_name(host.driver.vdevs[0]))
+    with pytest.raises(OSError, match="Invalid"):
+        client.proc.write(fd, response(group, pasid, 5, code))
+    assert host.vtd.answers == []
+    assert client.proc.write(fd, response(group, pasid, 5)) == 32, "it still waits"
