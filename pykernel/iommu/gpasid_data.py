@@ -75,12 +75,14 @@ def copy_bind_data(kernel: Kernel, uptr: int) -> iommu_gpasid_bind_data:
 
 
 def check_vtd(data: iommu_gpasid_bind_data) -> None:
-    """The first checks of intel_svm_bind_gpasid(). Raises EINVAL: format, argsz, a flag; memory types (ECAP.MTS)."""
+    """The first checks of intel_svm_bind_gpasid(). Raises EINVAL: format, argsz, PASID, a flag, memory types."""
     if data.format != IOMMU_PASID_FORMAT_INTEL_VTD:
         raise err(EINVAL, f"format {data.format}")
     if data.argsz < iommu_gpasid_bind_data.sizeof():
         raise err(EINVAL, f"argsz is {data.argsz}")
     flags = data.vendor.vtd.flags
+    if data.flags & IOMMU_SVA_GPASID_VAL and data.gpasid >> 20:  # Linux looks at the host's number alone
+        raise err(EINVAL, f"the guest's PASID {data.gpasid:#x} has over 20 bits")
     if flags & ~(IOMMU_SVA_VTD_GPASID_LAST - 1) or flags & IOMMU_SVA_VTD_GPASID_MTS_MASK:
         raise err(EINVAL, f"flags {flags:#x} of VT-d")
 

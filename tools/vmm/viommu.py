@@ -15,6 +15,7 @@ from pykernel.hw.vtd.codes import VtdFault
 from pykernel.hw.vtd.queue import Invalidation, InvalidationQueue, Kind
 from pykernel.hw.vtd.tables import Context, PasidEntry, Tables
 from pykernel.hw.vtd.vcmd import ALLOC_PASID, LAYOUT, NO_PASID, SUCCESS, Layout, VirtualCommands
+from pykernel.tools.vmm.memory import GuestFault
 from pykernel.tools.vmm.pasids import DEFAULT, GuestPasids
 from pykernel.tools.vmm.state import IommuState
 
@@ -99,7 +100,8 @@ class VirtualIommu(InvalidationQueue):
         if command == ALLOC_PASID:
             guest = self.pasids.alloc()
             return (SUCCESS, guest) if guest is not None else (NO_PASID, 0)
-        return (SUCCESS if self.pasids.free(operand & 0xFFFFF) else NO_PASID), 0
+        # a number of more than 20 bits is nobody's: cut off it would be another one
+        return (SUCCESS if self.pasids.free(operand) else NO_PASID), 0
 
     # ---- what the guest tells
 
@@ -166,17 +168,20 @@ class VirtualIommu(InvalidationQueue):
     # ---- page requests
 
     def page_request(self, words: tuple[int, int, int, int]) -> bool:
-        """A device of the guest asks for a page: into its queue, or False: the queue is full or off."""
+        """A device of the guest asks for a page: into its queue, or False: the queue is full, off or nowhere."""
         if self.get32(r.PRS) & r.PRS_PRO or not self.enabled:
             return False
         head, tail, pqa = self.get64(r.PQH), self.get64(r.PQT), self.get64(r.PQA)
         size = 4096 << (pqa & 7)
         following = (tail + PRQ_ENTRY) % size
-        if following == head:
+        if following == head or tail >= size:
             self.set32(r.PRS, self.get32(r.PRS) | r.PRS_PRO)
             self.page_event.fire()
             return False
-        self.write_phys((pqa & -4096) + tail, b"".join(word.to_bytes(8, "little") for word in words))
+        try:
+            self.write_phys((pqa & -4096) + tail, b"".join(word.to_bytes(8, "little") for word in words))
+        except GuestFault:  # the guest's queue is nowhere: the request is lost, and the device asks again
+            return False
         self.set64(r.PQT, following)
         pending = self.get32(r.PRS)
         self.set32(r.PRS, pending | r.PRS_PPR)
