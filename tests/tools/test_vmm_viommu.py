@@ -362,3 +362,76 @@ def test_a_guest_that_begins_anew_has_nothing(guest):
     assert guest.host.calls[1:] == [("unbind", 500, 1), ("free", 500)]
     assert not guest.unit.enabled
     assert guest.alloc() == (0, 1)
+
+
+@pytest.mark.parametrize("number", [1 | 1 << 20, 1 | 1 << 32, 0xFFFFF << 20 | 1, 0, 2])
+def test_a_number_that_is_no_pasid_of_the_guest_s_frees_none(guest, number):
+    """Status 16; one of over 20 bits is none, whatever its lower ones are."""
+    guest.alloc()
+    guest.entry(1)
+    guest.invalidate_pasid(1)
+
+    assert guest.free(number) == 16
+    assert guest.pasids.host_of == {1: 500}
+    assert [call[0] for call in guest.host.calls] == ["bind"]
+
+
+@pytest.mark.parametrize("pqa", [0x7F000000, 0xFFFF_FFFF_FFFF_F000, 0x10000])
+def test_a_page_request_queue_that_is_no_memory_of_the_guest_loses_requests(guest, pqa):
+    """As silicon does: the tail stays, no event, and the VMM goes on."""
+    guest.unit.write(r.PQA, 8, pqa)
+
+    assert not guest.unit.page_request((1, 2, 3, 4))
+
+    assert guest.unit.read(r.PQT, 8) == 0
+    assert guest.unit.read(r.PRS, 4) == 0
+    assert guest.messages == []
+
+
+def test_a_page_request_queue_whose_tail_is_beyond_its_end_overflows(guest):
+    guest.unit.write(r.PQA, 8, PRQ)
+    guest.unit.write(r.PQT, 8, 0x1000)
+
+    assert not guest.unit.page_request((1, 2, 3, 4))
+
+    assert guest.unit.read(r.PRS, 4) & r.PRS_PRO
+    assert guest.memory.read(PRQ + 0x1000, 32) == bytes(32)
+
+
+def test_a_status_that_is_no_memory_of_the_guest_is_an_error_of_the_queue(guest):
+    guest.submit(5 | 1 << 5 | 0xCAFE << 32, 0x7F000000)
+
+    assert guest.unit.read(r.FSTS, 4) & r.IQE
+
+
+@pytest.mark.parametrize("what", ["root", "contexts", "directory", "table"])
+def test_tables_that_are_no_memory_of_the_guest_bind_nothing(guest, what):
+    """Wherever the guest says that the next table is."""
+    guest.alloc()
+    guest.entry(1)
+    away = 0x7F000000
+    if what == "root":
+        guest.unit.write(r.RTADDR, 8, away | 1 << 10)
+        guest.unit.write(r.GCMD, 4, r.SRTP | r.QIE | r.TE)
+    elif what == "contexts":
+        guest.memory.write(ROOT, struct.pack("<QQ", away | 1, 0))
+    elif what == "directory":
+        guest.memory.write(CONTEXTS + 32 * SOURCE, struct.pack("<QQ", away | 1 | 1 << 3, 0))
+    else:
+        guest.memory.write(DIRECTORY, struct.pack("<Q", away | 1))
+
+    guest.invalidate_pasid(1)
+
+    assert guest.host.calls == []
+
+
+@pytest.mark.parametrize("order", [51, 52, 63])
+def test_no_range_of_the_guest_s_is_too_large_to_flush(guest, order):
+    """What the host cannot say as a number of bytes is everything."""
+    guest.alloc()
+    guest.entry(1)
+    guest.invalidate_pasid(1)
+
+    guest.submit(6 | 3 << 4 | 7 << 16 | 1 << 32, order)
+
+    assert guest.host.calls[1:] == [("flush", 500, 0, order if order < 52 else 64)]

@@ -49,6 +49,7 @@ ECAP_VIRTUAL: Final = (
 VCCAP: Final = 0b110
 PASIDS_DOMAIN, PASIDS_ONE = 0, 1  # granularities of a PASID-cache invalidation; all others are global
 PRQ_ENTRY: Final = 32
+EVERYTHING: Final = 64  # the order of all addresses
 
 
 class VirtualIommu(InvalidationQueue):
@@ -125,9 +126,9 @@ class VirtualIommu(InvalidationQueue):
         elif what.kind is Kind.CONTEXT:
             self._sync(None, None)
         elif what.kind is Kind.PASID_IOTLB:
-            self.pasids.flush(what.pasid, what.addr, what.order)
+            self.pasids.flush(what.pasid, what.addr, _order(what))
         elif what.kind is Kind.IOTLB:
-            self.pasids.flush(DEFAULT, what.addr, what.order)
+            self.pasids.flush(DEFAULT, what.addr, _order(what))
         elif what.kind is Kind.PAGE_RESPONSE:
             self._respond(what)
 
@@ -227,3 +228,8 @@ class VirtualIommu(InvalidationQueue):
         self.pasids.reset()
         self.tables.root = 0
         self.reset()
+
+
+def _order(what: Invalidation) -> int:
+    """How many pages; a guest can ask for more than there are addresses."""
+    return what.order if what.order < EVERYTHING - 12 else EVERYTHING
