@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "PasidEntry", "Pgtt", "Tables", "parse_context", "parse_pasid_entry"]
 
-ADDR: Final = (1 << 52) - 0x1000
+HAW: Final = 52  # host address width: what is above it in a pointer is reserved, or it would be another pointer
+ADDR: Final = (1 << HAW) - 0x1000
 P, FPD = 1, 2
 Q2, Q4, Q8 = Struct("<2Q"), Struct("<4Q"), Struct("<8Q")
 WIDTHS: Final = {1: 39, 2: 48, 3: 57}  # AW
@@ -83,7 +84,8 @@ def parse_pasid_entry(words: tuple[int, ...], cap: int, ecap: int) -> PasidEntry
     suppress = bool(low & FPD)
     if not low & P:
         raise VtdFault(Reason.SM_PASID_NOT_PRESENT, suppress=suppress)
-    if low & 0xC20 or tag >> 16 & 0x7F or first & 0xF00 or any(words[3:]):
+    # bits 11:10, 5; 95:91, 86:80; 139:136; all from 192 on; and of both pointers what is above them
+    if low >> HAW or low & 0xC20 or tag & 0xF87F0000 or first >> HAW or first & 0xF00 or any(words[3:]):
         raise VtdFault(Reason.SM_PASID_RESERVED, suppress=suppress)
     entry = PasidEntry(
         did=tag & 0xFFFF,
@@ -132,7 +134,7 @@ def _scalable_context(words: tuple[int, ...], ecap: int) -> Context:
     suppress = bool(low & FPD)
     if not low & P:
         raise VtdFault(Reason.SM_CONTEXT_NOT_PRESENT, suppress=suppress)
-    if low & 0x1E0 or rid >> 21 or words[2] or words[3]:
+    if low >> HAW or low & 0x1E0 or rid >> 21 or words[2] or words[3]:
         raise VtdFault(Reason.SM_CONTEXT_RESERVED, suppress=suppress)
     if (low & 4 and not ecap & regs.ECAP_DT) or (low & 8 and not ecap & regs.ECAP_PASID):
         raise VtdFault(Reason.SM_CONTEXT_INVALID, suppress=suppress)
@@ -156,7 +158,7 @@ def _legacy_context(words: tuple[int, ...], cap: int, ecap: int) -> Context:
     suppress = bool(low & FPD)
     if not low & P:
         raise VtdFault(Reason.CONTEXT_NOT_PRESENT, suppress=suppress)
-    if low & 0xFF0 or high & ~0xFFFF7F:
+    if low >> HAW or low & 0xFF0 or high & ~0xFFFF7F:
         raise VtdFault(Reason.CONTEXT_RESERVED, suppress=suppress)
     kind, width = low >> 2 & 3, WIDTHS.get(high & 7, 0)
     known = (True, bool(ecap & regs.ECAP_DT), bool(ecap & regs.ECAP_PT), False)[kind]
@@ -211,13 +213,13 @@ class Tables:
         if not scalable:
             if not low & P:
                 raise VtdFault(Reason.ROOT_NOT_PRESENT)
-            if low & 0xFFE or high:
+            if low >> HAW or low & 0xFFE or high:
                 raise VtdFault(Reason.ROOT_RESERVED)
             return low & ADDR
         half = high if source & 0x80 else low
         if not half & P:
             raise VtdFault(Reason.SM_ROOT_NOT_PRESENT)
-        if half & 0xFFE:
+        if half >> HAW or half & 0xFFE:
             raise VtdFault(Reason.SM_ROOT_RESERVED)
         return half & ADDR
 
@@ -237,7 +239,7 @@ class Tables:
         suppress = bool(entry & FPD)
         if not entry & P:
             raise VtdFault(Reason.SM_DIR_NOT_PRESENT, suppress=suppress)
-        if entry & 0xFFC:
+        if entry >> HAW or entry & 0xFFC:
             raise VtdFault(Reason.SM_DIR_RESERVED, suppress=suppress)
         at = (entry & ADDR) + (pasid & 63) * 64
         try:

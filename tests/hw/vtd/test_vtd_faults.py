@@ -189,6 +189,7 @@ def test_a_supervisors_request_without_sre(bench):
         pytest.param((1 | 4 << 6 | 1 << 5, 1), 0x5A, id="bit 5"),
         pytest.param((1 | 4 << 6, 1 | 1 << 16), 0x5A, id="bit 80"),
         pytest.param((1 | 4 << 6, 1, 1 << 8), 0x5A, id="bit 136"),
+        *(pytest.param((1 | 4 << 6, 1 | 1 << n - 64), 0x5A, id=f"bit {n}") for n in range(91, 96)),
         pytest.param((1 | 4 << 6, 1, 0, 1), 0x5A, id="bit 192"),
         pytest.param((1 | 4 << 6, 1, 0, 0, 0, 0, 0, 1 << 63), 0x5A, id="bit 511"),
     ],
@@ -199,6 +200,52 @@ def test_pasid_entries_that_no_unit_takes(bench, words, reason):
     b.pasid(1, *words)
     b.on()
     access(b, pasid=1)
+    assert b.fault()[0] == reason
+
+
+def aliased(b, *, at, word=0, bit, pasid=1):
+    """A machine where everything is there, but bit *bit* of one pointer is set that no address of the host has."""
+    b.scalable()
+    data, pt = b.page(), b.page()
+    b.map(pt, 0x1000, data | RW | US)
+    table = b.first(pasid, pt) if at != "SSPTPTR" else b.second(pasid, pt)
+    place = {
+        "root": b.root + 0x6A * 16,
+        "context": (b.word(b.root + 0x6A * 16) & -4096) + 32 * 8,
+        "directory": b.directory,
+        "SSPTPTR": table,
+        "FSPTPTR": table + 16,
+    }[at]
+    b.put(place, b.word(place) | 1 << bit)
+    b.on()
+    access(b, 0x1000, pasid=pasid)
+
+
+@pytest.mark.parametrize("bit", [52, 62, 63])
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [("root", 0x3A), ("context", 0x42), ("directory", 0x52), ("SSPTPTR", 0x5A), ("FSPTPTR", 0x5A)],
+)
+def test_a_pointer_beyond_the_hosts_addresses_is_no_other_pointer(bench, at, reason, bit):
+    """Bits 63:HAW are reserved: what they would leave of the address is another table."""
+    b = bench()
+    aliased(b, at=at, bit=bit)
+    assert b.fault()[0] == reason
+
+
+@pytest.mark.parametrize(("at", "reason"), [("root", 0x0A), ("context", 0x0B)])
+def test_a_pointer_of_legacy_mode_beyond_the_hosts_addresses_is_no_other_pointer(bench, at, reason):
+    b = bench("sva = false")
+    b.mode = 0
+    data, pt = b.page(), b.page()
+    b.map(pt, 0x1000, data | RW)
+    b.context(pt | 1, 2 | 7 << 8)
+    place = b.root + 0x6A * 16
+    if at == "context":
+        place = (b.word(place) & -4096) + 16 * 8
+    b.put(place, b.word(place) | 1 << 52)
+    b.on()
+    access(b, 0x1000)
     assert b.fault()[0] == reason
 
 
