@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from errno import EBUSY, ENOSPC
+from errno import EBUSY, ENOSPC, EPERM
 from typing import Any, cast
 
 import pytest
@@ -435,3 +435,17 @@ def test_no_range_of_the_guest_s_is_too_large_to_flush(guest, order):
     guest.submit(6 | 3 << 4 | 7 << 16 | 1 << 32, order)
 
     assert guest.host.calls[1:] == [("flush", 500, 0, order if order < 52 else 64)]
+
+
+def test_an_interrupt_to_a_processor_that_is_none_is_lost(guest):
+    """KVM_SIGNAL_MSI is EPERM then; the request is in the queue, and the VMM goes on."""
+
+    def nobody(_address, _data):
+        raise err(EPERM)
+
+    guest.unit._message = nobody
+    guest.unit.write(r.PQA, 8, PRQ)
+    for off, value in ((r.PEDATA, 33), (r.PEADDR, 0xFEEFF000), (r.PECTL, 0)):
+        guest.unit.write(off, 4, value)
+
+    assert guest.unit.page_request((1, 2, 3, 4))

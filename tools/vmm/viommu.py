@@ -8,6 +8,7 @@ here, and reaches the host as binding or unbinding (VT-d 6.1). What translates i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pykernel.hw.vtd import regs as r
@@ -93,8 +94,9 @@ class VirtualIommu(InvalidationQueue):
         self.memory.write(pa, data)
 
     def send_message(self, address: int, data: int) -> None:
-        """An interrupt of the guest."""
-        self._message(address, data)
+        """An interrupt of the guest; where it sends them to nobody they are lost."""
+        with suppress(OSError):
+            self._message(address, data)
 
     def virtual_command(self, command: int, operand: int, _operand_b: int) -> tuple[int, int]:
         """A virtual command: (status, result)."""
