@@ -8,6 +8,7 @@ the guest's kernel copies, and its number is the size.
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from mmap import MAP_SHARED, PROT_WRITE
 
@@ -31,7 +32,7 @@ from pykernel.uapi.linux.idxd import (
 )
 from pykernel.uapi.rfc import ioasid as i
 
-__all__ = ["DSA", "Host", "Oracle", "Run", "burn"]
+__all__ = ["DSA", "STEP_NS", "Host", "Oracle", "Run", "burn"]
 
 DSA = "0000:6a:01.0"
 QUEUE = "/dev/dsa/wq0.0"
@@ -39,7 +40,8 @@ MEMORY = 8 << 20
 PAGE = 4096
 SIZE = 256
 CANARY = b"\xa5" * 8
-TRIES = 20_000
+TRIES = 3_000
+STEP_NS = 1_000_000  # of an engine that takes its time
 
 
 class Oracle:
@@ -60,9 +62,11 @@ class Oracle:
         self.pasids = {}
         self.wrong = []
 
-    def watch(self, host):
-        """From now on what *host*'s accelerator executes is counted."""
-        silicon = host.kernel.sub(Pci).devices[DSA].function
+    def watch(self, host, slow=None):
+        """From now on what *host*'s accelerator executes is counted; *slow*: it takes its time, by this dice."""
+        silicon, sched = host.kernel.sub(Pci).devices[DSA].function, host.kernel.sched
+        if slow is not None:
+            silicon.port.call_soon = lambda step: sched.call_later(slow.randrange(STEP_NS), step)
         execute, seen = silicon.execute, self.pasids.setdefault(host.name, set())
 
         def counted(ctx):
@@ -102,16 +106,16 @@ def burn(kernel, n):
 class Host:
     """A host with an accelerator for machines, and a tenant whose PASIDs shift theirs by *shift*."""
 
-    def __init__(self, kernel, name, *, shift=0, **attrs):
+    def __init__(self, kernel, name, *, shift=0, shared=16, **attrs):
         self.kernel, self.name = kernel, name
         root = kernel.process()
-        prepare(root, shared=16, dedicated=1, **attrs)
+        prepare(root, shared=shared, dedicated=1, **attrs)
         root.exit()
         self.tenant = burn(kernel, shift)
 
     @classmethod
-    def boot(cls, name, *, seed=None, profile="linux-6.1", **kw):
-        kernel = boot("vmm", profile, seed=seed or 0)
+    def boot(cls, name, *, seed=None, machine="vmm", **kw):
+        kernel = boot(machine, seed=seed or 0)
         if seed is not None:
             kernel.up()
             kernel.sched.explore("random", seed)
@@ -250,18 +254,17 @@ class Run:
 
     Attributes:
         vmm: where it is now.
-        moves: how often it moved.
+        moves: how often it moved; *live* of them began before the load had ended.
     """
 
-    def __init__(self, hosts, *, seed=0, kind="1swq", vcpus=1, user=True, **kw):
+    def __init__(self, hosts, *, seed=0, kind="1swq", vcpus=1, user=True, slow=False, **kw):
         self.hosts, self.seed = hosts, seed
         self.oracle = Oracle()
         for host in hosts:
-            self.oracle.watch(host)
+            self.oracle.watch(host, random.Random(seed) if slow else None)
         self.shared = kind == "1swq"
         self.vmm = Vmm(hosts[0].kernel, memory=MEMORY, vcpus=vcpus, mdev=kind, **kw)
-        self.moves = 0
-        self.retries = 0
+        self.moves = self.live = 0
         self.threads = []
         if user:
             self.vmm.run(lambda: enable(self.vmm.process()))
@@ -286,6 +289,7 @@ class Run:
             if p.step == "run":
                 self.compare(here, migration.destination)
 
+        self.live += not all(t.done for t in self.threads)
         migration = Migration(here, self.hosts[to].kernel, DSA, watch)
         self.vmm = migration.run()
         self.moves += 1
@@ -313,7 +317,9 @@ class Run:
         here = self.vmm
         try:
             self.move(to, progress=progress)
-        except MigrationError:
+        except MigrationError as e:
+            if not isinstance(e.__cause__, OSError | None):
+                raise
             self.vmm = here
 
     def finish(self):

@@ -8,7 +8,7 @@ from guestload import Host, KernelCopies, Process, Run
 
 from pykernel import explore
 
-STEPS = "prepare copy stop quiesce rest save iommu devices processors memory run".split()
+STEPS = ["prepare", "copy", "stop", "quiesce", "rest", "save", "iommu", "devices", "processors", "memory", "run"]
 
 
 @explore(seeds=20, machine="vmm")
@@ -30,6 +30,7 @@ def test_guests_that_submit_all_the_time(kernel):
         kind=kind,
         vcpus=rng.randint(1, 3),
         user=not in_kernel,
+        slow=rng.random() < 0.7,
         profile="linux-6.12" if in_kernel and kind == "1swq" else "linux-6.1",
     )
     run.explore()
