@@ -262,18 +262,21 @@ SHEET: dict[str, str] = {
     # ---- 7: moving
     "7 only vPASIDs": "migration: 7_only_the_guests_pasids_are_state; moving: stream_has_no_pasid_of_the_host",
     "7 identity": "vmm: 7_identity_cannot_move",
-    "7 table rebuilt": "migration: 7_table_is_rebuilt_before_the_first_entry",
+    "7 table rebuilt, window": "migration: 7_table_is_rebuilt_before_the_first_entry; "
+    "migrating load: the_oracle_sees_tables_that_come_after_the_entry",
     "7 range": "migration: 7_range_a_host_without_enough_ids_is_refused",
     "7 mixed devices": "functions: a_mediated_device_and_a_function_are_not_for_one_machine",
     "7 DWQ": "moving: guest_goes_on_at_the_destination_with_its_own_pasid, running_again_programs_the_pasid_again",
     "7 quiesce": "moving: stop_waits_for_what_was_submitted_and_clears_the_hardware, "
     "stopped_shared_device_drains_its_pasids_and_lets_nothing_through",
-    "7 in flight": "migrating load: processes_on_a_shared_queue, a_process_on_a_dedicated_queue",
+    "7 in flight": "migrating load: processes_on_a_shared_queue, a_process_on_a_dedicated_queue, "
+    "the_oracle_sees_work_that_was_not_waited_for",
     "7 vCPU state": "migration: 7_vcpu_state_ia32_pasid_moves_with_the_thread",
     "7 vIOMMU state": "migration: 7_viommu_state_the_guest_binds_and_unbinds_as_before",
     "7 dirty tracking": "migration: 7_dirty_tracking_has_what_the_device_wrote",
     "7 pending page requests": "migrating load: work_that_waits_for_pages",
-    "7 rollback": "migration: 7_rollback_at_each_step, 7_host_pasids_of_the_source_are_free_afterwards",
+    "7 rollback": "migration: 7_rollback_at_each_step, 7_host_pasids_of_the_source_are_free_afterwards; "
+    "migrating load: a_move_that_fails_at_any_step_leaves_all_as_it_was",
     # ---- 9: where sources disagree
     "9.1 CF or ZF": "enqcmd: zf_is_retry_and_the_others_are_clear; kvm: talks_handler_sets_the_failure_flag_and_skips",
     "9.2 priorities": "events: values, priorities_within_a_chain; "
