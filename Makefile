@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint pytest coverage bench conformance clean
+.PHONY: help demo test lint pytest coverage soak bench conformance clean
 
 help:
 	@echo "make demo         a first tour (pykernel demo)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint         ruff, mypy, pyright, import-linter"
 	@echo "make pytest       the test suite alone; ARGS='-k wq -x' are pytest's"
 	@echo "make coverage     the test suite with branch coverage; the report is in htmlcov/"
+	@echo "make soak         machines that move under load, with 1,000 seeds; it goes on where it was"
 	@echo "make bench        measured figures beside their targets"
 	@echo "make conformance  compare with the recorded answers of Linux"
 	@echo "make clean        remove .venv and everything that was made"
@@ -46,6 +47,10 @@ coverage: $(READY)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
+
+soak: $(READY)
+	$(BIN)/pykernel soak --seeds 1000 --workers 2 $(ARGS) \
+	  tests/soak/test_migration_soak.py::test_guests_that_submit_all_the_time
 
 bench: $(READY)
 	$(BIN)/python -m pykernel.tools.bench $(ARGS)

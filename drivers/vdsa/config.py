@@ -99,7 +99,7 @@ class VdsaConfig:
 
     def save(self) -> bytes:
         """For migration."""
-        return self.read(0, self.space.size)
+        return b"".join(self.space.read(off, 4).to_bytes(4, "little") for off in range(0, self.space.size, 4))
 
     def load(self, data: bytes) -> None:
         """Registers that can be written, from the other side."""

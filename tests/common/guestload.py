@@ -36,7 +36,7 @@ __all__ = ["DSA", "STEP_NS", "Host", "Oracle", "Run", "burn"]
 
 DSA = "0000:6a:01.0"
 QUEUE = "/dev/dsa/wq0.0"
-MEMORY = 8 << 20
+MEMORY = 4 << 20
 PAGE = 4096
 SIZE = 256
 CANARY = b"\xa5" * 8
