@@ -40,7 +40,8 @@ def loaded(hosts: list[Host], n: int = 24, **kw: Any) -> Run:
 
 def check_table(run: Run) -> None:
     """What KVM's table has is what is bound, in the numbers of the host where the machine is."""
-    table, pasids = run.vmm.vm._vm.pasid_table, run.vmm.pasids
+    table: Any = run.vmm.vm._vm.pasid_table
+    pasids = run.vmm.pasids
     for guest in pasids.bound.keys() - {0}:
         assert table.lookup(guest) == pasids.host_of[guest]
 
