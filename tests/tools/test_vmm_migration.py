@@ -9,9 +9,10 @@ from pykernel import boot
 from pykernel.drivers.vdsa.commands import VdsaCommands
 from pykernel.iommu.ioasid import ioasid_reserve_capacity
 from pykernel.tools.vmm import migration
+from pykernel.tools.vmm.layout import ECAM_BASE, ecam_offset
 from pykernel.tools.vmm.migration import Migration, MigrationError
 from pykernel.tools.vmm.pasids import GuestPasids
-from pykernel.tools.vmm.vmm import Vmm
+from pykernel.tools.vmm.vmm import DSA_SLOT, Vmm
 
 STEPS = [
     "check",
@@ -83,6 +84,34 @@ def test_work_that_waits_for_pages(vcpus):
     run.close()
     for host in hosts:
         host.shutdown()
+
+
+def test_an_access_in_parts_of_which_each_is_another_host_s(hosts):
+    """16 bytes of configuration space are two exits, and between them the machine moves."""
+    run = Run(hosts)
+    here = run.vmm
+    read, seen, found = here.read, [], []
+
+    def read_and_stop(gpa, size):
+        if gpa == ECAM_BASE + ecam_offset(DSA_SLOT):
+            seen.append(gpa)
+            for vcpu in here.vcpus:
+                vcpu.stop(on=True)  # as soon as this part is complete
+            here.proc.read(here._going, 8)
+            here._paused = True
+        return read(gpa, size)
+
+    here.read = read_and_stop
+    thread = here.spawn(lambda: found.append(here.guest.mmio_read(ECAM_BASE + ecam_offset(DSA_SLOT), 16)))
+    here.host.sched.idle_until(lambda: bool(seen) and bool(here.parked))
+    assert not found
+    here.pause = lambda: None
+    run.move(1)
+    run.vmm.wait([thread])
+    assert thread.error is None
+    assert found[0] & 0xFFFF == 0x8086
+    assert found[0] >> 64 & 0xFFFFFF00 == 0x08800000
+    run.close()
 
 
 def steady(hosts, **kw):

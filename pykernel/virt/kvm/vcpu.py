@@ -171,6 +171,7 @@ class Vcpu:
         self._guest: Any = None
         self._resume: Any = None
         self._caller: Any = None
+        self._heir: Vcpu | None = None  # who goes on with what this one executed
 
     # ---- the host's side
 
@@ -220,6 +221,15 @@ class Vcpu:
             mine.extendleft(reversed(theirs))  # type: ignore[arg-type]
             theirs.clear()
         self.dead, other.dead = False, True
+        other._heir = self
+
+    @property
+    def here(self) -> Vcpu:
+        """Who executes the guest's code now: what an instruction in several parts has to ask between two of them."""
+        vcpu = self
+        while vcpu._heir is not None:
+            vcpu = vcpu._heir
+        return vcpu
 
     def enter(self, answer: Any) -> Exit:
         """VM entry until the next exit; the guest goes on with *answer* where it left. In guest mode meanwhile."""
@@ -351,7 +361,7 @@ class Vcpu:
         """A load of *size* bytes: of memory or registers that are mapped, or an exit; each page by itself."""
         if (gpa & PAGE_SIZE - 1) + size <= PAGE_SIZE:
             return self._load(gpa, size)
-        parts = (self._load(at, step).to_bytes(step, "little") for at, step in pieces(gpa, size, PAGE_SIZE))
+        parts = (self.here._load(at, step).to_bytes(step, "little") for at, step in pieces(gpa, size, PAGE_SIZE))
         return int.from_bytes(b"".join(parts), "little")
 
     def _load(self, gpa: int, size: int) -> int:
@@ -364,7 +374,7 @@ class Vcpu:
         """A store of *size* bytes; each page by itself."""
         data = value.to_bytes(size, "little")
         for at, step in pieces(gpa, size, PAGE_SIZE):
-            self._store(at, data[at - gpa : at - gpa + step])
+            self.here._store(at, data[at - gpa : at - gpa + step])
 
     def _store(self, gpa: int, data: bytes) -> None:
         if not self._leave(_Step(lambda: self.vm.guest_store(gpa, data))):
@@ -376,7 +386,8 @@ class Vcpu:
         for at, step in pieces(gpa, size, MMIO_BYTES):
             shift = 8 * (at - gpa)
             part = value >> shift & (1 << 8 * step) - 1
-            found |= (self.exit(EXIT_REASON_EPT_VIOLATION, gpa=at, size=step, write=write, value=part) or 0) << shift
+            answer = self.here.exit(EXIT_REASON_EPT_VIOLATION, gpa=at, size=step, write=write, value=part)
+            found |= (answer or 0) << shift
         return found
 
     def movdir64b(self, gpa: int, data: bytes) -> None:
