@@ -91,6 +91,8 @@ class Profile:
     """Entries of PASID tables can let supervisor requests through, which the kernel's own PASID needs."""
     vtd_teardown_drains: bool = False
     """Whoever takes an entry of a PASID table away waits for its page requests; before, only the end of a binding."""
+    vtd_prq_private_data: bool = True
+    """Private data of a page request asks for an answer and comes back with it; 6.12 does not look at it."""
     vtd_context_at_probe: bool = False
     """In scalable mode a context entry stays as long as the device; before, it came and went with the domain."""
     vtd_iopf_enables_pri: bool = False
@@ -252,6 +254,7 @@ LINUX_6_12 = replace(
     iommu_sva_domain=True,
     vtd_supervisor_pasids=False,
     vtd_teardown_drains=True,
+    vtd_prq_private_data=False,
     vtd_context_at_probe=True,
     vtd_iopf_enables_pri=True,
     pci_msi_chip_per_device=True,

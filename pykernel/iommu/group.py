@@ -16,6 +16,7 @@ from pykernel.iommu.core import IommuCore, dev_iommu
 from pykernel.iommu.domain import IOMMU_DOMAIN_BLOCKED, IOMMU_DOMAIN_DMA, IOMMU_DOMAIN_DMA_FQ, IommuDomain
 from pykernel.iommu.group_sysfs import NAME, GroupDir
 from pykernel.iommu.resv import ResvRegion, insert_resv_region
+from pykernel.lib.locking import Mutex
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
@@ -34,6 +35,7 @@ class IommuGroup:
         self.id = core.group_ids.alloc()
         self.name = ""
         self.refs = 1
+        self.mutex = Mutex(kernel, f"iommu_group {self.id}")
         self.devices: list[Device] = []
         self.links: dict[Device, str] = {}
         self.default_domain: IommuDomain | None = None

@@ -207,24 +207,29 @@ class PageRequestQueue:
             return "Page request in Privilege Mode"
         return "Execution request not supported" if req.exe_req and req.access & 1 else ""
 
-    @staticmethod
-    def _fault(req: PageReqDsc) -> Fault:
+    def _private(self, req: PageReqDsc) -> tuple[int, int] | None:
+        """Private data, as far as this kernel knows of it."""
+        return req.private if self.unit.kernel.profile.vtd_prq_private_data else None
+
+    def _fault(self, req: PageReqDsc) -> Fault:
         """C: ``intel_svm_prq_report()``: who has private data is answered, as the last of a group is."""
+        private = self._private(req)
         flags = IOMMU_FAULT_PAGE_REQUEST_PASID_VALID | IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID
-        if req.lpig or req.private is not None:
+        if req.lpig or private is not None:
             flags |= IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE
-        if req.private is not None:
+        if private is not None:
             flags |= IOMMU_FAULT_PAGE_REQUEST_PRIV_DATA
-        return Fault(flags, req.pasid, req.prg_index, req.perm, req.addr, req.private)
+        return Fault(flags, req.pasid, req.prg_index, req.perm, req.addr, private)
 
     def _bad(self, req: PageReqDsc) -> None:
         """C: ``static void handle_bad_prq_event(...)`` with QI_RESP_INVALID."""
         text = f"DMAR: {self.unit.name}: Invalid page request: {req.qw0:08x} {req.qw1:08x}"
         self.unit.kernel.log.printk(ERR, text)
-        if not req.lpig and req.private is None:
+        private = self._private(req)
+        if not req.lpig and private is None:
             return
         pasid = req.pasid if req.pasid_present else None
-        desc = page_group_response(req.rid, pasid, req.prg_index, QI_RESP_INVALID, last=req.lpig, private=req.private)
+        desc = page_group_response(req.rid, pasid, req.prg_index, QI_RESP_INVALID, last=req.lpig, private=private)
         self.unit.qi.submit_sync(desc)
 
     # ---- answers

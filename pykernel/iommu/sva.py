@@ -34,6 +34,7 @@ from pykernel.iommu.iopf import (
 )
 from pykernel.iommu.probe import iommu_probe_device, iommu_release_device
 from pykernel.iommu.svm import IommuMm, IommuMms, SvaDomain
+from pykernel.lib.locking import Mutex
 from pykernel.lib.notifier import NOTIFY_DONE, NotifierBlock
 from pykernel.pci.core import Pci
 from pykernel.syscalls import Pids
@@ -87,6 +88,7 @@ class Iommu:
         self.unit = kernel.sub(IntelIommu)
         self.mms = IommuMms(self.unit, self.alloc_pasid, self.free_pasid)
         self.unit.find_mm = self.mms.find
+        self.lock = Mutex(kernel, "iommu_sva_lock")
         self.handles: dict[PciDev, dict[int, SvaHandle]] = {}
         self.features: dict[PciDev, set[str]] = {}
         self._set: IoasidSet | None = None
@@ -278,6 +280,24 @@ def iommu_sva_bind_device(dev: PciDev, mm: Mm) -> SvaHandle:
     info, iommu = _info(dev), dev.kernel.sub(Iommu)
     if not iommu.scalable or not info.pasid_enabled:
         raise err(ENODEV)
+    with _lock(dev):
+        return _bind(iommu, info, dev, mm)
+
+
+def _lock(dev: PciDev) -> Mutex:
+    """
+    Who binds waits for who unbinds, and is still waiting for page requests: of any device, before 6.2 of its group.
+
+    ``pasid_mutex``, which Linux 6.1 takes inside, lets others in while page requests are waited for; here nobody needs
+    it, for nothing else between two of its users sleeps.
+    """
+    group = dev.iommu_group
+    if group is None or dev.kernel.profile.iommu_sva_domain:
+        return dev.kernel.sub(Iommu).lock
+    return group.mutex
+
+
+def _bind(iommu: Iommu, info: DeviceDomainInfo, dev: PciDev, mm: Mm) -> SvaHandle:
     late = dev.kernel.profile.iommu_sva_domain
     if not late and dev.iommu_group is not None and len(dev.iommu_group.devices) != 1:
         raise err(EINVAL, f"group {dev.iommu_group.id} has several devices")
@@ -309,9 +329,13 @@ def _attach(domain: SvaDomain, dev: PciDev, pasid: int) -> None:
 
 def iommu_sva_unbind_device(handle: SvaHandle) -> None:
     """C: ``void iommu_sva_unbind_device(struct iommu_sva *)``."""
-    handle.users -= 1
-    if handle.users:
-        return
+    with _lock(handle.dev):
+        handle.users -= 1
+        if not handle.users:
+            _unbind(handle)
+
+
+def _unbind(handle: SvaHandle) -> None:
     dev, iommu = handle.dev, handle.dev.kernel.sub(Iommu)
     iommu.handles.get(dev, {}).pop(handle.pasid, None)
     if dev.kernel.profile.iommu_sva_domain:

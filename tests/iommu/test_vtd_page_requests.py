@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -125,9 +126,8 @@ def test_no_response_unless_the_last_of_its_group(profile):
     unbind(box.handle)
 
 
-def test_response_because_of_private_data():
-    """Before 6.12 private data asks for an answer, too, and comes back with it."""
-    box = Box()
+def answered(box: Box) -> list[Any]:
+    """The page group responses from now on, as they are in the queue."""
     words: list[Any] = []
     respond = box.unit.requests.respond
 
@@ -136,9 +136,34 @@ def test_response_because_of_private_data():
         respond(what)
 
     box.unit.requests.respond = record
+    return words
+
+
+def test_response_because_of_private_data():
+    """6.1: private data asks for an answer, too, and comes back with it."""
+    box = Box()
+    words = answered(box)
     box.request(box.addr, READ, 3, 1 << 9, 0x1111, 0x2222)
     assert box.run() == [(3, 0)]
     assert (words[0][0] >> 5 & 1, words[0][2:]) == (1, (0x1111, 0x2222))
+    box.ask(1 | 1 << 9 | RID << 16, 0x1000 | READ | 4 << 3, 0x1111, 0x2222)
+    assert box.run() == [(4, 1)]
+    assert (words[1][0] >> 5 & 1, words[1][2:]) == (1, (0x1111, 0x2222))
+    unbind(box.handle)
+
+
+@pytest.mark.parametrize("profile", ["linux-6.12", "linux-7.2"])
+def test_later_kernels_do_not_know_of_private_data(profile):
+    """intel/prq.c: only the last of a group is answered, good or bad; the upper words of the answer are 0."""
+    box = Box(profile)
+    words = answered(box)
+    box.request(box.addr, READ, 3, 1 << 9, 0x1111, 0x2222)
+    box.ask(1 | 1 << 9 | RID << 16, 0x1000 | READ | 4 << 3, 0x1111, 0x2222)
+    assert box.run() == []
+    box.request(box.addr, READ | LAST, 3, 1 << 9, 0x1111, 0x2222)
+    box.ask(1 | 1 << 9 | RID << 16, 0x1000 | READ | LAST | 4 << 3, 0x1111, 0x2222)
+    assert sorted(box.run()) == [(3, 0), (4, 1)]
+    assert [(row[0] >> 5 & 1, row[2:]) for row in words] == [(0, (0, 0))] * 2
     unbind(box.handle)
 
 
@@ -321,6 +346,29 @@ def test_unbind_against_requests(profile):
         served = [group for group, answer in box.answers if not answer]
         assert all(box.p.mem.translate(box.addr + n * 0x1000) is not None for n in served)
         assert profile == "linux-6.1" or not set(late) & set(served)
+        box.p.exit()
+
+
+@BOTH
+def test_who_binds_while_unbind_waits_for_page_requests_waits_for_it(profile):
+    """iommu_sva_lock, in 6.1 group->mutex: the bond that comes then is good, never EBUSY."""
+    for kernel in explore(seeds=25, machine=parse(DSA), profile=profile):
+        box = Box(kernel=kernel)
+        again: list[Any] = []
+        for n in range(3):
+            box.request(box.addr + n * 0x1000, READ | LAST, n)
+
+        def rebind(box: Any = box, again: list[Any] = again) -> None:
+            box.kernel.sched.point()
+            again.append(iommu_sva_bind_device(box.dev, box.p.task.mm))
+
+        kernel.gather(partial(unbind, box.handle), rebind)
+        kernel.sched.run_ready()
+        box.answers.clear()
+        assert again[0].users == 1
+        box.request(box.addr + 0x3000, WRITE | LAST, 5)
+        assert box.run() == [(5, 0)]
+        unbind(again[0])
         box.p.exit()
 
 
