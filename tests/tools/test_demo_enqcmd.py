@@ -258,6 +258,7 @@ def test_without_a_pasid_of_the_kernel_s_the_process_gets_sigsegv(scene, name):
     """SDM: source bits 31:0 must be 0, IA32_PASID valid: #GP(0). Linux: SIGSEGV, SI_KERNEL; mended once a thread."""
     (outcome,) = acts(scene, name)
 
+    assert outcome.fault is not None
     assert (outcome.fault.signo, outcome.fault.si_code, outcome.fault.vector) == (signal.SIGSEGV, 0x80, 13)
     assert outcome.named("kvm_enqcmd") == []
     assert bool(outcome.named("dsa_enqueue") or outcome.copied) is False
@@ -405,6 +406,7 @@ def test_unbinding_drains_then_kvm_s_entry_goes_then_the_iommu_s(scene):
     order = dict(observed(scene, outcome))["order"]
     assert order == "page request, completion, drained, unbind, KVM's table, IOMMU's entry"
     assert outcome.copied
+    assert outcome.fault is not None
     assert (outcome.fault.signo, outcome.fault.vector, outcome.fault.si_addr) == (signal.SIGSEGV, 14, scene.app.portal)
     assert translation(scene, pasid).directory_entry & 1 == 0
 
