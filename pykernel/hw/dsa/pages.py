@@ -46,10 +46,21 @@ class PageRequests:
                 return
             self.outstanding -= 1
             done(ok)
-            if self._waiting and self.outstanding < self.device.page_request_limit:
-                self._send(self._waiting.popleft())
+            self._next()
 
         self.device.port.page_request_async(addr, write, work.pasid, work.priv, answered)
+
+    def _next(self) -> None:
+        """The first whose turn it is; of what was aborted meanwhile nothing is asked for."""
+        while self._waiting and self.outstanding < self.device.page_request_limit:
+            request = self._waiting.popleft()
+            if not request[0].dropped:
+                self._send(request)
+                return
+
+    def forget_aborted(self) -> None:
+        """What was aborted waits no more: its PASID may be another's when its turn would come."""
+        self._waiting = deque(request for request in self._waiting if not request[0].dropped)
 
     def reset(self) -> None:
         """Nothing is asked for any more."""

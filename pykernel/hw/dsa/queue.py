@@ -129,6 +129,7 @@ class WorkQueue:
         for work in self.inflight:
             work.aborted = work.aborted or match(work)
         self.inflight = [work for work in self.inflight if not (work.aborted and work.blocked)]
+        self.device.pages.forget_aborted()
         self._count()
 
     def _count(self) -> None:

@@ -275,3 +275,52 @@ def test_allotted_requests_are_not_exceeded() -> None:
         b.answer()
         b.run()
     assert (seen, [b.memory[CR + 32 * n] for n in range(5)]) == ([2, 2, 2, 2, 1], [1] * 5)
+
+
+@pytest.mark.parametrize(
+    ("command", "operand"), [(C.ABORT_PASID, 7), (C.ABORT_WQ, 1), (C.ABORT_ALL, 0), (C.RESET_WQ, 1)]
+)
+@pytest.mark.parametrize("batch", [False, True])
+def test_no_page_is_asked_for_after_an_abort(command: int, operand: int, batch: bool) -> None:
+    """What waits its turn is forgotten as well: its PASID may be another's by then."""
+    b = bench(size=16, batch_shift=5)
+    b.function.config_write(0x11C, 4, 1)
+    b.function.config_write(0x114, 2, 1)
+    for n in range(4):
+        b.absent.add(0x40 + n)
+        raw = descriptor(FILL, flags=REPORT | BOF, completion=CR + 32 * n, dst=(0x40 + n) * PAGE, size=8)
+        if batch:
+            b.memory[0x4000 + 128 * n : 0x4000 + 128 * n + 128] = raw + descriptor(NOOP, completion=0x3000 + 32 * n)
+            raw = descriptor(BATCH, completion=0x2000 + 32 * n, src=0x4000 + 128 * n, size=2)
+        b.post(raw)
+    b.run()
+    assert len(b.held) == 1
+    assert b.command(command, operand) == 0
+    if command != C.RESET_WQ:
+        assert b.command(C.DRAIN_PASID, 7) == 0
+    while b.held:
+        b.answer()
+        b.run()
+    assert len(b.requests) == 1
+    assert b.function.pages.outstanding == 0
+
+
+def test_others_keep_their_turn_after_an_abort() -> None:
+    """The aborted ones were before them in the line."""
+    b = DsaBench()
+    b.enable_pasid()
+    b.up([0, 1], engines=[0], bof=True, pasid=7)
+    b.function.config_write(0x11C, 4, 1)
+    b.function.config_write(0x114, 2, 1)
+    b.hold = b.grant = True
+    for n in range(4):
+        b.absent.add(0x40 + n)
+        raw = descriptor(FILL, flags=REPORT | BOF, completion=CR + 32 * n, dst=(0x40 + n) * PAGE, size=8)
+        b.post(raw, wq=n % 2)
+    b.run()
+    assert b.command(C.ABORT_WQ, 1) == 0
+    while b.held:
+        b.answer()
+        b.run()
+    assert [b.memory[CR + 32 * n] for n in range(4)] == [0, 1, 0, 1]
+    assert [addr for addr, _, _ in b.requests] == [0x40000, 0x41000, 0x43000]
