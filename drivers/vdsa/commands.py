@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from pykernel.drivers.idxd.registers import IDXD_INTC_CMD, IDXD_INTC_ERR, Cmd, DeviceState
-from pykernel.drivers.vdsa.regs import DISABLED, ENABLED, VECTORS
+from pykernel.drivers.vdsa.regs import BUSY, DISABLED, ENABLED, VECTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,13 +153,18 @@ class VdsaCommands:
         """The guest turned its queue on."""
         return bool(self.device.regs.wqcfg[0].status.state == ENABLED)
 
+    @property
+    def wq_off(self) -> bool:
+        """It is off; not "busy", which is on its way there."""
+        return bool(self.device.regs.wqcfg[0].status.state == DISABLED)
+
     def _enable_wq(self, operand: int) -> int:
         device, cfg = self.device, self.device.regs.wqcfg[0]
         if operand:
             return Status.INVALID_WQ_IDX
         if not device.regs.enabled:
             return Status.DEV_NOT_ENABLED
-        if self.wq_on:
+        if not self.wq_off:
             return Status.WQ_NOT_DISABLED
         flags = cfg.flags
         if flags.mode != int(device.wq.dedicated):
@@ -172,8 +177,13 @@ class VdsaCommands:
             return Status.WQ_PRIV
         status = device.pasids.enable() if device.wq.dedicated else Status.SUCCESS
         if status == Status.SUCCESS:
-            cfg.status.state = ENABLED
+            self._set_wq(ENABLED)
         return status
+
+    def _set_wq(self, state: int) -> None:
+        """Of the guest's queue; whether its portals reach the host's is to be looked at again."""
+        self.device.regs.wqcfg[0].status.state = state
+        self.device.portal.zap()
 
     def _check_wq(self, operand: int) -> int:
         if operand != 1:
@@ -215,12 +225,16 @@ class VdsaCommands:
             (device.host.abort_pasid if abort else device.host.drain_pasid)(pasid)
 
     def quiesce(self, *, abort: bool = False) -> None:
-        """The queue goes off, with nothing left in it."""
-        if not self.wq_on:
+        """The queue goes off, with nothing left in it: it takes no more, then what it has ends, or is forgotten."""
+        if self.wq_off:
             return
+        era = self._era
+        self._set_wq(BUSY)
         self.finish(abort=abort)
+        if era != self._era:  # somebody else has reset it meanwhile, and the guest may have begun anew
+            return
         self.device.pasids.disable()
-        self.device.regs.wqcfg[0].status.state = DISABLED
+        self._set_wq(DISABLED)
 
     # ------------------------------------------------------------------ PASIDs
 

@@ -86,6 +86,7 @@ class VdsaDevice(VfioDevice):
         """The queue is free again."""
         self.parent.give(self.wq, self)
         self.ims.free()
+        self.portal.free()
 
     def open_device(self) -> None:
         """It begins as after a reset, with the PASIDs of who opens it. Raises EBUSY, ENOMEM."""
@@ -121,7 +122,6 @@ class VdsaDevice(VfioDevice):
 
     def suspend(self) -> None:
         """Migration stops it: what the guest submitted ends, and the host's queue knows nothing of it any more."""
-        self.portal.zap()
         self.settle()
         if self.commands.wq_on:
             self.pasids.disable()
@@ -129,7 +129,7 @@ class VdsaDevice(VfioDevice):
 
     def settle(self) -> None:
         """Wait for what the guest has submitted."""
-        if self.commands.wq_on:
+        if not self.commands.wq_off:
             self.commands.finish(abort=False)
 
     def resume(self) -> None:
@@ -226,6 +226,7 @@ class VdsaDevice(VfioDevice):
         self.host.disable()
         self.regs.software_error(PCI_CFG_ERROR)
         self.regs.gensts.state, self.regs.gensts.reset_type = DeviceState.HALT, ResetType.FLR
+        self.portal.zap()
         if self.regs.genctrl.halt_int_en:
             self.interrupt(IDXD_INTC_HALT_STATE)
 

@@ -86,13 +86,14 @@ class VdsaMigration:
         self.device = device
         self.state: vfio_device_mig_state = RUNNING
         self.file: StreamFile | None = None
+        self._stopping = False
         device.migration_flags = VFIO_MIGRATION_STOP_COPY
         device.mig_ops = self
 
     @property
     def running(self) -> bool:
-        """The guest's submissions are let through."""
-        return self.state == RUNNING
+        """The guest's submissions are let through: not while it is being stopped, or it would never be done."""
+        return self.state == RUNNING and not self._stopping
 
     @property
     def data_size(self) -> int:
@@ -103,6 +104,7 @@ class VdsaMigration:
         """The device was reset or closed: it runs."""
         self._end()
         self.state = RUNNING
+        self.device.portal.zap()
 
     def _end(self) -> None:
         file, self.file = self.file, None
@@ -123,6 +125,7 @@ class VdsaMigration:
                 step = vfio_mig_get_next_state(self.device, self.state, new_state)
                 file = self._step(step)
                 self.state = step
+                self.device.portal.zap()
         return file
 
     def migration_get_state(self) -> vfio_device_mig_state:
@@ -136,7 +139,7 @@ class VdsaMigration:
     def _step(self, new: vfio_device_mig_state) -> File | None:
         step = (self.state, new)
         if step == (RUNNING, STOP):
-            self.device.suspend()
+            self._stop()
         elif step == (STOP, RUNNING):
             self.device.resume()
         elif step == (STOP, STOP_COPY):
@@ -152,6 +155,14 @@ class VdsaMigration:
         elif step == (STOP_COPY, STOP):
             self._end()
         return None
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self.device.portal.zap()
+        try:
+            self.device.suspend()
+        finally:
+            self._stopping = False
 
     # ---- the stream
 

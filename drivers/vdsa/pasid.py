@@ -26,16 +26,14 @@ from pykernel.iommu.ioasid import (
     ioasid_find_mm_set,
     ioasid_put,
     ioasid_queue_work,
-    ioasid_register_notifier,
     ioasid_register_notifier_mm,
     ioasid_set_for_each_ioasid,
-    ioasid_unregister_notifier,
     ioasid_unregister_notifier_mm,
 )
 from pykernel.lib.notifier import NOTIFY_OK, NotifierBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from pykernel.drivers.vdsa.device import VdsaDevice
@@ -58,7 +56,6 @@ class Pasids:
         self.mm: Mm | None = None
         self.programmed: int | None = None
         self._nb = NotifierBlock(self._event, IOASID_PRIO_DEVICE)
-        self._leave: Callable[[], None] | None = None
 
     @property
     def default(self) -> int | None:
@@ -71,26 +68,19 @@ class Pasids:
         """
         From now on the IDs of the caller's address space count.
 
-        A set that has IDs already takes no notifier by its mm; nothing was missed, for nothing is remembered here that
-        the set does not know.
+        Of a set that has IDs already nothing was missed, for nothing is remembered here that the set does not know.
+        When it goes, those of the next one count.
         """
-        kernel, mm, nb = self.kernel, self.kernel.current.mm, self._nb
+        mm = self.kernel.current.mm
+        if mm is not None:
+            ioasid_register_notifier_mm(self.kernel, mm, self._nb, late=True)
         self.mm = mm
-        if mm is None:
-            return
-        found = ioasid_find_mm_set(kernel, mm)
-        if found is None:
-            ioasid_register_notifier_mm(kernel, mm, nb)
-            self._leave = lambda: ioasid_unregister_notifier_mm(kernel, mm, nb)
-        else:
-            ioasid_register_notifier(kernel, found, nb)
-            self._leave = lambda: ioasid_unregister_notifier(kernel, found, nb)
 
     def close(self) -> None:
         """The device is closed; its queue is off."""
-        if self._leave is not None:
-            self._leave()
-        self._leave = self.mm = None
+        if self.mm is not None:
+            ioasid_unregister_notifier_mm(self.kernel, self.mm, self._nb)
+        self.mm = None
 
     @property
     def set(self) -> IoasidSet | None:
@@ -192,13 +182,12 @@ class Pasids:
         """
         device = self.device
         with self.refusing([pasid]), device.dev_lock:
-            if device.wq.dedicated and self.programmed != pasid:
-                return
-            self._trace("clear", spid, pasid)
             if device.wq.shared:
-                # the guest reaches the host's queue whether its own is on or not
+                # by the host's number, whether the guest's queue is on or not: what was on its way is there as well
                 device.host.abort_pasid(pasid)
-            else:
+                self._trace("clear", spid, pasid)
+            elif self.programmed == pasid:
+                self._trace("clear", spid, pasid)
                 device.host.abort()
                 self.disable()
             perm = device.regs.perm[1].perm

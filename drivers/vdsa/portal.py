@@ -9,6 +9,7 @@ from pykernel.drivers.idxd.idxd import DESC_SIZE
 from pykernel.drivers.vdsa.host import PORTAL_PAGES
 from pykernel.errors import err
 from pykernel.fs.vfs import PAGE_SIZE
+from pykernel.mm.phys import PhysMem
 from pykernel.mm.vma import VM_DONTCOPY, VM_SHARED, Vma
 from pykernel.pci.iomem import MappedIo
 from pykernel.uapi.linux.vfio import (
@@ -29,10 +30,10 @@ PRIV = 1 << 31
 
 class MappedPortal(MappedIo):
     """
-    A mapped page. While its device is stopped nothing comes through.
+    A mapped page. While its device is stopped, or the shared queue is off, nothing comes through.
 
-    A DMWr is answered with "retry" then, which the processor shows as a full queue. Who maps it may submit what its own
-    processor makes of it; a guest may only when its processors translate PASIDs.
+    A DMWr is answered with "retry" then, which the processor shows as a full queue, and a store is dropped. Who maps it
+    may submit what its own processor makes of it; a guest may only when its processors translate PASIDs.
     """
 
     __slots__ = ("portal",)
@@ -51,10 +52,10 @@ class MappedPortal(MappedIo):
         return self.portal.is_open and super().enqcmd(off, data)
 
     def phys_addr(self, off: int) -> int:
-        """Where the byte at *off* is on the bus. Raises EFAULT: it is closed, and no guest may have it."""
-        if not self.portal.is_open or not self.portal.translated:
+        """Where the byte at *off* is; while it is closed, in the sink. Raises EFAULT: no guest may have it."""
+        if not self.portal.translated:
             raise err(EFAULT, f"the portals of {self.portal.device.name} are closed")
-        return super().phys_addr(off)
+        return super().phys_addr(off) if self.portal.is_open else self.portal.sink + off % PAGE_SIZE
 
 
 class Portal:
@@ -68,13 +69,36 @@ class Portal:
 
     def __init__(self, device: VdsaDevice) -> None:
         self.device = device
+        self._phys = device.kernel.sub(PhysMem)
+        self._sink: int | None = None
         self._parts: dict[int, bytearray] = {}
         self._maps: list[tuple[Any, Vma]] = []
 
     @property
     def is_open(self) -> bool:
-        """The device runs."""
-        return self.device.migration.running
+        """
+        The device runs, and so does the guest's shared queue, which is not the host's: that one is on for others.
+
+        A dedicated queue of the host is off when the guest's is, and takes nothing by itself.
+        """
+        device = self.device
+        if not device.migration.running:
+            return False
+        return device.wq.dedicated or (device.commands.wq_on and device.regs.enabled)
+
+    @property
+    def sink(self) -> int:
+        """A page of memory that a guest finds instead of a closed portal: ENQCMD says "retry" there. Raises ENOMEM."""
+        if self._sink is None:
+            self._sink = self._phys.alloc_page()
+            self._phys.write(self._sink, b"\xff" * PAGE_SIZE)
+        return self._sink
+
+    def free(self) -> None:
+        """The device goes; nobody has it mapped."""
+        if self._sink is not None:
+            self._phys.free_pages(self._sink)
+        self._sink = None
 
     @property
     def translated(self) -> bool:
@@ -119,7 +143,7 @@ class Portal:
         The slow way: what is written in pieces is submitted when its 64 bytes are whole.
 
         Raises:
-            EAGAIN: the shared queue is full, or the device stopped. EINVAL: its PASID is none of the guest's.
+            EAGAIN: the shared queue is full or off, or the device stopped. EINVAL: its PASID is none of the guest's.
         """
         at = off & -DESC_SIZE
         part = self._parts.setdefault(at, bytearray())
@@ -135,7 +159,7 @@ class Portal:
     def _submit(self, page: int, off: int, raw: bytes) -> None:
         portal = self.device.host.portal(page)
         if not self.is_open:
-            raise err(EAGAIN, "the device is stopped")
+            raise err(EAGAIN, "the device is stopped, or its queue off")
         if self.device.wq.dedicated:
             portal.movdir64b(off, raw)
             return

@@ -34,7 +34,7 @@ VECTORS: Final = 2  # 0: the device's own, emulated; 1: completions, backed by a
 
 COMMANDS: Final = sum(1 << cmd for cmd in Cmd)
 
-DISABLED, ENABLED = 0, 1
+DISABLED, ENABLED, BUSY = 0, 1, 2
 
 
 class ReadOnly(Reg):

@@ -602,18 +602,19 @@ def _leave(unregister: Callable[[NotifierBlock], None], nb: NotifierBlock) -> No
             raise
 
 
-def ioasid_register_notifier_mm(kernel: Kernel, mm: Mm, nb: NotifierBlock) -> None:
+def ioasid_register_notifier_mm(kernel: Kernel, mm: Mm, nb: NotifierBlock, *, late: bool = False) -> None:
     """
     *nb* hears of the IDs of the set of *mm*, now or as soon as there is one: nothing is told afterwards.
 
-    C: ``int ioasid_register_notifier_mm(struct mm_struct *mm, struct notifier_block *nb)``
+    C: ``int ioasid_register_notifier_mm(struct mm_struct *mm, struct notifier_block *nb)``. Linux has no *late*: a set
+    with IDs will do, for its user looks up what it missed. By the set alone it would not hear of the next one.
 
     Raises:
         EBUSY: it is registered for *mm*, or the set has IDs already. ENOMEM: by fault injection.
     """
     core = kernel.sub(Ioasid)
     with core.lock:
-        core.chains.add_mm(mm, nb, core.mm_sets.get(mm))
+        core.chains.add_mm(mm, nb, core.mm_sets.get(mm), late=late)
 
 
 def ioasid_unregister_notifier_mm(kernel: Kernel, mm: Mm, nb: NotifierBlock) -> None:

@@ -115,9 +115,9 @@ class Chains:
 
     # ---- by address space, before there is a set
 
-    def add_mm(self, mm: Mm, nb: NotifierBlock, found: IoasidSet | None) -> None:
+    def add_mm(self, mm: Mm, nb: NotifierBlock, found: IoasidSet | None, *, late: bool) -> None:
         """
-        Park *nb*, or put it on the chain of *found*.
+        Park *nb*, or put it on the chain of *found*; *late*: it looks up what it missed.
 
         Raises:
             EBUSY: it waits for an address space; Linux asks for this one only, but a block is on one chain at a time.
@@ -125,7 +125,7 @@ class Chains:
         """
         if self.is_by_mm(nb):
             raise err(EBUSY, "this block waits for an address space already")
-        if found is not None and found.nr_ioasids:
+        if found is not None and found.nr_ioasids and not late:
             raise err(EBUSY, f"the set has {found.nr_ioasids} IDs")
         self.kernel.faults.alloc("ioasid_register_notifier_mm")
         entry = PendingNb(mm, nb)

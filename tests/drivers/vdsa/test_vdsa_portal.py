@@ -59,6 +59,7 @@ def test_shared_queue_is_always_mapped_limited_and_with_ims(swq: Any, page: int)
 
 
 def test_mapping_reaches_the_hosts_bus_address(swq: Any, host: Any) -> None:
+    swq.up()
     io = portal_io(swq, 1)
     inside(swq).set_kvm(SimpleNamespace(translates_pasids=True))
     base = io.portal.device.wq.idxd.pdev.resources[2].start
