@@ -396,7 +396,7 @@ def _help(plan: Plan, control: socket.socket) -> NoReturn:
         launcher._say(control, "ready", *(os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in names))
         while path := control.recv(PATH_MAX):
             with suppress(OSError):
-                os.lstat(path)
+                host.look(path)
             launcher._say(control, "looked")
     except (SetupError, OSError) as e:
         with suppress(OSError):

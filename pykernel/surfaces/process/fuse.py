@@ -47,8 +47,7 @@ _ERRNO_OUT = {ERESTARTSYS: EINTR, ENOIOCTLCMD: ENOTTY}
 GONE = (ENODEV, ECONNABORTED)  # fs/fuse/dev.c:fuse_dev_do_read(): unmounted, or aborted while requests were waiting
 _HOLDABLE = frozenset({Op.OPEN, Op.READ, Op.WRITE, Op.IOCTL, Op.FLUSH, Op.FSYNC})
 _WANTED = (
-    INIT.ASYNC_READ | INIT.ATOMIC_O_TRUNC | INIT.BIG_WRITES | INIT.DO_READDIRPLUS | INIT.READDIRPLUS_AUTO
-    | INIT.PARALLEL_DIROPS | INIT.MAX_PAGES
+    INIT.ASYNC_READ | INIT.ATOMIC_O_TRUNC | INIT.BIG_WRITES | INIT.PARALLEL_DIROPS | INIT.MAX_PAGES
 )  # fmt: skip
 
 Row = Callable[[int, int, int], bytes | None]
@@ -78,6 +77,7 @@ class FuseServer:
         self.clients = clients
         self.nodes = NodeTable(root, only_id)
         self.flusher = flusher
+        flusher.settle = self.nodes.settle
         self.files: dict[int, File] = {}
         self.connected = True
         self.requests = 0

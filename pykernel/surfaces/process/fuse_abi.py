@@ -72,7 +72,6 @@ class Op(IntEnum):
     POLL = 40
     BATCH_FORGET = 42
     FALLOCATE = 43
-    READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
     COPY_FILE_RANGE = 47
@@ -91,8 +90,6 @@ class INIT(IntFlag):
     ASYNC_READ = 1 << 0
     ATOMIC_O_TRUNC = 1 << 3
     BIG_WRITES = 1 << 5
-    DO_READDIRPLUS = 1 << 13
-    READDIRPLUS_AUTO = 1 << 14
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
 

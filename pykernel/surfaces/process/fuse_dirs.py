@@ -24,7 +24,6 @@ __all__ = ["DirOps"]
 
 HEADER = abi.IN_HEADER.size
 RENAME_NOREPLACE = 1
-_NO_ENTRY = bytes(abi.ENTRY_OUT.size + abi.ATTR.size)
 
 
 class DirFile(File):
@@ -74,7 +73,6 @@ class DirOps:
             Op.FSYNCDIR: server.fsync,
             Op.ACCESS: self.access,
             Op.CREATE: self.create,
-            Op.READDIRPLUS: self.readdirplus,
             Op.RENAME2: self.rename,
         }
 
@@ -89,7 +87,10 @@ class DirOps:
             old = nodes.stale.get((nodeid, name))
             if old is not None and server.keeps(old):
                 return nodes.enter(old.inode, settle=False)
-            nodes.looked_up(nodeid, name)
+            if server.caller == server.flusher.tid:
+                server.flusher.looks_up(nodeid, name)
+            elif old is not None and not server.flusher.has(old):
+                nodes.settle(old)
         where = server.live(nodeid)
         try:
             inode = where.lookup(name)
@@ -107,14 +108,12 @@ class DirOps:
         return self.server.opened(DirFile(file))
 
     def readdir(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_READDIR."""
-        return self._readdir(plus=False)
+        """
+        FUSE_READDIR.
 
-    def readdirplus(self, nodeid: int, n: int, unique: int) -> bytes:
-        """FUSE_READDIRPLUS: each entry counts as a look-up."""
-        return self._readdir(plus=True)
-
-    def _readdir(self, *, plus: bool) -> bytes:
+        FUSE_READDIRPLUS is not asked for: the host gives the names of its answer to nodes whenever the reader comes to
+        run, and puts them over what was looked up since (fs/fuse/readdir.c:fuse_direntplus_link()).
+        """
         fh, off, size, *_ = abi.READ_IN.unpack_from(self.server.buf, HEADER)
         handle = self.server.files[fh]
         assert isinstance(handle, DirFile)
@@ -123,12 +122,9 @@ class DirOps:
         out = bytearray()
         for i in range(off, len(handle.entries)):
             name, inode = handle.entries[i]
-            head = len(_NO_ENTRY) if plus else 0
-            length = head + abi.DIRENT.size + len(name)
+            length = abi.DIRENT.size + len(name)
             if len(out) + (length + 7 & ~7) > size:
                 break
-            if plus:
-                out += self.server.nodes.enter(inode) if i > 1 and not is_device(inode) else _NO_ENTRY
             out += abi.DIRENT.pack(host_ino(inode), i + 1, len(name), inode.mode >> 12) + name
             out += bytes(-length & 7)
         return bytes(out)

@@ -10,6 +10,7 @@ from errno import EFAULT, ENAMETOOLONG, ENOENT
 
 __all__ = [
     "cannot_become",
+    "look",
     "make_read_only",
     "mount",
     "move_mount",
@@ -48,6 +49,9 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
 _PR_SET_PDEATHSIG = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_STATX_FORCE_SYNC = 0x2000
+_STATX_BASIC_STATS, _STATX_SIZE = 0x7FF, 256
 _MOUNT_ATTR_RDONLY = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -145,6 +149,14 @@ def statfs(path: bytes, size: int) -> bytes:
     buf = ctypes.create_string_buffer(size)
     _check(_libc.statfs(path, buf), os.fsdecode(path))
     return buf.raw
+
+
+def look(path: bytes) -> None:
+    """lstat(2) that takes no cached attribute for an answer. statx(2), AT_STATX_FORCE_SYNC."""
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC
+    buf = ctypes.create_string_buffer(_STATX_SIZE)
+    mask = ctypes.c_uint(_STATX_BASIC_STATS)
+    _check(_libc.statx(ctypes.c_int(_AT_FDCWD), path, ctypes.c_int(flags), mask, buf), os.fsdecode(path))
 
 
 class _Iovec(ctypes.Structure):

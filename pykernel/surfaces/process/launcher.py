@@ -104,7 +104,7 @@ def _launch(plan: Plan, control: socket.socket) -> int:
 
 
 def _look_until(ended: int, control: socket.socket) -> None:
-    """Until *ended* is readable, lstat() what K says (``flush.py``)."""
+    """Until *ended* is readable, look at what K says (``flush.py``)."""
     poll = select.poll()
     poll.register(ended, select.POLLIN)
     poll.register(control, select.POLLIN)
@@ -113,7 +113,7 @@ def _look_until(ended: int, control: socket.socket) -> None:
         if not path:
             return
         with suppress(OSError):
-            os.lstat(path)
+            host.look(path)
         _say(control, "looked")
 
 

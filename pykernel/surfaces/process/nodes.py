@@ -118,12 +118,6 @@ class NodeTable:
         ttl = 0 if is_device(inode) else ENTRY_TTL
         return ENTRY_OUT.pack(node.id, 0, ttl, _attr_ttl(node), 0, 0) + self.attr(node)
 
-    def looked_up(self, parent: int, name: str) -> None:
-        """A look-up of (*parent*, *name*) is being answered: the host's old name for a stale node ends here."""
-        node = self.stale.get((parent, name))
-        if node is not None:
-            self.settle(node)
-
     def removed(self, parent: Inode, name: str, inode: Inode) -> Node | None:
         """*inode* lost its name; its node, or None when the host does not know it."""
         node, where = self.by_inode.get(inode), self.by_inode.get(parent)
