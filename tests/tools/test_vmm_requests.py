@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from errno import EINVAL, ENODEV
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pykernel.errors import err
 from pykernel.hw.vtd.queue import Invalidation, Kind
 from pykernel.tools.vmm.requests import PageRequests
 from pykernel.uapi.linux import iommu as u
@@ -112,3 +114,21 @@ def test_a_machine_that_ends_refuses_what_waits():
     machine.requests.close()
 
     assert machine.answers == [(9, 5, HOST, 0xF)]
+
+
+@pytest.mark.parametrize("number", [EINVAL, ENODEV], ids=["no request waits", "the PASID is not bound"])
+@pytest.mark.parametrize("when", ["answer", "full queue", "nobody's", "end"])
+def test_what_the_host_has_answered_in_the_guest_s_place_is_no_error(when, number):
+    """A guest that unbinds a PASID, and answers its requests then, does not end its VMM."""
+    machine = Machine(room=when != "full queue")
+
+    def answered(*_args):
+        raise err(number)
+
+    machine.requests.nesting.answer = answered
+    machine.ask(pasid=HOST + (when == "nobody's"))
+    if when == "answer":
+        machine.respond(0)
+    machine.requests.close()
+
+    assert machine.requests.waiting == {}

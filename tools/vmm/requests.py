@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL
+from errno import EINVAL, ENODEV
 from typing import TYPE_CHECKING, Final
 
 from pykernel.hw.vtd.codes import Reason
@@ -82,13 +82,13 @@ class PageRequests:
     def _hand_on(self, group: int, prm: iommu_fault_page_request) -> None:
         guest, source = self.pasids.guest_of(prm.pasid), self.sources[group]
         if guest is None:
-            self.nesting.answer(group, prm, FAILURE)
+            self._answer(group, prm, FAILURE)
         else:
             key = source, prm.grpid & 0x1FF
             self.waiting[key] = (group, prm)  # first: the guest may answer before this goes on
             if not self.viommu.page_request(request_words(source, guest, prm)):
-                del self.waiting[key]
-                self.nesting.answer(group, prm, SUCCESS)  # a full queue loses it: the device asks again
+                self.waiting.pop(key, None)
+                self._answer(group, prm, SUCCESS)  # a full queue loses it: the device asks again
 
     def respond(self, what: Invalidation) -> None:
         """The guest answers; what nobody waits for is dropped."""
@@ -100,11 +100,11 @@ class PageRequests:
             self._answer(*waiting, code)
 
     def _answer(self, group: int, prm: iommu_fault_page_request, code: int) -> None:
-        """Unless the host has answered in the guest's place: it waits for ten seconds."""
+        """Unless the host has answered in the guest's place: it waits for ten seconds, or until the guest unbinds."""
         try:
             self.nesting.answer(group, prm, code)
         except OSError as e:
-            if e.errno != EINVAL:
+            if e.errno not in (EINVAL, ENODEV):
                 raise
 
     def stop(self) -> None:
