@@ -169,6 +169,7 @@ class Kernel:
         self.initcalls: list[Callable[[], None]] = []
         self.is_up = self._coming_up = False
         self.dead = False
+        self.barred = ""  # why no program may call it now, of a host and its guests
         self.machine: Any = None
         self.foreign: deque[Callable[[], None]] = deque()
         self.depth = 0  # calls into the kernel that the owner is in
@@ -286,6 +287,11 @@ class Kernel:
         """Raises RuntimeError after :meth:`shutdown`."""
         if self.dead:
             raise RuntimeError("this kernel was shut down: boot another one")
+
+    def check_open(self) -> None:
+        """Raises RuntimeError: programs of this kernel are not those that run now."""
+        if self.barred:
+            raise RuntimeError(self.barred)
 
     def shutdown(self) -> None:
         """
@@ -477,6 +483,7 @@ class Kernel:
             Oops: a hung task; it names who waits for what, and who holds it. The clients are ended.
             What a client raised; an ExceptionGroup when several did.
         """
+        self.check_open()
         threads = [self.spawn(fn) for fn in fns]
         counts = Counter(t.name for t in threads)
         for n, thread in enumerate(threads):

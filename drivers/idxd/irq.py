@@ -41,16 +41,15 @@ def idxd_misc_thread(idxd: IdxdDevice) -> None:
     """Vector 0. C: ``irqreturn_t idxd_misc_thread(int vec, void *data)``."""
     while cause := idxd.reg_base.readl(IDXD_INTCAUSE_OFFSET):
         idxd.reg_base.writel(cause, IDXD_INTCAUSE_OFFSET)
-        _process_misc_interrupts(idxd, cause)
-        if not idxd.kernel.profile.idxd_misc_irq_loops or idxd.state == IdxdState.HALTED:
+        halted = _process_misc_interrupts(idxd, cause)
+        if halted or not idxd.kernel.profile.idxd_misc_irq_loops:
             return
 
 
-def _process_misc_interrupts(idxd: IdxdDevice, cause: int) -> None:
-    # drivers/dma/idxd/irq.c:process_misc_interrupts()
+def _process_misc_interrupts(idxd: IdxdDevice, cause: int) -> bool:
+    """Whether it halted: then its registers may say all ones for ever. C: ``int process_misc_interrupts(...)``."""
     if cause & IDXD_INTC_HALT_STATE:
-        _halt(idxd)
-        return
+        return _halt(idxd)
     if cause & IDXD_INTC_ERR:
         _software_error(idxd)
     if cause & IDXD_INTC_INT_HANDLE_REVOKED:
@@ -66,8 +65,7 @@ def _process_misc_interrupts(idxd: IdxdDevice, cause: int) -> None:
             idxd.evl.process_entries()
     if cause & ~known:
         idxd.warn_once(idxd.pdev, "intcause", f"Unexpected interrupt cause bits set: {cause & ~known:#x}")
-    if cause & IDXD_INTC_ERR:
-        _halt(idxd)
+    return bool(cause & IDXD_INTC_ERR) and _halt(idxd)
 
 
 def _software_error(idxd: IdxdDevice) -> None:
@@ -92,19 +90,19 @@ def _software_error(idxd: IdxdDevice) -> None:
 # ---- halt
 
 
-def _halt(idxd: IdxdDevice) -> None:
-    """What is done depends on the reset that the device says it needs."""
+def _halt(idxd: IdxdDevice) -> bool:
+    """Whether it halted; what is done depends on the reset that the device says it needs."""
     gensts = device.gensts(idxd)
     if gensts.state != DeviceState.HALT:
-        return
+        return False
     idxd.state = IdxdState.HALTED
     if gensts.reset_type == ResetType.SOFTWARE:
         idxd.queue_work(lambda: device_reinit(idxd))
-        return
+        return True
     if gensts.reset_type == ResetType.FLR and idxd.kernel.profile.idxd_halt_flr:
         device.mask_error_interrupts(idxd)
         idxd.queue_work(lambda: idxd.module.flr(idxd))
-        return
+        return True
     device.wqs_quiesce(idxd)
     device.wqs_unmap_portal(idxd)
     device.device_clear_state(idxd)
@@ -112,6 +110,7 @@ def _halt(idxd: IdxdDevice) -> None:
     idxd.pdev.err(
         f"idxd halted, need {need}." if not idxd.kernel.profile.idxd_halt_flr else "idxd halted, need system reset"
     )
+    return True
 
 
 def device_reinit(idxd: IdxdDevice) -> None:

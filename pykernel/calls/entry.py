@@ -74,6 +74,8 @@ def syscall(fn: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R
             raise err(ESRCH, "the kernel was shut down" if kernel.dead else "the process has exited")
         if kernel.owner != get_ident():
             return kernel.call_from_thread(lambda: enter(self, *args, **kw))  # type: ignore[no-any-return]
+        if kernel.barred:
+            kernel.check_open()
         sched = kernel.sched
         if sched.exploring:
             sched.point()

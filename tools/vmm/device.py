@@ -8,9 +8,11 @@ submissions reach the host's device without an exit. Everything else is read and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from errno import EEXIST, EINVAL
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pykernel.tools.vmm.extcaps import SvaCaps
+from pykernel.tools.vmm.layout import DMAR_BASE, DMAR_SIZE, ECAM_BASE, ECAM_SIZE
 from pykernel.tools.vmm.msix import MessageRoutes, Msix
 from pykernel.tools.vmm.state import DeviceState
 from pykernel.uapi.linux import pci_regs as r
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AssignedDevice", "Slots"]
 
 BARS: Final = 6
+PLATFORM: Final = ((ECAM_BASE, ECAM_SIZE), (DMAR_BASE, DMAR_SIZE))  # which answer before any BAR
 PAGE: Final = 4096
 CAPABILITIES: Final = 0x60  # of an accelerator: VERSION to OPCAP, at the beginning of BAR 0
 
@@ -150,9 +153,11 @@ class AssignedDevice:
             base = self._base(bar) if size else 0
             if base and not base & (size - 1):
                 self.bars[bar] = (base, size)
-        for bar in before.keys() | self.bars.keys():
-            if before.get(bar) != self.bars.get(bar):
-                self._place(bar)
+        for bar in before:
+            if before[bar] != self.bars.get(bar):
+                self._unplace(bar)
+        for bar in self.bars:  # also what had to wait for another to go
+            self._place(bar)
 
     def _base(self, bar: int) -> int:
         low = self._get(r.PCI_BASE_ADDRESS_0 + 4 * bar, 4)
@@ -163,13 +168,23 @@ class AssignedDevice:
         base = high << 32 | low & -16
         return 0 if base >> 52 else base  # all ones: it is being sized
 
-    def _place(self, bar: int) -> None:
+    def _unplace(self, bar: int) -> None:
         for part in self._mapped[bar]:
             if part.slot >= 0:
                 self.slots.remove(part.slot)
                 part.slot = -1
-            if bar in self.bars:
-                part.slot = self.slots.add(self.bars[bar][0] + part.off, part.size, part.hva)
+
+    def _place(self, bar: int) -> None:
+        """Where a guest puts a BAR over its RAM, or another BAR, or the platform, that stays; the rest is trapped."""
+        for part in self._mapped[bar]:
+            gpa = self.bars[bar][0] + part.off
+            if part.slot >= 0 or any(at < gpa + part.size and gpa < at + size for at, size in PLATFORM):
+                continue
+            try:
+                part.slot = self.slots.add(gpa, part.size, part.hva)
+            except OSError as e:
+                if e.errno not in (EEXIST, EINVAL):
+                    raise
 
     def cover(self, page: int) -> None:
         """
@@ -238,7 +253,7 @@ class AssignedDevice:
             self.msix.reset()
         self.bars = {}
         for bar, parts in self._mapped.items():
-            self._place(bar)
+            self._unplace(bar)
             for part in parts:
                 self.proc.munmap(part.hva, part.size)
         self._mapped = {}

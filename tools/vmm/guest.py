@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from pykernel.errors import Oops
 from pykernel.kernel import Kernel
 from pykernel.machine import Cpu, IommuSpec, Machine
 from pykernel.mm.phys import PhysMem
@@ -20,10 +21,12 @@ from pykernel.start import boot
 from pykernel.tools.vmm.function import VfioFunction, Window
 from pykernel.tools.vmm.layout import DMAR_BASE
 
-__all__ = ["CONSOLE_IRQ", "Guest", "NoPower", "VirtualCpu"]
+__all__ = ["CONSOLE_IRQ", "ONLY_INSIDE", "Guest", "NoPower", "VirtualCpu"]
 
 CONSOLE_IRQ: Final = 4  # the serial port's: by it the VMM says that somebody typed a command
 IA32_TSC_DEADLINE: Final = 0x6E0
+SOFT_LOCKUP: Final = 100_000  # accesses of devices in one turn: seconds of a real machine
+ONLY_INSIDE: Final = "a guest's program runs on its processors: only inside vmm.run()"
 
 
 class VirtualCpu(Protocol):
@@ -119,6 +122,7 @@ class Guest:
         self.now = now_ns
         self.vcpu: VirtualCpu = NoPower()
         self.error: BaseException | None = None
+        self._accesses = 0
         self._off = False
         self._off_by: VirtualCpu | None = None
         self._armed: dict[VirtualCpu, int] = {}  # when the local timer of a processor fires
@@ -137,16 +141,25 @@ class Guest:
     # ---- the bus, for what is on it
 
     def mmio_read(self, gpa: int, size: int) -> int:
-        """A load by the processor that runs."""
+        """A load by the processor that runs. Raises Oops: it does nothing else any more."""
+        self._count()
         return self.vcpu.mmio_read(gpa, size)
 
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
-        """A store."""
+        """A store. Raises Oops likewise."""
+        self._count()
         self.vcpu.mmio_write(gpa, size, value)
 
     def movdir64b(self, gpa: int, data: bytes) -> None:
         """MOVDIR64B."""
         self.vcpu.movdir64b(gpa, data)
+
+    def _count(self) -> None:
+        # kernel/watchdog.c:watchdog_timer_fn() would tell of it, after 20 seconds in which time passes
+        self._accesses += 1
+        if self._accesses > SOFT_LOCKUP:
+            self._accesses = 0
+            raise Oops(f"BUG: soft lockup: {SOFT_LOCKUP} accesses of devices, and nothing else had its turn")
 
     # ---- its clock
 
@@ -162,6 +175,7 @@ class Guest:
         """Halt; the local timer ends it after *ns* nanoseconds, an interrupt any time."""
         if ns is not None and ns <= 0:
             return
+        self._accesses = 0
         vcpu, now = self.vcpu, self.now()
         armed, wanted = self._armed.get(vcpu, 0), 0 if ns is None else now + ns
         if wanted or armed > now:  # one that fired is not armed any more
@@ -171,6 +185,7 @@ class Guest:
 
     def resched(self) -> None:
         """A system call ended."""
+        self._accesses = 0
         self.vcpu.boundary()
 
     def _stuck(self) -> bool:
@@ -217,7 +232,7 @@ class Guest:
         task = isinstance(first, Thread)
         if self._in_turn and not (task and all(self._in_turn.values())):
             return False
-        self._in_turn[self.vcpu] = task
+        self._in_turn[self.vcpu], self._accesses = task, 0
         try:
             return sched.turn()
         finally:
@@ -249,6 +264,7 @@ class Guest:
         """The machine is gone in the middle of things: what its tasks would still clean up reaches nobody."""
         self.vcpu = NoPower()
         self._off = True
+        self.kernel.barred = ""
         sched = self.kernel.sched
         for thread in list(sched.threads):
             sched.kill(thread)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from errno import EAGAIN, ENODEV, ENOENT
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from greenlet import GreenletExit
 
 from pykernel.mm.guest import GuestRam
 from pykernel.tools.vmm.device import AssignedDevice
 from pykernel.tools.vmm.extcaps import SvaRegisters, host_registers
-from pykernel.tools.vmm.guest import CONSOLE_IRQ, Guest
+from pykernel.tools.vmm.guest import CONSOLE_IRQ, ONLY_INSIDE, Guest
 from pykernel.tools.vmm.kvm import KvmVcpu, KvmVm
 from pykernel.tools.vmm.layout import DMAR_BASE, DMAR_SIZE, ECAM_BASE, ECAM_SIZE, ecam_address, ecam_offset
 from pykernel.tools.vmm.memory import GuestMemory
@@ -33,13 +36,19 @@ if TYPE_CHECKING:
     from pykernel.sched import Thread
     from pykernel.syscalls import Process
 
-__all__ = ["DSA_SLOT", "Vmm"]
+__all__ = ["DSA_SLOT", "Died", "Vmm"]
 
 DSA_SLOT: Final = "0000:00:04.0"
 MORE_SLOTS: Final = ("0000:00:05.0", "0000:00:06.0", "0000:00:07.0")
 PCI: Final = "/sys/bus/pci"
 POLLIN: Final = 1
+PAGE: Final = 4096
+LEAST_MEMORY: Final = 2 << 20  # with less a kernel has no room for its own
 ALL_CPUS: Final = 0xFEEFF000  # the address of a message to every processor
+
+
+class Died(RuntimeError):
+    """A virtual machine does not run any more; the message says why."""
 
 
 class Vmm:
@@ -82,6 +91,13 @@ class Vmm:
             )
         if len(functions) > len(MORE_SLOTS):
             raise ValueError(f"{name}: {len(functions)} more functions, but there are {len(MORE_SLOTS)} slots")
+        if vcpus < 1:
+            raise ValueError(f"{name}: {vcpus} processors, but there is one at least")
+        if memory < LEAST_MEMORY or memory % PAGE:
+            raise ValueError(
+                f"{name}: {memory} bytes of memory; it is pages of {PAGE}, and {LEAST_MEMORY} bytes at least"
+            )
+        host.check_open()
         self.host, self.name, self.kind, self.parent = host, name, mdev, parent
         self.functions = () if mdev else (parent, *functions)
         self.mdev = str(uuid.uuid5(uuid.NAMESPACE_URL, name)) if mdev else ""
@@ -94,30 +110,33 @@ class Vmm:
         self.exits: dict[int, int] = {}
         self.parked: set[int] = set()
         self._paused, self._killed = incoming is not None, False
+        self._taken: list[str] = []  # functions of the host that this VMM took from their drivers
+        self._made = False  # the mediated device, by this VMM
         self.proc: Process = host.process(comm=f"vmm-{name}")
         try:
             self._build(memory, pasids or ("identity" if self.functions else "private"))
             if incoming is not None:
                 self.ram, self.guest = incoming.ram, incoming.guest
-                self._start(vcpus)
-        except OSError:
+            else:
+                self.ram = GuestRam(memory)
+                self.vm.back(self.ram)
+                self.guest = Guest(
+                    self.ram,
+                    functions=self.devices,
+                    modules={"idxd": ""} if modules is None else modules,
+                    vcpus=vcpus,
+                    profile=profile or host.profile.name,
+                    cmdline=cmdline,
+                    name=name,
+                    now_ns=host.sched.clock_ns,
+                )
+                self.guest.kernel.barred = ONLY_INSIDE
+            self._start(vcpus)
+        except BaseException:
             self.retire(1)
+            if incoming is None and hasattr(self, "ram"):
+                self.ram.clear()
             raise
-        if incoming is not None:
-            return
-        self.ram = GuestRam(memory)
-        self.vm.back(self.ram)
-        self.guest = Guest(
-            self.ram,
-            functions=self.devices,
-            modules={"idxd": ""} if modules is None else modules,
-            vcpus=vcpus,
-            profile=profile or host.profile.name,
-            cmdline=cmdline,
-            name=name,
-            now_ns=host.sched.clock_ns,
-        )
-        self._start(vcpus)
 
     # ---- what it is made of
 
@@ -143,15 +162,18 @@ class Vmm:
         if self.kind:
             self._plug(DSA_SLOT, self._mediated())
         for slot, function in zip(slots, self.functions, strict=False):
-            _override(self.proc, function, "vfio-pci")
             sysfs = f"{PCI}/devices/{function}"
+            if _driver(self.proc, sysfs) != "vfio-pci":  # else somebody gave it, or has it: then its group is busy
+                self._taken.append(function)
+                _override(self.proc, function, "vfio-pci")
             self._plug(slot, sysfs, host_registers(self.proc, sysfs))
 
     def _mediated(self) -> str:
         """A mediated device of the parent's: where it is in sysfs."""
         proc, sysfs = self.proc, f"{PCI}/devices/{self.parent}"
-        driver = proc.readlink(f"{sysfs}/driver").rsplit("/", 1)[-1]
+        driver = _driver(proc, sysfs)
         proc.write_text(f"{sysfs}/mdev_supported_types/{driver}-dsa-{self.kind}-v1/create", self.mdev)
+        self._made = True
         return f"/sys/bus/mdev/devices/{self.mdev}"
 
     def _plug(self, address: str, sysfs: str, sva: SvaRegisters | None = None) -> None:
@@ -190,6 +212,8 @@ class Vmm:
                 self._mmio(vcpu)
             elif reason in (k.KVM_EXIT_SHUTDOWN, k.KVM_EXIT_SYSTEM_EVENT):
                 return
+            elif reason == k.KVM_EXIT_INTERNAL_ERROR and vcpu.silicon.error is not None:
+                raise vcpu.silicon.error
             elif reason not in (k.KVM_EXIT_INTR, k.KVM_EXIT_HLT):
                 raise RuntimeError(f"{self.name}: exit {reason} is none that this VMM knows")
 
@@ -252,22 +276,50 @@ class Vmm:
     # ---- using it
 
     def spawn(self, fn: Callable[[], Any], name: str = "") -> Thread:
-        """Let *fn* be a client of the guest; its ``done``, ``result`` and ``error`` tell what became of it."""
+        """
+        Let *fn* be a client of the guest; its ``done``, ``result`` and ``error`` tell what became of it.
+
+        Raises:
+            Died: the machine does not run. RuntimeError: called by a guest's program.
+        """
+        self.host.check_open()
+        if self.proc.exited is not None or all(t.done for t in self.threads):
+            raise self._died()
         thread = self.guest.spawn(fn, name)
         self.vm.signal(ALL_CPUS, CONSOLE_IRQ)
         return thread
 
     def run(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Run *fn* as a client of the guest, on its processors: what it returns. Raises what it raised."""
+        """
+        Run *fn* as a client of the guest, on its processors: what it returns.
+
+        Raises:
+            Died: the machine does not run, or not to the end of *fn*. RuntimeError: called by a guest's program.
+            What *fn* raised.
+        """
         thread = self.spawn(lambda: fn(*args), getattr(fn, "__name__", ""))
         self.wait([thread])
+        if isinstance(thread.error, GreenletExit):
+            raise self._died()
         if thread.error is not None:
             raise thread.error
         return thread.result
 
     def wait(self, threads: list[Thread]) -> None:
-        """Until clients of the guest ended, or the machine did."""
+        """Until clients of the guest ended. Raises Died: the machine ended before; RuntimeError as :meth:`run`."""
+        self.host.check_open()
         self.host.sched.idle_until(lambda: all(t.done for t in threads) or all(t.done for t in self.threads))
+        if not all(t.done for t in threads):
+            raise self._died()
+
+    def _died(self) -> Died:
+        """Why nothing runs in the guest any more."""
+        errors = [t.error for t in self.threads if t.error is not None]
+        if errors:
+            died = Died(f"{self.name} died: {type(errors[0]).__name__}: {errors[0]}")
+            died.__cause__ = errors[0]
+            return died
+        return Died(f"{self.name} " + ("was killed, or is elsewhere" if self._killed else "was switched off"))
 
     def process(self, **kw: Any) -> Process:
         """A process of the guest, for a function that :meth:`run` gets."""
@@ -298,9 +350,16 @@ class Vmm:
 
         Raises:
             Leak: what the guest's kernel found left over.
+            Died: the machine did not run any more; nothing of it is left now.
+            OSError: EIO, the host does not take its device back.
         """
+        self.host.check_open()
         if self.proc.exited is not None:
             return
+        if any(t.error is not None for t in self.threads):
+            died = self._died()
+            self.kill()
+            raise died
         self.guest.power_off()
         self.vm.signal(ALL_CPUS, CONSOLE_IRQ)
         self.host.sched.gather(self.threads)
@@ -318,16 +377,30 @@ class Vmm:
         self.vm.close()
         self.ram.clear()
         self.memory.close()
-        self._give_back(self.proc)
+        failed = None
+        try:
+            self._give_back(self.proc)
+        except OSError as e:
+            failed = e
         self.proc.exit()
-        if self.guest.error is not None:
-            raise self.guest.error
+        if self.guest.error is not None or failed is not None:
+            raise self.guest.error or failed  # type: ignore[misc]
 
     def kill(self) -> None:
-        """SIGKILL: what is in a system call ends it, the host's kernel cleans up; libvirt takes the device back."""
-        self.retire(137)
-        self.guest.crash()
-        self.ram.clear()
+        """
+        SIGKILL: what is in a system call ends it, the host's kernel cleans up; libvirt takes the device back.
+
+        Raises:
+            RuntimeError: called by a guest's program. OSError: EIO, the host does not take its device back.
+        """
+        self.host.check_open()
+        if self.proc.exited is not None:
+            return
+        try:
+            self.retire(137)
+        finally:
+            self.guest.crash()
+            self.ram.clear()
 
     def retire(self, status: int = 0) -> None:
         """The process ends, and nothing of it stays on the host; what is of the guest is left alone."""
@@ -341,15 +414,23 @@ class Vmm:
         self.host.sched.run_until([*self.threads, *self.helpers])
         self.proc.exit(status)
         libvirt = self.host.process(comm="virtqemud")
-        if not self.mdev or self.mdev in libvirt.listdir("/sys/bus/mdev/devices"):
+        try:
             self._give_back(libvirt)
-        libvirt.exit()
+        finally:
+            libvirt.exit()
 
     def _give_back(self, proc: Process) -> None:
-        if self.mdev:
-            proc.write_text(f"/sys/bus/mdev/devices/{self.mdev}/remove", "1")
+        """What the host takes away itself, or has taken, is not given back."""
+        made, self._made = self._made, False
+        if made:
+            try:
+                proc.write_text(f"/sys/bus/mdev/devices/{self.mdev}/remove", "1")
+            except OSError as e:
+                if e.errno not in (ENOENT, ENODEV, EAGAIN):
+                    raise
         there = proc.listdir(f"{PCI}/devices")
-        for function in self.functions:
+        while self._taken:
+            function = self._taken.pop()
             if function in there:  # a virtual one may have been waiting to go
                 _override(proc, function, "")
 
@@ -357,6 +438,11 @@ class Vmm:
 def _source(slot: str) -> int:
     """The requester ID of the function in *slot*."""
     return ecam_offset(slot) >> 12
+
+
+def _driver(proc: Process, sysfs: str) -> str:
+    """Who has a function of the host; "": nobody. Raises ENOENT: there is no such function."""
+    return proc.readlink(f"{sysfs}/driver").rsplit("/", 1)[-1] if "driver" in proc.listdir(sysfs) else ""
 
 
 def _override(proc: Process, function: str, driver: str) -> None:

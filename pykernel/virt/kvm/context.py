@@ -46,9 +46,10 @@ class GuestContext:
         self.cpu.msrs.pasid = pasid
         self._others = self._swap((*self._mine[:4], self.cpu))
         self._nonroot, self.cpus.nonroot = self.cpus.nonroot, self.nonroot
+        self._barred, self.kernel.barred = self.kernel.barred, ""
 
     def leave(self) -> int:
         """VM exit: who ran before does; IA32_PASID as the guest left it."""
-        self.cpus.nonroot = self._nonroot
+        self.cpus.nonroot, self.kernel.barred = self._nonroot, self._barred
         self._mine = self._swap(self._others)
         return self.cpu.msrs.pasid

@@ -56,6 +56,7 @@ OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE = range(3)
 PASID_BITS: Final = 0xFFFFF
 LINE: Final = 64
 MMIO_BYTES: Final = 8  # kvm_run.mmio.data
+NOT_FROM_INSIDE: Final = "a guest's program cannot call the host: it sees the virtual machine only"
 ENQCMD_BYTES: Final = 5  # F2 (or F3) 0F 38 F8 /r, with a memory operand of a register
 
 
@@ -259,9 +260,11 @@ class Vcpu:
             context.enter(self.fpu.pasid)
         if program is not None:
             program.vcpu = self
+        barred, self.kernel.barred = self.kernel.barred, NOT_FROM_INSIDE
         try:
             return self._resume.switch(answer)
         finally:
+            self.kernel.barred = barred
             if context is not None:
                 self.fpu.pasid = context.leave()
 
