@@ -105,7 +105,7 @@ def test_create_irqchip(box: Box, vm: Vm) -> None:
     fails(errno.EINVAL, bare.proc, bare.fd, k.KVM_CREATE_IRQCHIP)
     fails(errno.ENXIO, bare.proc, bare.fd, k.KVM_IRQ_LINE, k.kvm_irq_level())
     fails(errno.EINVAL, bare.proc, bare.fd, k.KVM_SIGNAL_MSI, k.kvm_msi())
-    fails(errno.EAGAIN, bare.proc, bare.fd, k.KVM_IRQFD, k.kvm_irqfd())
+    fails(errno.EINVAL, bare.proc, bare.fd, k.KVM_IRQFD, k.kvm_irqfd())
 
 
 def test_kvm_run_takes_no_argument_and_immediate_exit_is_eintr(vm: Vm) -> None:
@@ -189,7 +189,8 @@ def test_cpuid_and_index_lists(vm: Vm) -> None:
     assert vm.vcpus[0].find_cpuid(7, 0).ecx >> 29 & 1
     proc.store(room, (1).to_bytes(8, "little"))
     fails(errno.E2BIG, proc, vm.fds[0], k.KVM_GET_CPUID2, room)
-    assert int.from_bytes(proc.load(room, 4), "little") == count
+    assert int.from_bytes(proc.load(room, 4), "little") == 1  # Linux leaves it: cpuid.c:kvm_vcpu_ioctl_get_cpuid2()
+    assert count > 1
     proc.store(room, (1).to_bytes(4, "little"))
     fails(errno.E2BIG, proc, vm.kvm_fd, k.KVM_GET_MSR_INDEX_LIST, room)
     n = int.from_bytes(proc.load(room, 4), "little")

@@ -5,7 +5,7 @@ Eventfds of a virtual machine (virt/kvm/eventfd.c): an irqfd interrupts the gues
 from __future__ import annotations
 
 from dataclasses import dataclass
-from errno import EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT
+from errno import EBUSY, EEXIST, EINVAL, ENOENT
 from typing import TYPE_CHECKING, Final
 
 from pykernel.errors import err
@@ -65,7 +65,7 @@ class IrqFds:
         C: ``int kvm_irqfd(struct kvm *, struct kvm_irqfd *)``.
 
         Raises:
-            EINVAL: flags, no eventfd. EAGAIN: no interrupt controller. EBADF. EBUSY: the eventfd is another irqfd's.
+            EINVAL: flags, no eventfd, no interrupt controller. EBADF. EBUSY: the eventfd is another irqfd's.
         """
         if args.flags & ~(k.KVM_IRQFD_FLAG_DEASSIGN | k.KVM_IRQFD_FLAG_RESAMPLE):
             raise err(EINVAL, f"flags {args.flags:#x}")
@@ -81,7 +81,7 @@ class IrqFds:
 
     def _assign(self, args: k.kvm_irqfd) -> None:
         if not self.vm.irqchip:
-            raise err(EAGAIN, "KVM_CREATE_IRQCHIP comes first")
+            raise err(EINVAL, "KVM_CREATE_IRQCHIP comes first")  # arch/x86/kvm/irq.c:kvm_arch_irqfd_allowed()
         kernel = self.vm.kernel
         eventfd = eventfd_ctx_fdget(kernel, args.fd)
         resample = eventfd_ctx_fdget(kernel, args.resamplefd) if args.flags & k.KVM_IRQFD_FLAG_RESAMPLE else None

@@ -25,6 +25,7 @@ from pykernel.virt.kvm.msrs import feature_msrs, index_list
 from pykernel.virt.kvm.vcpufile import (
     KVM_MAX_CPUID_ENTRIES,
     VcpuFile,
+    read_cpuid,
     transfer_msrs,
     write_cpuid,
     write_index_list,
@@ -126,19 +127,17 @@ class KvmFile(IoctlFile):
         A machine's descriptor. C: ``int kvm_dev_ioctl_create_vm(unsigned long)``.
 
         Raises:
-            EINVAL: a type but the default one. ENOMEM, EMFILE.
+            EMFILE, which comes first. EINVAL: a type but the default one. ENOMEM.
         """
-        if kind:
-            raise err(EINVAL, f"type {kind}")
-        vm = Kvm(self.kernel, enqcmd_gp=bool(self.module.param["enqcmd_gp"]))
-        file = VmFile(vm)
-        file.owner = self.module
-        self.module.get_ref()
-        try:
-            return current_files(self.kernel).install(file, cloexec=True)
-        except OSError:
-            file.put()
-            raise
+        files = current_files(self.kernel)
+        with files.unused_fd() as fd:
+            if kind:
+                raise err(EINVAL, f"type {kind}")
+            file = VmFile(Kvm(self.kernel, enqcmd_gp=bool(self.module.param["enqcmd_gp"])))
+            file.owner = self.module
+            self.module.get_ref()
+            files.fd_install(fd, file, cloexec=True)
+        return fd
 
     @ioctl(k.KVM_GET_SUPPORTED_CPUID)
     def get_supported_cpuid(self, cpuid: k.kvm_cpuid2, arg: int) -> None:
@@ -147,8 +146,20 @@ class KvmFile(IoctlFile):
 
     @ioctl(k.KVM_GET_EMULATED_CPUID)
     def get_emulated_cpuid(self, cpuid: k.kvm_cpuid2, arg: int) -> None:
-        """Nothing is emulated that the host does not have. Raises E2BIG, EFAULT."""
-        self._cpuid(cpuid, [], arg)
+        """
+        Instructions that KVM's emulator knows whatever the host has. C: ``int __do_cpuid_func_emulated(...)``.
+
+        Raises:
+            E2BIG. EINVAL: what is reserved in the caller's rows is set, or they cannot be read. EFAULT.
+        """
+        n = min(cpuid.nent, KVM_MAX_CPUID_ENTRIES)
+        try:
+            given = read_cpuid(self.kernel, n, arg)
+        except OSError:
+            raise err(EINVAL, "the rows cannot be read") from None
+        if any(any(row.padding) for row in given):  # arch/x86/kvm/cpuid.c:sanity_check_entries()
+            raise err(EINVAL, "what is reserved is set")
+        self._cpuid(cpuid, emulated_cpuid(), arg)
 
     def _cpuid(self, cpuid: k.kvm_cpuid2, rows: list[k.kvm_cpuid_entry2], arg: int) -> None:
         if not cpuid.nent or min(cpuid.nent, KVM_MAX_CPUID_ENTRIES) < len(rows):
@@ -188,6 +199,16 @@ class KvmFile(IoctlFile):
         if self.method_row(cmd) is None:
             raise err(EINVAL, f"no ioctl {cmd:#x} of /dev/kvm")
         return super().ioctl(cmd, arg)
+
+
+def emulated_cpuid() -> list[k.kvm_cpuid_entry2]:
+    """MOVBE and RDPID."""
+    significant = k.KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+    return [
+        k.kvm_cpuid_entry2(function=0, eax=7),
+        k.kvm_cpuid_entry2(function=1, ecx=1 << 22),
+        k.kvm_cpuid_entry2(function=7, flags=significant, ecx=1 << 22),
+    ]
 
 
 def kvm_from_fd(kernel: Kernel, fd: int) -> Kvm:

@@ -20,6 +20,11 @@ IA32_TSC: Final = 0x10
 IA32_APIC_BASE: Final = 0x1B
 IA32_TSC_DEADLINE: Final = 0x6E0
 U64: Final = (1 << 64) - 1
+IA32_PAT: Final = 0x277
+CANONICAL: Final = frozenset({0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102})  # LSTAR, CSTAR, the bases
+SYSENTER: Final = frozenset({0x175, 0x176})
+APIC_ENABLE: Final = 1 << 11
+X2APIC_ENABLE: Final = 1 << 10
 SECOND_NS: Final = 10**9
 
 # index -> value after reset, bits that may be written
@@ -45,6 +50,16 @@ STORED: Final = {
     0x4B564D01: (0, U64),
 }
 READ_ONLY: Final = {0x8B: 0x100000000, 0xFE: 0x508, 0x10A: 0, 0xCE: 1 << 31}  # UCODE_REV, MTRRcap, ARCH_CAP, PLATFORM
+
+
+def is_canonical(addr: int) -> bool:
+    """Of 48 bits, sign-extended."""
+    return addr >> 47 in (0, 0x1FFFF)
+
+
+def pat_valid(value: int) -> bool:
+    """C: ``bool kvm_pat_valid(u64)``: eight types, 0, 1, 4, 5, 6 or 7."""
+    return all(value >> at & 0xFF in (0, 1, 4, 5, 6, 7) for at in range(0, 64, 8))
 
 
 def index_list(has_enqcmd: bool) -> list[int]:
@@ -98,16 +113,33 @@ class GuestMsrs:
             vm.tsc_offset = offset
         self.tsc_offset = vm.tsc_offset
 
+    @staticmethod
+    def _storable(index: int, value: int) -> bool:
+        if index == IA32_PAT:
+            return pat_valid(value)
+        return not value & ~(STORED[index][1] | STORED[index][0]) and (index not in CANONICAL or is_canonical(value))
+
+    def _apic_base_valid(self, value: int) -> bool:
+        """C: ``int kvm_set_apic_base(struct kvm_vcpu *, struct msr_data *)``, of the VMM."""
+        features, widths = self.vcpu.find_cpuid(1, 0), self.vcpu.find_cpuid(0x80000008, 0)
+        width = 36 if widths is None else widths.eax & 0xFF  # cpuid.c:cpuid_query_maxphyaddr()
+        reserved = 0x2FF | U64 >> width << width
+        if features is None or not features.ecx >> 21 & 1:
+            reserved |= X2APIC_ENABLE
+        return not value & reserved and value & (APIC_ENABLE | X2APIC_ENABLE) != X2APIC_ENABLE
+
     def set(self, index: int, value: int) -> None:
         """WRMSR. Raises Trap: #GP, no such register, read-only, or a reserved bit is set."""
         vcpu = self.vcpu
-        if index in self.values and not value & ~(STORED[index][1] | STORED[index][0]):
-            self.values[index] = value
+        if index in self.values and self._storable(index, value):
+            # arch/x86/kvm/x86.c:__kvm_set_msr(): these are made canonical
+            high = U64 >> 48 << 48 if index in SYSENTER and value >> 47 & 1 else 0
+            self.values[index] = value & U64 >> 16 | high if index in SYSENTER else value
         elif index == IA32_TSC:
             self._write_tsc(value)
         elif index == IA32_TSC_DEADLINE:
             vcpu.deadline = max(value - self.tsc_offset, 1) if value else 0
-        elif index == IA32_APIC_BASE and not value & 0x2FF:
+        elif index == IA32_APIC_BASE and self._apic_base_valid(value):
             vcpu.apic_base = value
         elif index == IA32_XSS and not value & ~(1 << 10 if self.has_enqcmd else 0):
             self.xss = value

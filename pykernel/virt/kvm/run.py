@@ -36,6 +36,7 @@ def kvm_arch_vcpu_ioctl_run(vcpu: Vcpu) -> int:
     try:
         return _run(vcpu)
     finally:
+        vcpu.store_regs()
         vcpu.run.ready_for_interrupt_injection = 1
         vcpu.run.if_flag = 1
         vcpu.run.apic_base = vcpu.apic_base
@@ -78,8 +79,6 @@ def _run(vcpu: Vcpu) -> int:
             _work_pending(vcpu)
     except ToUser as e:
         return _to_user(vcpu, e)
-    finally:
-        vcpu.store_regs()
 
 
 def _to_user(vcpu: Vcpu, e: ToUser) -> int:

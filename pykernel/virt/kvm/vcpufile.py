@@ -43,6 +43,7 @@ SETTABLE: Final = frozenset(
         k.KVM_MP_STATE_UNINITIALIZED,
         k.KVM_MP_STATE_INIT_RECEIVED,
         k.KVM_MP_STATE_HALTED,
+        k.KVM_MP_STATE_AP_RESET_HOLD,
         k.KVM_MP_STATE_SIPI_RECEIVED,
     }
 )
@@ -134,13 +135,13 @@ class VcpuFile(IoctlFile):
         C: ``int kvm_arch_vcpu_ioctl_set_mpstate(...)``.
 
         Raises:
-            EINVAL: no such state; any but RUNNABLE and UNINITIALIZED without interrupt controllers in the kernel.
+            EINVAL: no such state; any but RUNNABLE without interrupt controllers in the kernel.
         """
         value = state.mp_state
-        plain = (k.KVM_MP_STATE_RUNNABLE, k.KVM_MP_STATE_UNINITIALIZED)
-        if value not in SETTABLE or (not self.vcpu.vm.irqchip and value not in plain):
+        if value not in SETTABLE or (not self.vcpu.vm.irqchip and value != k.KVM_MP_STATE_RUNNABLE):
             raise err(EINVAL, f"state {value}")
-        self.vcpu.mp_state = value
+        # a SIPI that is pending is taken before anybody looks: arch/x86/kvm/lapic.c:kvm_apic_accept_events()
+        self.vcpu.mp_state = k.KVM_MP_STATE_RUNNABLE if value == k.KVM_MP_STATE_SIPI_RECEIVED else value
 
     # ---- registers
 
@@ -189,11 +190,12 @@ class VcpuFile(IoctlFile):
         C: ``int kvm_vcpu_ioctl_x86_set_xsave(...)``.
 
         Raises:
-            EINVAL: components that the guest cannot have, supervisor ones among them; the compacted format.
+            EINVAL: components that the guest cannot have, supervisor ones among them; the compacted format; what is
+                reserved in the header.
         """
         data = bytes(given)
         xstate_bv, xcomp_bv = (int.from_bytes(data[at : at + 8], "little") for at in (512, 520))
-        if xstate_bv & ~xsave.XCR0 or xcomp_bv:
+        if xstate_bv & ~xsave.XCR0 or xcomp_bv or any(data[528:576]):
             raise err(EINVAL, f"components {xstate_bv:#x}, format {xcomp_bv:#x}")
         self.vcpu.xsave[:] = data[:4096]
 
@@ -275,15 +277,23 @@ class VcpuFile(IoctlFile):
 
     @ioctl(k.KVM_SET_CPUID2)
     def set_cpuid2(self, cpuid: k.kvm_cpuid2, arg: int) -> None:
-        """C: ``int kvm_vcpu_ioctl_set_cpuid2(...)``. Raises E2BIG: over 256 rows. EFAULT."""
-        self.vcpu.cpuid_rows = read_cpuid(self.vcpu.kernel, cpuid.nent, arg)
+        """
+        C: ``int kvm_vcpu_ioctl_set_cpuid2(...)``.
+
+        Raises:
+            E2BIG: over 256 rows. EFAULT. EINVAL: it has run with other ones.
+        """
+        rows = read_cpuid(self.vcpu.kernel, cpuid.nent, arg)
+        # arch/x86/kvm/cpuid.c:kvm_cpuid_check_equal()
+        if self.vcpu.stat["exits"] and [_known(row) for row in rows] != [_known(row) for row in self.vcpu.cpuid_rows]:
+            raise err(EINVAL, "the guest has seen another processor")
+        self.vcpu.cpuid_rows = rows
 
     @ioctl(k.KVM_GET_CPUID2)
     def get_cpuid2(self, cpuid: k.kvm_cpuid2, arg: int) -> None:
         """C: ``int kvm_vcpu_ioctl_get_cpuid2(...)``. Raises E2BIG: there are more. EFAULT."""
         rows = self.vcpu.cpuid_rows
         if cpuid.nent < len(rows):
-            copy_to_user(self.vcpu.kernel, arg, len(rows).to_bytes(4, "little"))
             raise err(E2BIG, f"{len(rows)} rows")
         write_cpuid(self.vcpu.kernel, rows, arg)
 
@@ -360,6 +370,11 @@ def transfer_msrs(kernel: Kernel, n: int, arg: int, do: Callable[[int, int], int
             row.data = value
             copy_to_user(kernel, at + done * size, bytes(row))
     return n
+
+
+def _known(row: k.kvm_cpuid_entry2) -> bytes:
+    """A row but for what is reserved."""
+    return bytes(row)[: k.kvm_cpuid_entry2.offsetof("padding")]
 
 
 def read_cpuid(kernel: Kernel, n: int, arg: int) -> list[k.kvm_cpuid_entry2]:

@@ -63,6 +63,7 @@ class Kvm:
         self.started = False
         self.program: Program | None = None
         self.max_vcpus = KVM_MAX_VCPUS
+        self.max_vcpu_ids = 0  # until it is set, or the first processor is made
         self.bsp_id = 0
         self.clock_offset = -kernel.sched.clock_ns()
         self.tsc_offset: int | None = None  # of the processor whose time stamp counter was written last
@@ -134,6 +135,9 @@ class Kvm:
         """
         if vcpu_id >= KVM_MAX_VCPU_IDS or len(self.vcpus) >= self.max_vcpus:
             raise err(EINVAL, f"processor {vcpu_id}")
+        self.max_vcpu_ids = self.max_vcpu_ids or KVM_MAX_VCPU_IDS
+        if vcpu_id >= self.max_vcpu_ids:
+            raise err(EINVAL, f"processor {vcpu_id} of {self.max_vcpu_ids}")
         if vcpu_id in self.vcpus:
             raise err(EEXIST, f"processor {vcpu_id} is there")
         vcpu = Vcpu(self, vcpu_id)

@@ -17,6 +17,7 @@ from pykernel.virt.kvm.device import kvm_ioctl_create_device
 from pykernel.virt.kvm.irq import CHIPS, KVM_MAX_IRQ_ROUTES
 from pykernel.virt.kvm.stats import StatsFile
 from pykernel.virt.kvm.vcpufile import VcpuFile
+from pykernel.virt.kvm.vm import KVM_MAX_VCPU_IDS
 
 if TYPE_CHECKING:
     from pykernel.virt.kvm.vm import Kvm
@@ -66,9 +67,11 @@ class VmFile(IoctlFile):
 
     @ioctl(k.KVM_SET_BOOT_CPU_ID)
     def set_boot_cpu_id(self, vcpu_id: int) -> None:
-        """Raises EBUSY: processors are there."""
+        """Raises EBUSY: processors are there. EINVAL: beyond what an ID can be."""
         if self.vm.vcpus:
             raise err(EBUSY)
+        if vcpu_id > (self.vm.max_vcpu_ids or KVM_MAX_VCPU_IDS):
+            raise err(EINVAL, f"processor {vcpu_id}")
         self.vm.bsp_id = vcpu_id
 
     # ---- memory
@@ -97,10 +100,8 @@ class VmFile(IoctlFile):
             raise err(EINVAL, f"{addr:#x}")
 
     @ioctl(k.KVM_SET_IDENTITY_MAP_ADDR)
-    def set_identity_map_addr(self, addr: int) -> None:
-        """Likewise. Raises EINVAL: processors are there."""
-        if self.vm.vcpus:
-            raise err(EINVAL, "processors are there")
+    def set_identity_map_addr(self, _addr: int) -> None:
+        """Likewise. Raises EFAULT; EINVAL: processors are there, see :meth:`ioctl`."""
 
     # ---- interrupts
 
@@ -162,7 +163,7 @@ class VmFile(IoctlFile):
 
     @ioctl(k.KVM_IRQFD)
     def irqfd(self, args: k.kvm_irqfd) -> None:
-        """Raises EINVAL, EAGAIN, EBADF, EBUSY."""
+        """Raises EINVAL, EBADF, EBUSY."""
         self.vm.irqfds.set(args)
 
     @ioctl(k.KVM_IOEVENTFD)
@@ -199,16 +200,28 @@ class VmFile(IoctlFile):
             if value >> 32:
                 raise err(EINVAL, f"{value:#x}")
         elif cap.cap == k.KVM_CAP_MAX_VCPU_ID:
-            if self.vm.vcpus or not 0 < value <= 4096:
-                raise err(EINVAL, f"{value}")
-            self.vm.max_vcpus = min(value, 1024)
+            self._limit_ids(value)
         else:
             raise err(EINVAL, f"capability {cap.cap}")
 
+    def _limit_ids(self, value: int) -> None:
+        # arch/x86/kvm/x86.c:kvm_vm_ioctl_enable_cap(), KVM_CAP_MAX_VCPU_ID: once, or the same again
+        vm = self.vm
+        if value > KVM_MAX_VCPU_IDS or vm.bsp_id > value or vm.max_vcpu_ids not in (0, value):
+            raise err(EINVAL, f"IDs below {value}")
+        vm.max_vcpu_ids = value
+
     @ioctl(k.KVM_SET_CLOCK)
     def set_clock(self, data: k.kvm_clock_data) -> None:
-        """C: ``int kvm_vm_ioctl_set_clock(struct kvm *, void __user *)``. Raises EINVAL: flags but REALTIME."""
-        if data.flags & ~k.KVM_CLOCK_REALTIME:
+        """
+        C: ``int kvm_vm_ioctl_set_clock(struct kvm *, void __user *)``.
+
+        Only REALTIME does something; the others may be given back as they came.
+
+        Raises:
+            EINVAL: flags that there are not.
+        """
+        if data.flags & ~CLOCK_FLAGS:
             raise err(EINVAL, f"flags {data.flags:#x}")
         sched, clock = self.vm.kernel.sched, data.clock
         if data.flags & k.KVM_CLOCK_REALTIME:
@@ -235,4 +248,6 @@ class VmFile(IoctlFile):
         """C: ``long kvm_vm_ioctl(...)``. Raises EIO: another process's machine; ENOTTY."""
         if self.vm.mm is not self.vm.kernel.current.mm:
             raise err(EIO, "the virtual machine is another process's")
+        if cmd == k.KVM_SET_IDENTITY_MAP_ADDR.nr and self.vm.vcpus:  # comes before the pointer is looked at
+            raise err(EINVAL, "processors are there")
         return super().ioctl(cmd, arg)
