@@ -13,7 +13,7 @@ from pykernel.drivers.idxd.cdev import add_cdev, remove_cdev
 from pykernel.drivers.idxd.device import wq_disable, wq_enable
 from pykernel.drivers.idxd.idxd import DevType, IdxdDevice, IdxdState, IdxdWq, WqState, WqType
 from pykernel.drivers.vdsa.irq import ImsTable
-from pykernel.errors import err
+from pykernel.errors import HungTask, err
 from pykernel.mdev import (
     MdevDevice,
     MdevDriver,
@@ -175,7 +175,7 @@ class MdevWqDriver(Driver):
             raise
 
     def remove(self, wq: IdxdWq) -> None:
-        """Its devices go first, each as soon as nobody has it open."""
+        """Its devices go first, each as soon as nobody has it open. Raises HungTask: it is as before."""
         module: Any = self.module
         module.remove_wq(wq)
         with wq.wq_lock:
@@ -223,14 +223,25 @@ class VdsaModule(Module):
         wq.on_error = lambda words: parent.host_error(wq, words)
 
     def remove_wq(self, wq: IdxdWq) -> None:
-        """Its devices go; with its last queue an accelerator is no parent any more."""
+        """
+        Its devices go; with its last queue an accelerator is no parent any more.
+
+        Raises:
+            HungTask: nobody will close one of them; the queue takes devices as before.
+        """
         parent = self.parents[wq.idxd.name]
+        on_error, wq.on_error = wq.on_error, None
         parent.wqs.remove(wq)
-        wq.on_error = None
-        if not parent.wqs:
-            mdev_unregister_parent(parent)
-            del self.parents[wq.idxd.name]
-        else:
-            for device in list(parent.users[wq.id]):
-                mdev_device_remove(device.mdev)
+        try:
+            if not parent.wqs:
+                mdev_unregister_parent(parent)
+                del self.parents[wq.idxd.name]
+            else:
+                for device in list(parent.users[wq.id]):
+                    mdev_device_remove(device.mdev)
+        except HungTask:
+            parent.wqs.append(wq)
+            parent.wqs.sort(key=lambda wq: wq.id)
+            wq.on_error = on_error
+            raise
         del parent.users[wq.id]

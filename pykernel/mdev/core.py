@@ -182,14 +182,22 @@ def mdev_unregister_parent(parent: MdevParent) -> None:
     Remove its devices, each as soon as nobody has it open, and its types.
 
     C: ``void mdev_unregister_parent(struct mdev_parent *)``.
+
+    Raises:
+        HungTask: nobody will close one of them; it is a parent as before, of those that are left.
     """
     dev = parent.dev
     dev.info("MDEV: Unregistering")
     with parent.unreg_sem.write():
-        dev.kernel.sub(MdevCore).compat_class.remove_link(dev.name)
+        compat = dev.kernel.sub(MdevCore).compat_class
+        compat.remove_link(dev.name)
         for child in dev.children():
             if isinstance(child, MdevDevice):
-                child.remove_common()
+                try:
+                    child.remove_common()
+                except HungTask:
+                    compat.create_link(dev, dev.name)
+                    raise
         parent_remove_sysfs_files(parent, parent.types_kset)
     dev.kernel.ledger.give("mdev parent", parent)
     dev.send_uevent("change", {"MDEV_STATE": "unregistered"})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from errno import EBUSY, EEXIST, ENOENT
+from errno import EBUSY, EEXIST, EIO, ENOENT
 
 import pytest
 from guestwork import Client
 
 from pykernel import boot
-from pykernel.errors import Oops
+from pykernel.errors import HungTask, Oops
 from pykernel.tools.dsa import enable_wq, memmove
 from pykernel.tools.vmm.layout import DMAR_BASE, ECAM_BASE, ecam_offset
 from pykernel.tools.vmm.setup import enable, prepare
@@ -272,3 +272,39 @@ def test_a_machine_ends_whose_device_the_host_takes_away(mdev, path, text, end):
     assert caught.value.errno == ENOENT
     host.shutdown()
     assert host.oopses == []
+
+
+@pytest.mark.parametrize("dedicated", [0, 1])
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/sys/bus/mdev/devices/{}/remove", "1"),
+        ("/sys/bus/dsa/drivers/mdev/unbind", "wq0.0"),
+        ("/sys/bus/pci/drivers/idxd/unbind", FUNCTION),
+        (f"/sys/bus/pci/devices/{FUNCTION}/remove", "1"),
+    ],
+)
+def test_a_removal_that_nobody_can_end_leaves_all_as_before(path, text, dedicated):
+    """Whoever would close the device waits for the removal himself: EIO. Later it is removed."""
+    host = boot("vmm")
+    root = host.process()
+    prepare(root, shared=16, dedicated=dedicated)
+    vmm = running(host)
+    where = path.format(vmm.mdev)
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            root.write_text(where, text)
+        assert caught.value.errno == EIO
+        assert vmm.run(copy, vmm) == DATA
+        assert root.listdir("/sys/class/mdev_bus") == [FUNCTION]
+    assert [type(e) for e in host.oopses] == [HungTask] * 2
+    host.oopses.clear()
+    second = Vmm(host, name="second", memory=MEMORY)  # it still takes devices
+    second.shutdown()
+    vmm.shutdown()
+    if "mdev/devices" not in where:
+        root.write_text(where, text)
+
+    assert host.oopses == []
+    host.shutdown()
