@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kvmbox import MACHINE, PORTAL, Box
+from kvmbox import MACHINE, PORTAL, Box, Vm
 
 from pykernel import explore
 from pykernel.iommu import ioasid as i
@@ -76,13 +76,27 @@ def test_references_are_dropped_when_the_machine_goes_first(box: Box) -> None:
     assert box.refs(hosts[0]) == 1
 
 
+def test_a_set_that_was_opened_again_is_heard_without_an_entry(box: Box) -> None:
+    """The machine came late to the first set; of the next one it hears at once, whoever runs."""
+    proc = box.process()
+    first = box.ids(proc)
+    gone = box.bind(first, 5)
+    vm = Vm(box, proc)
+    box.unbind(gone)
+    i.ioasid_free_all_in_set(first)
+    i.ioasid_set_free(first)
+    box.sets.remove(first)
+    host = box.bind(box.ids(proc), 5)
+    assert vm.vm.pasid_table.lookup(5) == host
+    box.unbind(host)
+    assert vm.vm.pasid_table.lookup(5) == -1
+
+
 def test_a_late_machine_finds_what_it_missed(box: Box) -> None:
     """Nothing is told twice: a machine made after the first BIND looks at the set, and hears what follows."""
     proc = box.process()
     owner = box.ids(proc)
     first = box.bind(owner, 5)
-    from kvmbox import Vm
-
     vm = Vm(box, proc)
     i.ioasid_flush_work(box.host)
     assert vm.vm.pasid_table.lookup(5) == first
@@ -108,8 +122,6 @@ def test_another_process_machine_hears_nothing(box: Box) -> None:
 
 
 def test_two_machines_of_one_vmm_share_its_set(box: Box) -> None:
-    from kvmbox import Vm
-
     first = box.vm()
     second = Vm(box, first.proc)
     owner = box.ids(first.proc)

@@ -25,16 +25,13 @@ from pykernel.iommu.ioasid import (
     IOASID_NOTIFY_UNBIND,
     IOASID_PRIO_CPU,
     IoasidNbArgs,
-    IoasidSet,
     ioasid_find_mm_set,
     ioasid_flush_work,
     ioasid_get,
     ioasid_get_locked,
     ioasid_put,
     ioasid_queue_work,
-    ioasid_register_notifier,
     ioasid_register_notifier_mm,
-    ioasid_unregister_notifier,
     ioasid_unregister_notifier_mm,
 )
 from pykernel.lib.notifier import NOTIFY_DONE, NOTIFY_OK, NotifierBlock
@@ -65,39 +62,23 @@ class PasidGate:
         self.queue = vm.kernel.waitqueue()
         self.nb = NotifierBlock(self.notify, IOASID_PRIO_CPU)
         self._changes: list[tuple[int, int, bool]] = []  # guest's PASID, host's, bound
-        self._late: IoasidSet | None = None
         self._register()
 
     # ---- who tells
 
     def _register(self) -> None:
-        """Hear of the VMM's set, now or later; of one that has IDs what it missed is looked up."""
+        """Hear of the VMM's set and of those that come after it; of one that has IDs what it missed is looked up."""
         mm = self.vm.mm
+        ioasid_register_notifier_mm(self.kernel, mm, self.nb, late=True)
         owner = ioasid_find_mm_set(self.kernel, mm)
-        if owner is None or not owner.nr_ioasids:
-            ioasid_register_notifier_mm(self.kernel, mm, self.nb)
+        if owner is None:
             return
-        ioasid_register_notifier(self.kernel, owner, self.nb)
-        self._late = owner
         for spid, data in list(owner.spids.items()):
             try:
                 ioasid_get(self.kernel, owner, data.id)
             except OSError:
                 continue  # it is being freed
             self._bind(spid, data.id)
-
-    def rejoin(self) -> None:
-        """A set that was there before has gone: wait for the next one of this address space."""
-        if self._late is not None and not self._late.nr_ioasids:
-            self._unregister()
-            self._register()
-
-    def _unregister(self) -> None:
-        if self._late is not None:
-            ioasid_unregister_notifier(self.kernel, self._late, self.nb)
-            self._late = None
-        else:
-            ioasid_unregister_notifier_mm(self.kernel, self.vm.mm, self.nb)
 
     def notify(self, _nb: NotifierBlock, event: int, args: IoasidNbArgs) -> int:
         """C: ``int kvm_ioasid_notifier(struct notifier_block *, unsigned long, void *)``; it must not sleep."""
@@ -169,7 +150,7 @@ class PasidGate:
 
     def destroy(self) -> None:
         """No processor is left: hear no more, drop all references."""
-        self._unregister()
+        ioasid_unregister_notifier_mm(self.kernel, self.vm.mm, self.nb)
         if self._changes:
             ioasid_flush_work(self.kernel)
         for host in self.bound.values():

@@ -153,8 +153,6 @@ class Kvm:
 
         A firmware's or a kernel's code sends them INIT and SIPI; a program of Python has no such code.
         """
-        if self.gate is not None:
-            self.gate.rejoin()
         if not self.started:
             self.started = True
             self._start_secondaries()
