@@ -197,7 +197,7 @@ def test_without_the_second_stage_they_would(monkeypatch):
     tenants = Tenants(vms=2, each=1, here=1)
     with monkeypatch.context() as mutant:
         mutant.setattr(walk.Nested, "extents", walk.Walk.extents)
-        with pytest.raises(AssertionError, match="TENANTS"):
+        with pytest.raises(AssertionError):  # the picture's, or of a kernel whose own memory was hit
             _hang_tables(tenants)
 
 
