@@ -51,7 +51,9 @@ class IoasidFile(IoctlFile):
 
     Raises:
         EBUSY: the process has one, or one whose IDs hardware still uses.
-        ENODEV: a kernel's task. ENOSPC: the machine has not as many IDs. ENOMEM: by fault injection.
+        ENODEV: a kernel's task. ENOMEM: by fault injection.
+        ENOSPC: the machine has no 1000 IDs left that are in no set's quota: of PASIDs with 10 bits (``pasid_bits``) it
+            never has, with 11 for one process beside the host's own.
     """
 
     __slots__ = ("set",)

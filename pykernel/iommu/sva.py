@@ -19,6 +19,7 @@ from pykernel.iommu.ioasid import (
     INVALID_IOASID,
     IOASID_SET_TYPE_NULL,
     IoasidSet,
+    ioasid_adjust_set,
     ioasid_alloc,
     ioasid_free,
     ioasid_install_capacity,
@@ -136,16 +137,30 @@ class Iommu:
 
     @property
     def pasids(self) -> IoasidSet:
-        """The host's own set of PASIDs. C: ``host_pasid_set``."""
+        """
+        The host's own set of PASIDs. C: ``host_pasid_set``.
+
+        Where the IOMMU has few, one process of the host may not take the room of all virtual machines: the set begins
+        with half of what there is, and grows when it is full.
+        """
         if self._set is None:
             with self.kernel.ledger.held(self.kernel.ledger.kernel):
-                quota = min(PID_MAX_DEFAULT, self.kernel.sub(Ioasid).capacity_avail)
+                quota = min(PID_MAX_DEFAULT, self._half())
                 self._set = ioasid_set_alloc(self.kernel, None, quota, IOASID_SET_TYPE_NULL)
         return self._set
 
+    def _half(self) -> int:
+        return -(-self.kernel.sub(Ioasid).capacity_avail // 2)
+
+    def _alloc(self, first: int, last: int) -> int:
+        owner = self.pasids
+        if len(owner.members) >= owner.quota and (more := self._half()):
+            ioasid_adjust_set(owner, owner.quota + more)
+        return ioasid_alloc(owner, first, last)
+
     def alloc_pasid(self, first: int, last: int) -> int:
         """A PASID from *first* to *last*. Raises ENOMEM (6.8: ENOSPC): none is left."""
-        pasid = ioasid_alloc(self.pasids, first, last)
+        pasid = self._alloc(first, last)
         if pasid == INVALID_IOASID:
             raise err(ENOSPC if self.kernel.profile.iommu_sva_domain else ENOMEM, "no PASID is left")
         return pasid
@@ -157,7 +172,7 @@ class Iommu:
     def alloc_global_pasid(self, info: DeviceDomainInfo) -> int:
         """C: ``ioasid_t iommu_alloc_global_pasid(struct device *)``. Raises ENOSPC: none that the device can use."""
         limit = min(info.max_pasids, self.unit.max_pasid)
-        pasid = ioasid_alloc(self.pasids, 1, limit - 1) if limit else INVALID_IOASID
+        pasid = self._alloc(1, limit - 1) if limit else INVALID_IOASID
         if pasid == INVALID_IOASID:
             raise err(ENOSPC, "no PASID is left")
         return pasid

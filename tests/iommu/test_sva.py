@@ -143,6 +143,18 @@ def test_pasids_run_out(profile, code):
     w.end()
 
 
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_the_host_has_all_pasids_where_no_guest_wants_them(bits):
+    """Its set begins with half of what the machine has, and grows to the last one."""
+    w = World(f"[iommu]\npasid_bits = {bits}\n" + DSA)
+    got = [iommu_alloc_system_pasid(w.dsa) for _ in range(2**bits - 1)]
+    assert got == list(range(1, 2**bits))
+    assert fails(iommu_alloc_system_pasid, w.dsa) == errno.ENOSPC
+    for pasid in got:
+        iommu_free_system_pasid(w.dsa, pasid)
+    w.end()
+
+
 def test_dma_goes_to_the_address_space_of_its_pasid(w):
     h = iommu_sva_bind_device(w.dsa, w.mm)
     addr = w.p.mem.alloc(100)

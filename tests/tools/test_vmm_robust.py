@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gc
-from errno import EBUSY, EEXIST, EIO, ENOENT
+from dataclasses import replace
+from errno import EBUSY, EEXIST, EIO, ENOENT, ENOSPC
+from itertools import count
+from typing import Any, cast
 
 import pytest
 from guestwork import Client
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pykernel import boot
 from pykernel.errors import HungTask, Oops
+from pykernel.machine import load
 from pykernel.tools.dsa import enable_wq, memmove
 from pykernel.tools.vmm.layout import DMAR_BASE, ECAM_BASE, ecam_offset
+from pykernel.tools.vmm.pasids import GuestPasids
 from pykernel.tools.vmm.setup import enable, prepare
 from pykernel.tools.vmm.vmm import DSA_SLOT, LEAST_MEMORY, Died, Vmm
 
@@ -308,3 +315,73 @@ def test_a_removal_that_nobody_can_end_leaves_all_as_before(path, text, dedicate
 
     assert host.oopses == []
     host.shutdown()
+
+
+# ---- many
+
+
+class Numbers:
+    """The host's PASIDs, from far away, none given twice."""
+
+    def __init__(self):
+        self.last, self.free = 5000, lambda _pasid: None
+
+    def alloc(self, low, high):
+        self.last += 7
+        return self.last
+
+
+@given(came=st.sets(st.integers(1, 12)), steps=st.lists(st.one_of(st.none(), st.integers(0, 20)), max_size=60))
+def test_a_guest_gets_its_lowest_free_number_and_is_found_by_the_host_s(came, steps):
+    pasids = GuestPasids(cast("Any", Numbers()))
+    pasids.replay(sorted(came), [])
+    model = set(came)
+    for step in steps:
+        if step is None:
+            lowest = next(n for n in count(1) if n not in model)
+            assert pasids.alloc() == lowest
+            model.add(lowest)
+        else:
+            assert pasids.free(step) == (step in model)
+            model.discard(step)
+        assert set(pasids.host_of) == model
+        assert {pasids.guest_of(host): host for host in pasids.host_of.values()} == pasids.host_of
+        assert pasids.guest_of(5001) is None
+
+
+def test_a_hundred_thousand_numbers_cost_each_the_same():
+    """No look at any of the others: with them this would take hours."""
+    pasids = GuestPasids(cast("Any", Numbers()))
+    for guest in range(1, 100_001):
+        assert pasids.alloc() == guest
+    for guest in range(1, 100_001):
+        pasids.guest_of(pasids.host_of[guest])
+        pasids.free(guest)
+    assert pasids.alloc() == 1
+
+
+# ---- machines with few PASIDs
+
+
+def few(bits):
+    """The machine ``vmm`` with an IOMMU whose PASIDs have *bits* bits."""
+    spec = load("vmm")
+    return boot(replace(spec, iommu=replace(spec.iommu, pasid_bits=bits)))
+
+
+def test_a_process_of_the_host_leaves_pasids_for_a_machine():
+    host = few(11)
+    root = host.process()
+    prepare(root, shared=16)
+    assert memmove(root, "/dev/dsa/wq0.0", DATA) == DATA
+
+    vmm = running(host)
+
+    assert vmm.run(copy, vmm) == DATA
+    with pytest.raises(OSError, match="No space left") as caught:  # each machine is promised a thousand
+        Vmm(host, name="second", memory=MEMORY)
+    assert caught.value.errno == ENOSPC
+    assert vmm.run(copy, vmm) == DATA
+    vmm.shutdown()
+    host.shutdown()
+    assert host.oopses == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from errno import EINVAL
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pykernel.errors import err
@@ -64,6 +65,9 @@ class GuestPasids:
             raise ValueError(f"pasids must be 'private' or 'identity', not {policy!r}")
         self.host, self.policy, self.trace = host, policy, trace
         self.host_of: dict[int, int] = {}
+        self._guest_of: dict[int, int] = {}
+        self._freed: list[int] = []  # a heap of the guest's numbers below _next, as far as nobody has them again
+        self._next = PASID_MIN
         self.bound: dict[int, PasidEntry] = {}
         self.refused: list[tuple[int, OSError]] = []
 
@@ -76,17 +80,27 @@ class GuestPasids:
         except OSError:
             return None
         guest = host if self.policy == "identity" else self._lowest()
-        self.host_of[guest] = host
+        self._know(guest, host)
+        return guest
+
+    def _know(self, guest: int, host: int) -> None:
+        self.host_of[guest], self._guest_of[host] = host, guest
         if self.trace:
             self.trace("viommu_alloc_pasid", guest=guest, host=host)
-        return guest
 
     def guest_of(self, host: int) -> int | None:
         """The guest's number of a host PASID."""
-        return next((guest for guest, known in self.host_of.items() if known == host), None)
+        return self._guest_of.get(host)
 
     def _lowest(self) -> int:
-        return next(n for n in range(PASID_MIN, PASID_MAX + 1) if n not in self.host_of)
+        """There is one: the host has not more PASIDs than the guest has numbers."""
+        while self._freed and self._freed[0] < self._next:
+            if (number := heappop(self._freed)) not in self.host_of:
+                return number
+        while self._next in self.host_of:  # of a machine that came with its numbers
+            self._next += 1
+        self._next += 1
+        return self._next - 1
 
     def free(self, guest: int) -> bool:
         """The guest gives a PASID back; False: it is none of its."""
@@ -94,6 +108,9 @@ class GuestPasids:
             return False
         self.apply(guest, None)
         host = self.host_of.pop(guest)
+        del self._guest_of[host]
+        if self.policy == "private":
+            heappush(self._freed, guest)
         if self.trace:
             self.trace("viommu_free_pasid", guest=guest, host=host)
         self.host.free(host)
@@ -152,9 +169,7 @@ class GuestPasids:
         for guest in numbers:
             if not PASID_MIN <= guest <= PASID_MAX:
                 raise err(EINVAL, f"{guest:#x} is no PASID")
-            self.host_of[guest] = host = self.host.alloc(PASID_MIN, PASID_MAX)
-            if self.trace:
-                self.trace("viommu_alloc_pasid", guest=guest, host=host)
+            self._know(guest, self.host.alloc(PASID_MIN, PASID_MAX))
         for guest, entry in bound:
             self.apply(guest, entry)
             if guest not in self.bound:
