@@ -125,7 +125,8 @@ def test_what_the_host_has_answered_in_the_guest_s_place_is_no_error(when, numbe
     def answered(*_args):
         raise err(number)
 
-    machine.requests.nesting.answer = answered
+    nesting: Any = machine.requests.nesting
+    nesting.answer = answered
     machine.ask(pasid=HOST + (when == "nobody's"))
     if when == "answer":
         machine.respond(0)
