@@ -247,6 +247,9 @@ class GuestPasids:
         """
         intel_svm_unbind_gpasid(): nothing if it is not bound. May sleep; the lock is not held.
 
+        That is no error, as since Linux 5.9 (pasid_to_svm_sdev(); before it was EINVAL): of a PASID that was freed
+        there is one, for nobody has it then.
+
         Args:
             by_owner: only for the process whose ID it is; what :meth:`owner_of` raises.
         """

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_vtd", "copy_bind_data", "copy_invalidate_info"]
 
+HAW: Final = 52  # bits of physical addresses at most, and so of a pointer to a table
 BIND_FLAGS: Final = IOMMU_SVA_GPASID_VAL | IOMMU_SVA_HPASID_DEF
 ADDR_FLAGS: Final = IOMMU_INV_ADDR_FLAGS_PASID | IOMMU_INV_ADDR_FLAGS_ARCHID | IOMMU_INV_ADDR_FLAGS_LEAF
 PASID_FLAGS: Final = IOMMU_INV_PASID_FLAGS_PASID | IOMMU_INV_PASID_FLAGS_ARCHID
@@ -75,7 +76,12 @@ def copy_bind_data(kernel: Kernel, uptr: int) -> iommu_gpasid_bind_data:
 
 
 def check_vtd(data: iommu_gpasid_bind_data) -> None:
-    """The first checks of intel_svm_bind_gpasid(). Raises EINVAL: format, argsz, PASID, a flag, memory types."""
+    """
+    The first checks of intel_svm_bind_gpasid(). Raises EINVAL: format, argsz, PASID, a flag, memory types, gpgd.
+
+    Where the table is Linux does not look at: it cuts the low bits off, and what is above :data:`HAW` is a reserved bit
+    of the entry, by which all requests fault. What is cut off would be another table, so both are refused here.
+    """
     if data.format != IOMMU_PASID_FORMAT_INTEL_VTD:
         raise err(EINVAL, f"format {data.format}")
     if data.argsz < iommu_gpasid_bind_data.sizeof():
@@ -85,6 +91,8 @@ def check_vtd(data: iommu_gpasid_bind_data) -> None:
         raise err(EINVAL, f"the guest's PASID {data.gpasid:#x} has over 20 bits")
     if flags & ~(IOMMU_SVA_VTD_GPASID_LAST - 1) or flags & IOMMU_SVA_VTD_GPASID_MTS_MASK:
         raise err(EINVAL, f"flags {flags:#x} of VT-d")
+    if data.gpgd & 0xFFF or data.gpgd >> HAW:
+        raise err(EINVAL, f"a table at {data.gpgd:#x}: no page, or beyond {HAW} bits")
 
 
 def copy_invalidate_info(kernel: Kernel, uptr: int) -> iommu_cache_invalidate_info:

@@ -240,6 +240,24 @@ def test_g_bind_fails_when_the_spid_cannot_be_attached(box):
 # ---- bind and unbind: what happens
 
 
+@pytest.mark.parametrize("gpgd", [0x1001, 0x5800, 1 << 52, 1 << 60, (1 << 64) - 0x1000])
+def test_a_table_that_cannot_be_there_is_einval(box, gpgd):
+    """Neither is it another table, whose address is what would be left, nor one by which all requests fault."""
+    pasid = box.alloc()
+    assert box.bind(pasid, gpgd=gpgd) == errno.EINVAL
+    assert box.bind(pasid, gpgd=(1 << 52) - 0x1000) == 0
+    assert box.unbind(pasid) == 0
+
+
+def test_unbinding_what_was_never_bound_is_nothing_and_what_is_nobodys_enoent(box):
+    pasid = box.alloc()
+    assert [box.unbind(pasid) for _ in range(2)] == [0, 0]
+    assert box.bind(pasid) == 0
+    assert [box.unbind(pasid) for _ in range(2)] == [0, 0]
+    i.ioasid_free(box.set, pasid)
+    assert box.unbind(pasid) == errno.ENOENT
+
+
 def test_bind_programs_two_stages(box):
     pasid = box.alloc()
     assert box.bind(pasid, gpgd=0x1234000, width=57, vtd=0b1000011) == 0
