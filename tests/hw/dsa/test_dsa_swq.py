@@ -1,4 +1,4 @@
-"""Shared work queues: portals, thresholds, retry, a PASID and a privilege of each descriptor; rows of the sheet."""
+"""Shared work queues: portals, thresholds, retry, a PASID and a privilege of each descriptor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sheet 6.2: virtual commands in both layouts, on registers that no silicon has; a unit made of the model's parts."""
+"""Virtual commands in both layouts, on registers that no silicon has; a unit made of the model's parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Unit(InvalidationQueue):
         self.told.append(what)
 
 
-# drivers/iommu/intel/pasid.h of 6.1, and of 5.8 as the sheet has it: command, response and result of each
+# drivers/iommu/intel/pasid.h of 6.1, and of 5.8: command, response and result of each
 PLACES = [
     pytest.param(LAYOUT, 0xE00, 0xE10, 0xE30, 16, 16, 0x7F, id="from 3.3 on"),
     pytest.param(EARLY, 0xE10, 0xE20, 0xE00, 8, 2, 0x3, id="5.8 to 5.13"),

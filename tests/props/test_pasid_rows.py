@@ -61,7 +61,7 @@ FILES = {
 }
 
 # row -> file: tests
-SHEET: dict[str, str] = {
+ROWS: dict[str, str] = {
     # ---- 1: IOASIDs
     "0 constants": "rows: 0_constants; msr: numbers; kvm rows: 0_exit_reasons_and_directories",
     "1.1 system pool": "rows: 1_1_system_pool_starts_at_2_20_all_of_it_available",
@@ -336,10 +336,10 @@ def named_in(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"^def test_(\w+)\(", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("row", SHEET)
+@pytest.mark.parametrize("row", ROWS)
 def test_row_has_its_tests(row: str) -> None:
     """Each file that is named has each test that is named."""
-    for part in SHEET[row].split("; "):
+    for part in ROWS[row].split("; "):
         name, _, tests = part.partition(": ")
         missing = {test.strip() for test in tests.split(", ")} - named_in(name)
         assert not missing, f"{FILES[name]} has no {missing}"
@@ -357,19 +357,19 @@ def test_row_has_its_tests(row: str) -> None:
     ],
 )
 def test_each_part_of_a_section_has_rows(section: str, parts: list[str]) -> None:
-    found = {row.partition(" ")[0] for row in SHEET if row.startswith(section)}
+    found = {row.partition(" ")[0] for row in ROWS if row.startswith(section)}
     assert set(parts) <= found
 
 
 def test_weak_spots_a_to_j_have_a_test_each() -> None:
     """Of the posted code: ten of them, none copied."""
-    letters = [m[1] for row, tests in SHEET.items() if row.startswith("9.12") for m in re.finditer(r" ([a-j])_", tests)]
+    letters = [m[1] for row, tests in ROWS.items() if row.startswith("9.12") for m in re.finditer(r" ([a-j])_", tests)]
     assert letters == list("abcdefghij")
 
 
 def test_rows_of_tests_are_all_in_the_sheet() -> None:
     """A test that was written for a row is listed there."""
-    listed = "; ".join(SHEET.values())
+    listed = "; ".join(ROWS.values())
     for name, path in FILES.items():
         if "test_rows_" in path:
             unlisted = {test for test in named_in(name) if test not in listed}
@@ -378,4 +378,4 @@ def test_rows_of_tests_are_all_in_the_sheet() -> None:
 
 def test_what_is_not_built_has_a_reason() -> None:
     assert all(reason and not reason.endswith(".") for reason in NOT_BUILT.values())
-    assert not set(NOT_BUILT) & set(SHEET)
+    assert not set(NOT_BUILT) & set(ROWS)
