@@ -591,6 +591,7 @@ class kvm_svm_nested_state_hdr(Struct):
     """AMD's part of the head of ``kvm_nested_state``."""
 
     vmcb_pa: u64 = 0
+    gpat: u64 = 0
 
 
 class kvm_nested_state_hdr(Union, ctype="__typeof__(((struct kvm_nested_state *)0)->hdr)"):
@@ -1659,7 +1660,6 @@ class kvm_device_type(IntEnum):
     KVM_DEV_TYPE_ARM_VGIC_ITS = 8
     KVM_DEV_TYPE_XIVE = 9
     KVM_DEV_TYPE_ARM_PV_TIME = 10
-    KVM_DEV_TYPE_MAX = 11
 
 
 (
@@ -1673,7 +1673,6 @@ class kvm_device_type(IntEnum):
     KVM_DEV_TYPE_ARM_VGIC_ITS,
     KVM_DEV_TYPE_XIVE,
     KVM_DEV_TYPE_ARM_PV_TIME,
-    KVM_DEV_TYPE_MAX,
 ) = kvm_device_type
 KVM_SET_MEMORY_REGION: Final = _IOW(KVMIO, 0x40, kvm_memory_region)
 KVM_CREATE_VCPU: Final = _IO(KVMIO, 0x41)
@@ -1926,7 +1925,6 @@ class sev_cmd_id(IntEnum):
     KVM_SEV_CERT_EXPORT = 19
     KVM_SEV_GET_ATTESTATION_REPORT = 20
     KVM_SEV_SEND_CANCEL = 21
-    KVM_SEV_NR_MAX = 22
 
 
 (
@@ -1952,7 +1950,6 @@ class sev_cmd_id(IntEnum):
     KVM_SEV_CERT_EXPORT,
     KVM_SEV_GET_ATTESTATION_REPORT,
     KVM_SEV_SEND_CANCEL,
-    KVM_SEV_NR_MAX,
 ) = sev_cmd_id
 
 
@@ -2230,7 +2227,91 @@ KVM_X86_NOTIFY_VMEXIT_USER: Final = 1 << 1
 # From which kernel's header this was made: names of later ones are not known here
 AS_OF: Final = "6.1"
 
+# Until which kernel a name was there: the clean-up came between 6.1 and 6.12
+OLDER: Final = dict.fromkeys(
+    [
+        "kvm_memory_alias",
+        "KVM_TRC_SHIFT",
+        "KVM_TRC_ENTRYEXIT",
+        "KVM_TRC_HANDLER",
+        "KVM_TRC_VMENTRY",
+        "KVM_TRC_VMEXIT",
+        "KVM_TRC_PAGE_FAULT",
+        "KVM_TRC_HEAD_SIZE",
+        "KVM_TRC_CYCLE_SIZE",
+        "KVM_TRC_EXTRA_MAX",
+        "KVM_TRC_INJ_VIRQ",
+        "KVM_TRC_REDELIVER_EVT",
+        "KVM_TRC_PEND_INTR",
+        "KVM_TRC_IO_READ",
+        "KVM_TRC_IO_WRITE",
+        "KVM_TRC_CR_READ",
+        "KVM_TRC_CR_WRITE",
+        "KVM_TRC_DR_READ",
+        "KVM_TRC_DR_WRITE",
+        "KVM_TRC_MSR_READ",
+        "KVM_TRC_MSR_WRITE",
+        "KVM_TRC_CPUID",
+        "KVM_TRC_INTR",
+        "KVM_TRC_NMI",
+        "KVM_TRC_VMMCALL",
+        "KVM_TRC_HLT",
+        "KVM_TRC_CLTS",
+        "KVM_TRC_LMSW",
+        "KVM_TRC_APIC_ACCESS",
+        "KVM_TRC_TDP_FAULT",
+        "KVM_TRC_GTLB_WRITE",
+        "KVM_TRC_STLB_WRITE",
+        "KVM_TRC_STLB_INVAL",
+        "kvm_user_trace_setup",
+        "__KVM_DEPRECATED_MAIN_W_0x06",
+        "__KVM_DEPRECATED_MAIN_0x07",
+        "__KVM_DEPRECATED_MAIN_0x08",
+        "kvm_breakpoint",
+        "kvm_debug_guest",
+        "__KVM_DEPRECATED_VCPU_W_0x87",
+        "kvm_memory_region",
+        "KVM_TRACE_ENABLE",
+        "KVM_TRACE_PAUSE",
+        "KVM_TRACE_DISABLE",
+        "KVM_SET_MEMORY_REGION",
+        "KVM_SET_MEMORY_ALIAS",
+        "KVM_DEBUG_GUEST",
+        "KVM_DEV_ASSIGN_ENABLE_IOMMU",
+        "KVM_DEV_ASSIGN_PCI_2_3",
+        "KVM_DEV_ASSIGN_MASK_INTX",
+        "kvm_assigned_pci_dev",
+        "KVM_ASSIGN_PCI_DEVICE",
+        "KVM_DEASSIGN_PCI_DEVICE",
+        "KVM_ASSIGN_SET_INTX_MASK",
+        "KVM_DEV_IRQ_HOST_INTX",
+        "KVM_DEV_IRQ_HOST_MSI",
+        "KVM_DEV_IRQ_HOST_MSIX",
+        "KVM_DEV_IRQ_GUEST_INTX",
+        "KVM_DEV_IRQ_GUEST_MSI",
+        "KVM_DEV_IRQ_GUEST_MSIX",
+        "KVM_DEV_IRQ_HOST_MASK",
+        "KVM_DEV_IRQ_GUEST_MASK",
+        "kvm_assigned_irq",
+        "__KVM_DEPRECATED_VM_R_0x70",
+        "KVM_ASSIGN_IRQ",
+        "KVM_ASSIGN_DEV_IRQ",
+        "KVM_DEASSIGN_DEV_IRQ",
+        "kvm_assigned_msix_nr",
+        "KVM_ASSIGN_SET_MSIX_NR",
+        "KVM_MAX_MSIX_PER_DEV",
+        "kvm_assigned_msix_entry",
+        "KVM_ASSIGN_SET_MSIX_ENTRY",
+    ],
+    "6.8",
+) | {"KVM_X86_DISABLE_VALID_EXITS": "6.16", "kvm_run_hypercall.pad": "6.3"}
+
+# Which kernel brought a name: after 6.12, by 7.2
+NEWER: Final = {"kvm_svm_nested_state_hdr.gpat": "7.1"}
+
 OMITTED: Final = {
+    "KVM_DEV_TYPE_MAX": "one more than the last, which each kernel moves",
+    "KVM_SEV_NR_MAX": "one more than the last, which each kernel moves",
     "*.__empty_*": "how the header spells a flexible array",
     "KVM_COALESCED_MMIO_MAX": "needs the size of a page",
     "kvm_nested_state.data*": "a union without a size",
