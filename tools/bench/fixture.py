@@ -10,7 +10,9 @@ from pykernel.tools.bench.measure import Row, python
 __all__ = ["rows"]
 
 SUITE = """
-import contextlib, io, pathlib, statistics, tempfile, time, pytest
+import contextlib, io, os, pathlib, statistics, tempfile, time, pytest
+
+os.environ.pop("PYTEST_ADDOPTS", None)  # of whoever measures
 
 TEXT = '''
 import pytest
