@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["ACCEPTED", "RETRY", "SIZE", "enqcmd", "enqcmds", "movdir64b"]
 
 SIZE: Final = 64
-PRIV: Final = 1 << 31
 RESERVED: Final = 0x7FF00000  # bits 30:20 of a command
 CANONICAL: Final = 1 << 47
 U64: Final = (1 << 64) - 1

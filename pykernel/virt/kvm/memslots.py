@@ -100,16 +100,10 @@ def slot_ids(slot: int, limit: int) -> tuple[int, int]:
 
 
 class MemSlots:
-    """
-    The slots of one address space of a virtual machine. C: ``struct kvm_memslots``.
-
-    Attributes:
-        generation: counts the changes.
-    """
+    """The slots of one address space of a virtual machine. C: ``struct kvm_memslots``."""
 
     def __init__(self) -> None:
         self.by_id: dict[int, MemSlot] = {}
-        self.generation = 0
         self._starts: list[int] = []
         self._slots: list[MemSlot] = []
 
@@ -133,13 +127,11 @@ class MemSlots:
         self._starts.insert(at, slot.base_gfn)
         self._slots.insert(at, slot)
         self.by_id[slot.id] = slot
-        self.generation += 1
 
     def remove(self, slot: MemSlot) -> None:
         """Let it be seen no more."""
         at = self._slots.index(slot)
         del self._starts[at], self._slots[at], self.by_id[slot.id]
-        self.generation += 1
 
     def by_hva(self, start: int, end: int) -> Iterator[tuple[MemSlot, int, int]]:
         """Which guest pages are the VMM's *start* to *end*: the slot, the first, and the one after the last."""

@@ -28,7 +28,6 @@ DIR_RESERVED: Final = ~(DIR_PRESENT | DIR_ADDRESS) & (1 << 64) - 1
 ENTRY_VALID: Final = 1 << 31
 ENTRY_PASID: Final = 0xFFFFF
 ENTRY_RESERVED: Final = 0x7FF00000
-PER_TABLE: Final = 1024
 
 
 def split(pasid: int) -> tuple[int, int, int]:
