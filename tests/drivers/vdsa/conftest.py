@@ -132,6 +132,17 @@ class Host:
         self.kernel.trace.listeners.append(lambda e: found.append(e.fields) if e.name == name else None)
         return found
 
+    def commands(self) -> list[tuple[int, int]]:
+        """CMD writes to the accelerator from now on: number and operand."""
+        found: list[tuple[int, int]] = []
+
+        def listen(e: Any) -> None:
+            if e.name == "mmio_write" and (e.fields["bar"], e.fields["off"]) == (0, 0xA0):
+                found.append((e.fields["value"] >> 20 & 0x1F, e.fields["value"] & 0xFFFFF))
+
+        self.kernel.trace.listeners.append(listen)
+        return found
+
 
 class Vmm:
     """A process that opens mediated devices, with an ioasid set of its own."""

@@ -43,23 +43,19 @@ class Mapping:
         return not self.host.kernel.sub(PhysMem).is_ram(self.io.phys_addr(self.off))
 
 
+def begin_to_go_off(d: Any, host: Any, portal: Mapping, number: int) -> None:
+    """Its guest turns the queue off while the host's engines hold a descriptor of *number*."""
+    host.hold()
+    assert portal.enqcmd(number)
+    d.wr(0xA0, DISABLE_WQ << 20 | 1)
+    host.kernel.sched.run_ready()
+
+
 @pytest.fixture
 def portal(swq: Any, host: Any) -> Any:
     made = Mapping(swq, host)
     yield made
     made.end()
-
-
-def commands(host: Any) -> list[tuple[int, int]]:
-    """CMD writes to the host's accelerator from now on: number and operand."""
-    found: list[tuple[int, int]] = []
-
-    def listen(e: Any) -> None:
-        if e.name == "mmio_write" and (e.fields["bar"], e.fields["off"]) == (0, 0xA0):
-            found.append((e.fields["value"] >> 20 & 0x1F, e.fields["value"] & 0xFFFFF))
-
-    host.kernel.trace.listeners.append(listen)
-    return found
 
 
 # ---- a queue that is off
@@ -118,10 +114,7 @@ def test_a_queue_takes_nothing_from_the_moment_it_begins_to_go_off(swq: Any, vmm
     """As of silicon: it is busy while it drains, else a guest that goes on submitting would never see it off."""
     number = vmm.bind(101)
     swq.up()
-    host.hold()
-    assert portal.enqcmd(number)
-    swq.wr(0xA0, DISABLE_WQ << 20 | 1)
-    host.kernel.sched.run_ready()
+    begin_to_go_off(swq, host, portal, number)
     assert (swq.wq_state, portal.enqcmd(number)) == (BUSY, False)
     host.run()
     assert (swq.wq_state, host.silicon.wqs[1].idle) == (0, True)
@@ -131,10 +124,7 @@ def test_a_queue_that_was_reset_while_it_drained_can_go_on_at_once(swq: Any, vmm
     """What waited for the drain does not turn the queue off a second time."""
     number = vmm.bind(101)
     swq.up()
-    host.hold()
-    assert portal.enqcmd(number)
-    swq.wr(0xA0, DISABLE_WQ << 20 | 1)
-    host.kernel.sched.run_ready()
+    begin_to_go_off(swq, host, portal, number)
     thread = host.kernel.spawn(lambda: (swq.device.reset(), swq.up()), "guest")
     host.kernel.sched.run_ready()
     host.run()
@@ -147,7 +137,7 @@ def test_a_queue_that_was_reset_while_it_drained_can_go_on_at_once(swq: Any, vmm
 def test_nothing_of_a_guest_with_its_queue_off_stays(swq: Any, vmm: Any, host: Any, how: str) -> None:
     """The host's PASID is aborted whatever the guest's queue says: it is given to others next."""
     number = vmm.bind(101)
-    seen = commands(host)
+    seen = host.commands()
     vmm.unbind(101) if how == "unbind" else swq.device.close()
     assert (ABORT_PASID, number) in seen
 

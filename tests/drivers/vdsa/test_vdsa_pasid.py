@@ -153,22 +153,10 @@ def test_shared_queue_is_not_touched_by_binds(swq: Any, vmm: Any, host: Any) -> 
     assert (programmed(host, 1), refs(host, number)) == (before, 1)
 
 
-def commands(host: Any) -> list[tuple[int, int]]:
-    """CMD writes to the host's accelerator from now on: number and operand."""
-    found: list[tuple[int, int]] = []
-
-    def listen(e: Any) -> None:
-        if e.name == "mmio_write" and (e.fields["bar"], e.fields["off"]) == (0, 0xA0):
-            found.append((e.fields["value"] >> 20 & 0x1F, e.fields["value"] & 0xFFFFF))
-
-    host.kernel.trace.listeners.append(listen)
-    return found
-
-
 def test_unbind_aborts_the_hosts_pasid_in_the_shared_queue(swq: Any, vmm: Any, host: Any) -> None:
     swq.up()
     number = vmm.bind(101)
-    seen = commands(host)
+    seen = host.commands()
     vmm.unbind(101)
     assert seen == [(ABORT_PASID, number)]
 
@@ -177,7 +165,7 @@ def test_disabling_the_shared_queue_drains_its_own_pasids(swq: Any, vmm: Any, an
     swq.up()
     mine = [vmm.bind(guest) for guest in (101, 102)]
     another_vmm.bind(101)
-    seen = commands(host)
+    seen = host.commands()
     assert swq.command(DISABLE_WQ, 1) == 0
     mine += [number for number, _ in host.kernel.sub(AuxDomains).pasids.values()]
     assert sorted(seen) == [(DRAIN_PASID, number) for number in sorted(mine)]
@@ -187,7 +175,7 @@ def test_disabling_the_shared_queue_drains_its_own_pasids(swq: Any, vmm: Any, an
 def test_drain_pasid_of_the_guest_is_of_the_hosts_number(swq: Any, vmm: Any, host: Any) -> None:
     swq.up()
     number = vmm.bind(101)
-    seen = commands(host)
+    seen = host.commands()
     assert [swq.command(DRAIN_PASID, 101), swq.command(ABORT_PASID, 101), swq.command(DRAIN_PASID, number)] == [0] * 3
     assert seen == [(DRAIN_PASID, number), (ABORT_PASID, number)]
 
