@@ -34,8 +34,6 @@ from pykernel.drivers.idxd.registers import (
 from pykernel.drivers.idxd.submit import IDXD_COMP_DESC_ABORT, Desc, complete_txd, portal_write
 from pykernel.uapi.linux.idxd import DSA_COMP_INT_HANDLE_INVAL, DSA_COMP_STATUS_MASK, DSA_OPCODE_DRAIN, IDXD_OP_FLAG_RCI
 
-DRAIN_DELAY_NS = 100_000
-
 
 def idxd_misc_thread(idxd: IdxdDevice) -> None:
     """Vector 0. C: ``irqreturn_t idxd_misc_thread(int vec, void *data)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pykernel.drivers.idxd.config import VDSA_SUBSYSTEM
 from pykernel.drivers.vdsa.regs import BAR_SIZE, MSIX_PBA, MSIX_TABLE, VECTORS
 from pykernel.pci.config import ConfigSpace
 from pykernel.uapi.linux import pci_regs as r
@@ -11,9 +12,8 @@ from pykernel.uapi.linux import pci_regs as r
 if TYPE_CHECKING:
     from pykernel.drivers.idxd.idxd import IdxdDevice
 
-__all__ = ["SUBSYSTEM", "VdsaConfig"]
+__all__ = ["VdsaConfig"]
 
-SUBSYSTEM: Final = (0x8086, 0x2010)
 MSIX, PCIE, ATS, PRI, PASID, SIOV = 0x40, 0x50, 0x100, 0x110, 0x120, 0x130
 EXT_CAP_ID_DVSEC: Final = 0x23
 COMMAND_RW: Final = r.PCI_COMMAND_MEMORY | r.PCI_COMMAND_MASTER | r.PCI_COMMAND_INTX_DISABLE
@@ -29,7 +29,11 @@ class VdsaConfig:
 
     def __init__(self, idxd: IdxdDevice, portals: int) -> None:
         self.space = ConfigSpace(
-            0x8086, idxd.pdev.read_config_word(r.PCI_DEVICE_ID), 0x088000, subsystem=SUBSYSTEM, command_rw=COMMAND_RW
+            0x8086,
+            idxd.pdev.read_config_word(r.PCI_DEVICE_ID),
+            0x088000,
+            subsystem=VDSA_SUBSYSTEM,
+            command_rw=COMMAND_RW,
         )
         self.space.add_bar(0, BAR_SIZE)
         self.space.add_bar(2, portals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EINVAL, ENOSPC, ENOTTY
 from typing import TYPE_CHECKING
 
-from pykernel.drivers.idxd.registers import IDXD_TABLE_OFFSET, MSIX_PERM_PASID_EN
+from pykernel.drivers.idxd.registers import IDXD_TABLE_MULT, IDXD_TABLE_OFFSET, MSIX_PERM_PASID_EN
 from pykernel.drivers.vdsa.regs import VECTORS
 from pykernel.errors import err
 from pykernel.fs.anon import EventFd, eventfd_ctx_fdget
@@ -39,7 +39,7 @@ class ImsTable:
     def __init__(self, idxd: IdxdDevice) -> None:
         self.idxd = idxd
         self.size = idxd.hw.gen_cap.max_ims_mult * 256
-        self.offset = (idxd.reg_base.readq(IDXD_TABLE_OFFSET) >> 48 & 0xFFFF) * 0x100
+        self.offset = (idxd.reg_base.readq(IDXD_TABLE_OFFSET) >> 48 & 0xFFFF) * IDXD_TABLE_MULT
         self.ids = Ida()
 
     def alloc(self, handler: Callable[[], None], name: str) -> ImsEntry:
