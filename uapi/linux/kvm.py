@@ -2227,86 +2227,37 @@ KVM_X86_NOTIFY_VMEXIT_USER: Final = 1 << 1
 # From which kernel's header this was made: names of later ones are not known here
 AS_OF: Final = "6.1"
 
-# Until which kernel a name was there: the clean-up came between 6.1 and 6.12
-OLDER: Final = dict.fromkeys(
-    [
-        "kvm_memory_alias",
-        "KVM_TRC_SHIFT",
-        "KVM_TRC_ENTRYEXIT",
-        "KVM_TRC_HANDLER",
-        "KVM_TRC_VMENTRY",
-        "KVM_TRC_VMEXIT",
-        "KVM_TRC_PAGE_FAULT",
-        "KVM_TRC_HEAD_SIZE",
-        "KVM_TRC_CYCLE_SIZE",
-        "KVM_TRC_EXTRA_MAX",
-        "KVM_TRC_INJ_VIRQ",
-        "KVM_TRC_REDELIVER_EVT",
-        "KVM_TRC_PEND_INTR",
-        "KVM_TRC_IO_READ",
-        "KVM_TRC_IO_WRITE",
-        "KVM_TRC_CR_READ",
-        "KVM_TRC_CR_WRITE",
-        "KVM_TRC_DR_READ",
-        "KVM_TRC_DR_WRITE",
-        "KVM_TRC_MSR_READ",
-        "KVM_TRC_MSR_WRITE",
-        "KVM_TRC_CPUID",
-        "KVM_TRC_INTR",
-        "KVM_TRC_NMI",
-        "KVM_TRC_VMMCALL",
-        "KVM_TRC_HLT",
-        "KVM_TRC_CLTS",
-        "KVM_TRC_LMSW",
-        "KVM_TRC_APIC_ACCESS",
-        "KVM_TRC_TDP_FAULT",
-        "KVM_TRC_GTLB_WRITE",
-        "KVM_TRC_STLB_WRITE",
-        "KVM_TRC_STLB_INVAL",
-        "kvm_user_trace_setup",
-        "__KVM_DEPRECATED_MAIN_W_0x06",
-        "__KVM_DEPRECATED_MAIN_0x07",
-        "__KVM_DEPRECATED_MAIN_0x08",
-        "kvm_breakpoint",
-        "kvm_debug_guest",
-        "__KVM_DEPRECATED_VCPU_W_0x87",
-        "kvm_memory_region",
-        "KVM_TRACE_ENABLE",
-        "KVM_TRACE_PAUSE",
-        "KVM_TRACE_DISABLE",
-        "KVM_SET_MEMORY_REGION",
-        "KVM_SET_MEMORY_ALIAS",
-        "KVM_DEBUG_GUEST",
-        "KVM_DEV_ASSIGN_ENABLE_IOMMU",
-        "KVM_DEV_ASSIGN_PCI_2_3",
-        "KVM_DEV_ASSIGN_MASK_INTX",
-        "kvm_assigned_pci_dev",
-        "KVM_ASSIGN_PCI_DEVICE",
-        "KVM_DEASSIGN_PCI_DEVICE",
-        "KVM_ASSIGN_SET_INTX_MASK",
-        "KVM_DEV_IRQ_HOST_INTX",
-        "KVM_DEV_IRQ_HOST_MSI",
-        "KVM_DEV_IRQ_HOST_MSIX",
-        "KVM_DEV_IRQ_GUEST_INTX",
-        "KVM_DEV_IRQ_GUEST_MSI",
-        "KVM_DEV_IRQ_GUEST_MSIX",
-        "KVM_DEV_IRQ_HOST_MASK",
-        "KVM_DEV_IRQ_GUEST_MASK",
-        "kvm_assigned_irq",
-        "__KVM_DEPRECATED_VM_R_0x70",
-        "KVM_ASSIGN_IRQ",
-        "KVM_ASSIGN_DEV_IRQ",
-        "KVM_DEASSIGN_DEV_IRQ",
-        "kvm_assigned_msix_nr",
-        "KVM_ASSIGN_SET_MSIX_NR",
-        "KVM_MAX_MSIX_PER_DEV",
-        "kvm_assigned_msix_entry",
-        "KVM_ASSIGN_SET_MSIX_ENTRY",
-    ],
-    "6.8",
-) | {"KVM_X86_DISABLE_VALID_EXITS": "6.16", "kvm_run_hypercall.pad": "6.3"}
+# Until which kernel a name was there: the last header that has it, of those from 6.1 to 6.12
+OLDER: Final = {
+    name: last
+    for last, names in {
+        "6.1": "kvm_memory_alias kvm_memory_region KVM_SET_MEMORY_REGION KVM_SET_MEMORY_ALIAS",
+        "6.3": "kvm_run_hypercall.pad",
+        "6.7": """
+            KVM_TRC_SHIFT KVM_TRC_ENTRYEXIT KVM_TRC_HANDLER KVM_TRC_VMENTRY KVM_TRC_VMEXIT KVM_TRC_PAGE_FAULT
+            KVM_TRC_HEAD_SIZE KVM_TRC_CYCLE_SIZE KVM_TRC_EXTRA_MAX KVM_TRC_INJ_VIRQ KVM_TRC_REDELIVER_EVT
+            KVM_TRC_PEND_INTR KVM_TRC_IO_READ KVM_TRC_IO_WRITE KVM_TRC_CR_READ KVM_TRC_CR_WRITE KVM_TRC_DR_READ
+            KVM_TRC_DR_WRITE KVM_TRC_MSR_READ KVM_TRC_MSR_WRITE KVM_TRC_CPUID KVM_TRC_INTR KVM_TRC_NMI
+            KVM_TRC_VMMCALL KVM_TRC_HLT KVM_TRC_CLTS KVM_TRC_LMSW KVM_TRC_APIC_ACCESS KVM_TRC_TDP_FAULT
+            KVM_TRC_GTLB_WRITE KVM_TRC_STLB_WRITE KVM_TRC_STLB_INVAL kvm_user_trace_setup
+            __KVM_DEPRECATED_MAIN_W_0x06 __KVM_DEPRECATED_MAIN_0x07 __KVM_DEPRECATED_MAIN_0x08 kvm_breakpoint
+            kvm_debug_guest __KVM_DEPRECATED_VCPU_W_0x87 KVM_TRACE_ENABLE KVM_TRACE_PAUSE KVM_TRACE_DISABLE
+            KVM_DEBUG_GUEST KVM_ASSIGN_PCI_DEVICE KVM_DEASSIGN_PCI_DEVICE KVM_ASSIGN_SET_INTX_MASK
+            __KVM_DEPRECATED_VM_R_0x70 KVM_ASSIGN_IRQ KVM_ASSIGN_DEV_IRQ KVM_DEASSIGN_DEV_IRQ KVM_ASSIGN_SET_MSIX_NR
+            KVM_ASSIGN_SET_MSIX_ENTRY
+        """,
+        "6.8": """
+            KVM_DEV_ASSIGN_ENABLE_IOMMU KVM_DEV_ASSIGN_PCI_2_3 KVM_DEV_ASSIGN_MASK_INTX kvm_assigned_pci_dev
+            KVM_DEV_IRQ_HOST_INTX KVM_DEV_IRQ_HOST_MSI KVM_DEV_IRQ_HOST_MSIX KVM_DEV_IRQ_GUEST_INTX
+            KVM_DEV_IRQ_GUEST_MSI KVM_DEV_IRQ_GUEST_MSIX KVM_DEV_IRQ_HOST_MASK KVM_DEV_IRQ_GUEST_MASK
+            kvm_assigned_irq kvm_assigned_msix_nr KVM_MAX_MSIX_PER_DEV kvm_assigned_msix_entry
+        """,
+        "6.16": "KVM_X86_DISABLE_VALID_EXITS",  # uncertain: it is in 6.13, and not in 6.19
+    }.items()
+    for name in names.split()
+}
 
-# Which kernel brought a name: after 6.12, by 7.2
+# Which kernel brought a name: after 6.12, by 7.2; by which of them is uncertain
 NEWER: Final = {"kvm_svm_nested_state_hdr.gpat": "7.1"}
 
 OMITTED: Final = {
