@@ -21,8 +21,9 @@ from pykernel.fs.vfs import PAGE_SIZE
 from pykernel.lib.locking import Mutex
 from pykernel.mm.uaccess import copy_from_user, copy_to_user
 from pykernel.mm.vma import Vma
+from pykernel.pci.iomem import natural
 from pykernel.uapi.linux import vfio as v
-from pykernel.vfio.caps import InfoCaps
+from pykernel.vfio.caps import InfoCaps, put_region_info
 from pykernel.vfio.device import VfioDevice
 from pykernel.vfio.main import vfio_set_irqs_validate_and_prepare
 
@@ -40,11 +41,11 @@ SIZES: Final = {REGISTERS: BAR_SIZE, PORTALS: PORTAL_PAGES * PAGE_SIZE, CONFIG: 
 PCI_CFG_ERROR: Final = 0x53  # uncertain: the series names DSA_ERR_PCI_CFG, no public source its number
 
 
-def pieces(pos: int, count: int, sizes: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """How an access is cut: naturally aligned powers of two of *sizes*, the largest first."""
+def pieces(pos: int, count: int, most: int) -> Iterator[tuple[int, int]]:
+    """How an access is cut: naturally aligned powers of two of at most *most* bytes, the largest first."""
     end = pos + count
     while pos < end:
-        size = next(n for n in sizes if end - pos >= n and pos % n == 0)
+        size = natural(pos, min(end - pos, most))
         yield pos, size
         pos += size
 
@@ -175,12 +176,12 @@ class VdsaDevice(VfioDevice):
     def read(self, count: int, pos: int) -> bytes:
         """C: ``ssize_t idxd_vdcm_read(...)``. Raises EINVAL: no such region."""
         with self.dev_lock:
-            return b"".join(self._read(at, size) for at, size in pieces(pos, count, (8, 4, 2, 1)))
+            return b"".join(self._read(at, size) for at, size in pieces(pos, count, 8))
 
     def write(self, data: bytes, pos: int) -> int:
         """C: ``ssize_t idxd_vdcm_write(...)``: at most four bytes at a time. Raises EINVAL: no such region."""
         with self.dev_lock:
-            for at, size in pieces(pos, len(data), (4, 2, 1)):
+            for at, size in pieces(pos, len(data), 4):
                 self._write(at, data[at - pos : at - pos + size])
         return len(data)
 
@@ -255,19 +256,7 @@ class VdsaDevice(VfioDevice):
         if info.index == PORTALS:
             info.flags |= v.VFIO_REGION_INFO_FLAG_MMAP
             caps.add(v.VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, Portal.areas())
-        self._put_region_info(info, caps, arg)
-
-    def _put_region_info(self, info: v.vfio_region_info, caps: InfoCaps, arg: int) -> None:
-        size = v.vfio_region_info.sizeof()
-        chain = b""
-        if caps:
-            info.flags |= v.VFIO_REGION_INFO_FLAG_CAPS
-            if info.argsz < size + caps.size:
-                info.argsz, info.cap_offset = size + caps.size, 0
-            else:
-                info.cap_offset = size
-                chain = caps.shifted(size)
-        copy_to_user(self.kernel, arg, bytes(info) + chain)
+        put_region_info(self.kernel, info, caps, arg)
 
     @ioctl(v.VFIO_DEVICE_GET_IRQ_INFO)
     def get_irq_info(self, info: v.vfio_irq_info, arg: int) -> None:

@@ -13,7 +13,7 @@ from pykernel.pci.function import PciFunction
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["Iomem", "MappedIo"]
+__all__ = ["Iomem", "MappedIo", "natural"]
 
 
 class Iomem:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pykernel.uapi.linux.vfio import vfio_info_cap_header
+from pykernel.mm.uaccess import copy_to_user
+from pykernel.uapi.linux.vfio import VFIO_REGION_INFO_FLAG_CAPS, vfio_info_cap_header, vfio_region_info
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
 
-__all__ = ["InfoCaps"]
+__all__ = ["InfoCaps", "put_region_info"]
 
 
 class InfoCaps:
@@ -48,3 +49,22 @@ class InfoCaps:
             following = offset if n < len(self.caps) else 0
             out += bytes(vfio_info_cap_header(id=id, version=version, next=following)) + payload
         return out
+
+
+def put_region_info(kernel: Kernel, info: vfio_region_info, caps: InfoCaps, arg: int) -> None:
+    """
+    The answer to VFIO_DEVICE_GET_REGION_INFO: *caps* behind *info*, or how large argsz must be for them.
+
+    Raises:
+        EFAULT: *arg* is not the caller's.
+    """
+    # drivers/vfio/pci/vfio_pci_core.c:vfio_pci_ioctl_get_region_info()
+    if caps:
+        size = vfio_region_info.sizeof()
+        info.flags |= VFIO_REGION_INFO_FLAG_CAPS
+        if info.argsz < size + caps.size:
+            info.argsz, info.cap_offset = size + caps.size, 0
+        else:
+            copy_to_user(kernel, arg + size, caps.shifted(size))
+            info.cap_offset = size
+    copy_to_user(kernel, arg, bytes(info))

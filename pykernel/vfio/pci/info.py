@@ -34,7 +34,6 @@ from pykernel.uapi.linux.vfio import (
     VFIO_PCI_VGA_REGION_INDEX,
     VFIO_REGION_INFO_CAP_MSIX_MAPPABLE,
     VFIO_REGION_INFO_CAP_TYPE,
-    VFIO_REGION_INFO_FLAG_CAPS,
     VFIO_REGION_INFO_FLAG_MMAP,
     VFIO_REGION_INFO_FLAG_READ,
     VFIO_REGION_INFO_FLAG_WRITE,
@@ -42,7 +41,7 @@ from pykernel.uapi.linux.vfio import (
     vfio_irq_info,
     vfio_region_info,
 )
-from pykernel.vfio.main import InfoCaps
+from pykernel.vfio.caps import InfoCaps, put_region_info
 from pykernel.vfio.pci.mmap import OFFSET_SHIFT
 
 if TYPE_CHECKING:
@@ -145,15 +144,7 @@ def get_region_info(vdev: VfioPciCoreDevice, info: vfio_region_info, arg: int) -
     else:
         _special(vdev, info, caps)
     info.offset = index << OFFSET_SHIFT
-    if caps:
-        size = vfio_region_info.sizeof()
-        info.flags |= VFIO_REGION_INFO_FLAG_CAPS
-        if info.argsz < size + caps.size:
-            info.argsz, info.cap_offset = size + caps.size, 0
-        else:
-            copy_to_user(vdev.kernel, arg + size, caps.shifted(size))
-            info.cap_offset = size
-    copy_to_user(vdev.kernel, arg, bytes(info))
+    put_region_info(vdev.kernel, info, caps, arg)
 
 
 def get_irq_info(vdev: VfioPciCoreDevice, info: vfio_irq_info, arg: int) -> None:
