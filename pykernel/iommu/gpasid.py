@@ -65,6 +65,7 @@ __all__ = [
     "GuestPasids",
     "GuestSvm",
     "SvmDev",
+    "check_pasid",
     "device_info",
     "iommu_sva_bind_gpasid",
     "iommu_sva_unbind_gpasid",
@@ -336,6 +337,12 @@ def nesting_supported(unit: IntelIommu) -> bool:
     return unit.scalable and unit.caps.nest
 
 
+def check_pasid(pasid: int) -> None:
+    """Raises EINVAL: a guest's tables cannot be for *pasid*: it is 0, or has more than 20 bits."""
+    if not 0 < pasid < PASID_MAX:
+        raise err(EINVAL, f"PASID {pasid:#x}")
+
+
 def the_domain(domain: IommuDomain) -> PagingDomain:
     """*domain* with page tables. Raises ENODEV: it has none, so there is no such operation."""
     if not isinstance(domain, PagingDomain):
@@ -386,8 +393,7 @@ def iommu_sva_bind_gpasid(
     if data.flags & IOMMU_SVA_HPASID_DEF:
         core.bind_default(paging, dev, data, default_pasid)
         return
-    if not 0 < data.hpasid < PASID_MAX:
-        raise err(EINVAL, f"PASID {data.hpasid:#x}")
+    check_pasid(data.hpasid)
     core.bind(paging, dev, data)
 
 
@@ -422,8 +428,7 @@ def iommu_sva_unbind_gpasid(
     if data.flags & IOMMU_SVA_HPASID_DEF:
         core.unbind_default(dev, default_pasid)
         return
-    if not 0 < data.hpasid < PASID_MAX:
-        raise err(EINVAL, f"PASID {data.hpasid:#x}")
+    check_pasid(data.hpasid)
     core.unbind(dev, data.hpasid, by_owner=True)
 
 

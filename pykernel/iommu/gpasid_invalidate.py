@@ -11,9 +11,8 @@ from errno import EINVAL, ENODEV
 from typing import TYPE_CHECKING, Final
 
 from pykernel.errors import err
-from pykernel.iommu.gpasid import GuestPasids, device_info, the_domain
+from pykernel.iommu.gpasid import GuestPasids, check_pasid, device_info, the_domain
 from pykernel.iommu.gpasid_data import copy_invalidate_info
-from pykernel.iommu.pasid import PASID_MAX
 from pykernel.iommu.qi import PC_ALL_PASIDS, PC_PASID_SEL
 from pykernel.log import ERR
 from pykernel.pci.dev import PciDev
@@ -101,8 +100,7 @@ def _pasid(dev: PciDev, info: iommu_cache_invalidate_info, default_pasid: int) -
         pasid = by_addr.pasid
     else:
         return default_pasid
-    if not 0 < pasid < PASID_MAX:
-        raise err(EINVAL, f"PASID {pasid:#x}")
+    check_pasid(pasid)
     core = dev.kernel.sub(GuestPasids)
     core.owner_of(pasid)
     if core.find(dev, pasid) is None:
