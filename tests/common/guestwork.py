@@ -1,4 +1,4 @@
-"""What processes do with a work queue, on the host and in guests, for tests: copy, look, and count retries."""
+"""What processes and kernels do with a work queue, on the host and in guests, for tests: copy, look, count retries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from mmap import MAP_SHARED, PROT_WRITE
 from typing import Any
 
+from pykernel.base.module import Modules
+from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT
+from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
+from pykernel.pci.core import Pci
+from pykernel.tools.vmm.setup import enable
+from pykernel.tools.vmm.vmm import DSA_SLOT, Vmm
 from pykernel.uapi.linux.idxd import (
     DSA_OPCODE_MEMMOVE,
     IDXD_OP_FLAG_CRAV,
@@ -15,7 +21,7 @@ from pykernel.uapi.linux.idxd import (
     dsa_hw_desc,
 )
 
-__all__ = ["QUEUE", "Client", "TooManyRetries"]
+__all__ = ["QUEUE", "Client", "TooManyRetries", "copy", "kernel_copy", "running"]
 
 QUEUE = "/dev/dsa/wq0.0"
 PAGE = 4096
@@ -99,3 +105,42 @@ class Client:
 
     def __exit__(self, *_exc):
         self.close()
+
+
+def running(host, **kw):
+    """A machine whose guest has its queue enabled."""
+    vmm = Vmm(host, **kw)
+    vmm.run(lambda: enable(vmm.process()))
+    return vmm
+
+
+def copy(vmm, data, **kw):
+    """A process of the guest that copies once: what arrived."""
+    proc = vmm.process(comm="app")
+    try:
+        with Client(proc, **kw) as client:
+            return client.copy(data)
+    finally:
+        proc.exit()
+
+
+def kernel_copy(vmm, data):
+    """A copy by the guest's kernel, by its DMA API and a queue of its own: what arrived, what the callback heard."""
+    kernel = vmm.guest.kernel
+    proc = vmm.process()
+    pdev = kernel.sub(Pci).devices[DSA_SLOT]
+    chan = kernel.sub(Modules).loaded["idxd"].bus.devices["wq0.0"].idxd_chan
+    src, dst = dma_alloc_coherent(pdev, len(data)), dma_alloc_coherent(pdev, len(data))
+    src.write(0, data)
+    results = []
+    chan.chan_get()
+    desc = chan.prep_memcpy(dst.addr, src.addr, len(data), DMA_PREP_INTERRUPT)
+    desc.txd.callback = results.append
+    chan.tx_submit(desc)
+    proc.poll([], 5)
+    arrived = dst.read(0, len(data))
+    chan.chan_put()
+    for buffer in (src, dst):
+        dma_free_coherent(buffer)
+    proc.exit()
+    return arrived, results

@@ -11,13 +11,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from guestwork import Client
+from guestwork import Client, kernel_copy
 
 from pykernel import boot
-from pykernel.base.module import Modules
-from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT
-from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
-from pykernel.pci.core import Pci
 from pykernel.tools.vmm.setup import enable, prepare
 from pykernel.tools.vmm.vmm import Vmm
 
@@ -215,29 +211,14 @@ def test_a_dedicated_queue_the_virtual_device_translates(machine):
     assert machine.said() == CLOSE_DEDICATED.strip()
 
 
-def kernel_copy(vmm):
-    """A copy by the guest's kernel, through its DMA API: what arrived, and what the callback heard."""
-    kernel = vmm.guest.kernel
-    proc = kernel.process()
+def enabled_copy(vmm):
+    """A copy by the guest's kernel, with the queue its own for that long: what arrived, and what the callback heard."""
+    proc = vmm.process()
     enable(proc, kind="kernel")
-    pdev = kernel.sub(Pci).devices["0000:00:04.0"]
-    module: Any = kernel.sub(Modules).loaded["idxd"]
-    chan = module.bus.devices["wq0.0"].idxd_chan
-    src, dst = dma_alloc_coherent(pdev, 4096), dma_alloc_coherent(pdev, 4096)
-    src.write(0, DATA)
-    results = []
-    chan.chan_get()
-    desc = chan.prep_memcpy(dst.addr, src.addr, len(DATA), DMA_PREP_INTERRUPT)
-    desc.txd.callback = results.append
-    chan.tx_submit(desc)
-    proc.poll([], 5)
-    arrived = dst.read(0, len(DATA))
-    chan.chan_put()
-    for buffer in (src, dst):
-        dma_free_coherent(buffer)
+    copied = kernel_copy(vmm, DATA)
     proc.write_text("/sys/bus/dsa/drivers/dmaengine/unbind", "wq0.0")
     proc.exit()
-    return arrived, results
+    return copied
 
 
 @pytest.mark.parametrize(
@@ -248,7 +229,7 @@ def kernel_copy(vmm):
 )
 def test_the_guest_s_kernel_has_a_queue_too(machine):
     """Its addresses are its own IOMMU's or guest-physical ones; the interrupt of the completion is the guest's."""
-    arrived, results = machine.vmm.run(lambda: kernel_copy(machine.vmm))
+    arrived, results = machine.vmm.run(lambda: enabled_copy(machine.vmm))
 
     assert arrived == DATA
     assert results == ["NOERROR"]

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from errno import ENODEV
-from typing import Any
 
 import pytest
-from guestwork import Client
+from guestwork import Client, copy, kernel_copy, running
 
 from pykernel import boot
-from pykernel.base.module import Modules
-from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT
-from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
-from pykernel.pci.core import Pci
 from pykernel.surfaces.explore import explore
 from pykernel.tools.dsa import enable_wq
 from pykernel.tools.vmm.setup import enable, prepare
@@ -45,27 +40,11 @@ def root(host):
     proc.exit()
 
 
-def copy(vmm, data=DATA, **kw):
-    """A process of the guest that copies once."""
-    proc = vmm.process(comm="app")
-    try:
-        with Client(proc, **kw) as client:
-            return client.copy(data)
-    finally:
-        proc.exit()
-
-
-def running(host, **kw):
-    vmm = Vmm(host, memory=MEMORY, **kw)
-    vmm.run(lambda: enable(vmm.process()))
-    return vmm
-
-
 @pytest.mark.parametrize("vcpus", [1, 2, 4])
 def test_its_processes_copy_by_whatever_processor(host, root, vcpus):
-    vmm = running(host, vcpus=vcpus)
+    vmm = running(host, memory=MEMORY, vcpus=vcpus)
 
-    threads = [vmm.spawn(lambda: copy(vmm)) for _ in range(8)]
+    threads = [vmm.spawn(lambda: copy(vmm, DATA)) for _ in range(8)]
     vmm.wait(threads)
 
     assert [(t.error, t.result == DATA) for t in threads] == [(None, True)] * 8
@@ -73,7 +52,7 @@ def test_its_processes_copy_by_whatever_processor(host, root, vcpus):
 
 
 def test_what_a_task_of_the_guest_raises_is_raised(host, root):
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
 
     with pytest.raises(OSError, match="No such file") as caught:
         vmm.run(lambda: vmm.process().open("/dev/dsa/wq7.7"))
@@ -84,9 +63,9 @@ def test_what_a_task_of_the_guest_raises_is_raised(host, root):
 
 def test_numbers_may_be_the_host_s(host, root):
     """What cannot move to another host: the guest has the host's own PASIDs."""
-    vmm = running(host, pasids="identity")
+    vmm = running(host, memory=MEMORY, pasids="identity")
 
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     seen = vmm.run(lambda: _open_and_look(vmm))
 
     assert all(guest == number for guest, number in seen.items())
@@ -103,20 +82,20 @@ def _open_and_look(vmm):
 
 def test_a_machine_that_is_killed_leaves_nothing(host, root):
     """Also with PASIDs bound and commands on their way; the queue is as free as before."""
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
     for _ in range(5):
         vmm.spawn(lambda: copy(vmm, DATA * 4))
     host.sched.idle_until(lambda: bool(vmm.pasids.bound.keys() - {0}), 10**9)
 
     vmm.kill()
 
-    again = running(host, name="again")
-    assert again.run(copy, again) == DATA
+    again = running(host, memory=MEMORY, name="again")
+    assert again.run(copy, again, DATA) == DATA
     again.shutdown()
 
 
 def test_a_machine_that_is_paused_executes_nothing_and_goes_on_where_it_was(host, root):
-    vmm = running(host, vcpus=2)
+    vmm = running(host, memory=MEMORY, vcpus=2)
     turns = []
 
     def count():
@@ -137,24 +116,24 @@ def test_a_machine_that_is_paused_executes_nothing_and_goes_on_where_it_was(host
     vmm.wait([thread])
 
     assert turns == list(range(50))
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
 def test_a_dedicated_queue_is_one_machine_s(host, root):
-    vmm = running(host, mdev="1dwq")
+    vmm = running(host, memory=MEMORY, mdev="1dwq")
 
     with pytest.raises(OSError, match="No such device") as caught:
         Vmm(host, name="second", memory=MEMORY, mdev="1dwq")
 
     assert caught.value.errno == ENODEV
-    assert vmm.run(lambda: copy(vmm, shared=False)) == DATA
+    assert vmm.run(lambda: copy(vmm, DATA, shared=False)) == DATA
     vmm.shutdown()
 
 
 def test_two_guests_with_the_same_number_do_not_meet(host, root):
     """Both processes are PASID 1 in their machine."""
-    one, two = running(host, name="one"), running(host, name="two")
+    one, two = running(host, memory=MEMORY, name="one"), running(host, memory=MEMORY, name="two")
     made = {}
 
     def opens(vmm):
@@ -174,7 +153,7 @@ def test_two_guests_with_the_same_number_do_not_meet(host, root):
 
 def test_a_guest_that_makes_a_pasid_up_is_told_to_retry(host, root):
     """ENQCMDS with a number that nobody bound: exit 73, ZF=1; the accelerator hears nothing of it."""
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
     events = host.trace.record()
 
     def forge():
@@ -192,7 +171,7 @@ def test_a_page_that_is_not_there_is_the_guest_kernel_s_to_find(host):
     """Page request: device, host's queue, VMM, guest's queue, the guest's kernel, and the answer all the way back."""
     proc = host.process()
     prepare(proc, shared=16, block_on_fault=1)
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
     host_events = host.trace.record()
     guest_events = vmm.guest.kernel.trace.record()
 
@@ -235,24 +214,8 @@ def test_a_whole_accelerator_is_the_guest_s_to_configure(profile):
         proc = vmm.process()
         more = {"driver_name": "dmaengine"} if profile == "linux-6.12" else {}
         enable_wq(proc, "wq0.0", size=8, type="kernel", name="dmaengine", **more)
-        kernel = vmm.guest.kernel
-        pdev = kernel.sub(Pci).devices["0000:00:04.0"]
-        module: Any = kernel.sub(Modules).loaded["idxd"]
-        chan = module.bus.devices["wq0.0"].idxd_chan
-        src, dst = dma_alloc_coherent(pdev, 4096), dma_alloc_coherent(pdev, 4096)
-        src.write(0, DATA)
-        results = []
-        chan.chan_get()
-        desc = chan.prep_memcpy(dst.addr, src.addr, len(DATA), DMA_PREP_INTERRUPT)
-        desc.txd.callback = results.append
-        chan.tx_submit(desc)
-        proc.poll([], 5)
-        arrived = dst.read(0, len(DATA))
-        chan.chan_put()
-        for buffer in (src, dst):
-            dma_free_coherent(buffer)
         proc.exit()
-        return arrived, results
+        return kernel_copy(vmm, DATA)
 
     assert vmm.run(use) == (DATA, ["NOERROR"])
     vmm.shutdown()
@@ -272,8 +235,8 @@ def _interleaved(host):
     for vmm in vms:
         vmm.run(lambda vmm=vmm: enable(vmm.process()))
         vmm.guest.kernel.sched.explore("random", host.sched.seed)
-    threads = [vms[0].spawn(lambda: [copy(vms[0]) for _ in range(2)]) for _ in range(3)]
-    doomed = [vms[1].spawn(lambda: copy(vms[1])) for _ in range(3)]
+    threads = [vms[0].spawn(lambda: [copy(vms[0], DATA) for _ in range(2)]) for _ in range(3)]
+    doomed = [vms[1].spawn(lambda: copy(vms[1], DATA)) for _ in range(3)]
 
     def here():
         proc = host.process()

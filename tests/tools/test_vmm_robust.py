@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any, cast
 
 import pytest
-from guestwork import Client
+from guestwork import copy, running
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,32 +44,17 @@ def ready(host):
     return host
 
 
-def running(host, **kw):
-    vmm = Vmm(host, memory=MEMORY, **kw)
-    vmm.run(lambda: enable(vmm.process()))
-    return vmm
-
-
-def copy(vmm):
-    proc = vmm.process(comm="app")
-    try:
-        with Client(proc) as client:
-            return client.copy(DATA)
-    finally:
-        proc.exit()
-
-
 # ---- making one
 
 
 def test_a_name_that_is_taken_is_eexist_and_the_other_machine_goes_on(ready):
-    vmm = running(ready, name="x")
+    vmm = running(ready, memory=MEMORY, name="x")
 
     with pytest.raises(FileExistsError) as caught:
         Vmm(ready, name="x", memory=MEMORY)
 
     assert caught.value.errno == EEXIST
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
@@ -102,8 +87,8 @@ def test_a_machine_that_cannot_be_is_a_sentence_and_leaves_nothing(ready, mistak
     with pytest.raises(ValueError, match=says):
         Vmm(ready, **{"memory": MEMORY, **mistake})
 
-    vmm = running(ready)  # of the same name
-    assert vmm.run(copy, vmm) == DATA
+    vmm = running(ready, memory=MEMORY)  # of the same name
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
@@ -111,7 +96,7 @@ def test_a_machine_as_small_as_can_be_works(ready):
     vmm = Vmm(ready, memory=LEAST_MEMORY)
     vmm.run(lambda: enable(vmm.process()))
 
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
@@ -133,12 +118,12 @@ def calls_of_the_host(host, vmm):
 
 @pytest.mark.parametrize("what", ["system call", "run", "spawn", "wait", "gather", "shutdown", "kill", "another"])
 def test_a_guest_s_program_cannot_call_the_host(ready, what):
-    vmm = running(ready)
+    vmm = running(ready, memory=MEMORY)
 
     with pytest.raises(RuntimeError, match="a guest's program cannot call the host"):
         vmm.run(calls_of_the_host(ready, vmm)[what])
 
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
@@ -159,7 +144,7 @@ def test_a_guest_s_process_is_used_inside_only(ready):
 
 @pytest.mark.parametrize("where", [0x100000, ECAM_BASE, DMAR_BASE & -0x10000])
 def test_a_bar_over_ram_or_the_platform_takes_nothing_from_it(ready, where):
-    vmm = running(ready)
+    vmm = running(ready, memory=MEMORY)
 
     def move(bar, to):
         vmm.guest.mmio_write(ECAM + 0x10 + 4 * bar, 4, to & 0xFFFFFFFF)
@@ -173,7 +158,7 @@ def test_a_bar_over_ram_or_the_platform_takes_nothing_from_it(ready, where):
         return ident & 0xFFFF
 
     assert vmm.run(moved) == 0x8086
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
@@ -182,7 +167,7 @@ def test_registers_that_say_all_ones_halt_the_driver(profile):
     """A program of the guest turns memory decoding off while an interrupt is on its way."""
     host = boot("vmm", profile=profile)
     prepare(host.process())
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
 
     def odd():
         bar0 = vmm.devices[DSA_SLOT].bars[0][0]
@@ -198,7 +183,7 @@ def test_registers_that_say_all_ones_halt_the_driver(profile):
 
 def test_a_guest_s_kernel_that_spins_on_a_device_is_told_of(ready, monkeypatch):
     monkeypatch.setattr("pykernel.tools.vmm.guest.SOFT_LOCKUP", 300)
-    vmm = running(ready)
+    vmm = running(ready, memory=MEMORY)
 
     def spins():
         while True:
@@ -206,7 +191,7 @@ def test_a_guest_s_kernel_that_spins_on_a_device_is_told_of(ready, monkeypatch):
 
     with pytest.raises(Oops, match="soft lockup"):
         vmm.run(spins)
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
 
 
@@ -214,7 +199,7 @@ def test_a_guest_s_kernel_that_spins_on_a_device_is_told_of(ready, monkeypatch):
 
 
 def test_who_waits_for_a_machine_that_died_is_told_why(ready, monkeypatch):
-    vmm = running(ready)
+    vmm = running(ready, memory=MEMORY)
 
     def broken(*_):
         raise ZeroDivisionError("broken VMM")
@@ -231,7 +216,7 @@ def test_who_waits_for_a_machine_that_died_is_told_why(ready, monkeypatch):
 
 @pytest.mark.parametrize(("end", "says"), [("kill", "was killed"), ("shutdown", "was switched off")])
 def test_a_machine_that_ended_runs_nothing(ready, end, says):
-    vmm = running(ready)
+    vmm = running(ready, memory=MEMORY)
     getattr(vmm, end)()
 
     with pytest.raises(Died, match=says):
@@ -241,8 +226,8 @@ def test_a_machine_that_ended_runs_nothing(ready, end, says):
 
 def test_a_machine_that_was_killed_is_collected_as_garbage(ready):
     """Its parts are a dead cycle then, views of its memory among them."""
-    vmm = running(ready)
-    vmm.run(copy, vmm)
+    vmm = running(ready, memory=MEMORY)
+    vmm.run(copy, vmm, DATA)
     vmm.kill()
     del vmm
     gc.collect()
@@ -296,14 +281,14 @@ def test_a_removal_that_nobody_can_end_leaves_all_as_before(path, text, dedicate
     host = boot("vmm")
     root = host.process()
     prepare(root, shared=16, dedicated=dedicated)
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
     where = path.format(vmm.mdev)
 
     for _ in range(2):
         with pytest.raises(OSError, match="Input/output error") as caught:
             root.write_text(where, text)
         assert caught.value.errno == EIO
-        assert vmm.run(copy, vmm) == DATA
+        assert vmm.run(copy, vmm, DATA) == DATA
         assert root.listdir("/sys/class/mdev_bus") == [FUNCTION]
     assert [type(e) for e in host.oopses] == [HungTask] * 2
     host.oopses.clear()
@@ -375,13 +360,13 @@ def test_a_process_of_the_host_leaves_pasids_for_a_machine():
     prepare(root, shared=16)
     assert memmove(root, "/dev/dsa/wq0.0", DATA) == DATA
 
-    vmm = running(host)
+    vmm = running(host, memory=MEMORY)
 
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     with pytest.raises(OSError, match="No space left") as caught:  # each machine is promised a thousand
         Vmm(host, name="second", memory=MEMORY)
     assert caught.value.errno == ENOSPC
-    assert vmm.run(copy, vmm) == DATA
+    assert vmm.run(copy, vmm, DATA) == DATA
     vmm.shutdown()
     host.shutdown()
     assert host.oopses == []

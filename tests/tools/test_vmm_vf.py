@@ -14,14 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from guestwork import Client
+from guestwork import Client, kernel_copy
 
 from pykernel import boot
 from pykernel.base.module import Modules
 from pykernel.drivers.idxd.device import wq_set_pasid
-from pykernel.drivers.idxd.dmaengine import DMA_PREP_INTERRUPT
 from pykernel.hw.dsa.regs import IMS
-from pykernel.iommu.dma import dma_alloc_coherent, dma_free_coherent
 from pykernel.machine import PciSpec, load
 from pykernel.pci.core import Pci
 from pykernel.pci.irq import Irqs
@@ -211,24 +209,8 @@ def test_the_guest_s_own_kernel_uses_the_function_too(host):
         proc = vmm.process()
         more = {"driver_name": "dmaengine"} if host.profile.name == "linux-6.12" else {}
         enable_wq(proc, "wq0.0", size=8, type="kernel", name="dmaengine", **more)
-        kernel = vmm.guest.kernel
-        pdev = kernel.sub(Pci).devices[SLOT]
-        loaded: Any = kernel.sub(Modules).loaded["idxd"]
-        chan = loaded.bus.devices["wq0.0"].idxd_chan
-        src, dst = dma_alloc_coherent(pdev, 4096), dma_alloc_coherent(pdev, 4096)
-        src.write(0, DATA)
-        results = []
-        chan.chan_get()
-        desc = chan.prep_memcpy(dst.addr, src.addr, len(DATA), DMA_PREP_INTERRUPT)
-        desc.txd.callback = results.append
-        chan.tx_submit(desc)
-        proc.poll([], 5)
-        arrived = dst.read(0, len(DATA))
-        chan.chan_put()
-        for buffer in (src, dst):
-            dma_free_coherent(buffer)
         proc.exit()
-        return arrived, results
+        return kernel_copy(vmm, DATA)
 
     assert vmm.run(use) == (DATA, ["NOERROR"])
     cloud.close()
