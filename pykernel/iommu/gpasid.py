@@ -49,7 +49,13 @@ from pykernel.iommu.pasid import (
 from pykernel.lib.locking import Mutex
 from pykernel.lib.notifier import NOTIFY_DONE, NOTIFY_OK, NotifierBlock
 from pykernel.pci.dev import PciDev
-from pykernel.uapi.linux.iommu import IOMMU_SVA_GPASID_VAL
+from pykernel.uapi.linux.iommu import (
+    IOMMU_SVA_GPASID_VAL,
+    IOMMU_SVA_VTD_GPASID_EAFE,
+    IOMMU_SVA_VTD_GPASID_SRE,
+    IOMMU_SVA_VTD_GPASID_WPE,
+)
+from pykernel.uapi.linux.iommufd import IOMMU_VTD_S1_EAFE, IOMMU_VTD_S1_SRE, IOMMU_VTD_S1_WPE
 from pykernel.uapi.rfc.vfio_nesting import IOMMU_SVA_HPASID_DEF
 
 if TYPE_CHECKING:
@@ -76,7 +82,11 @@ __all__ = [
     "unbind_all",
 ]
 
-S1_FLAGS: Final = ((1 << 0, 1 << 0), (1 << 1, 1 << 1), (1 << 6, 1 << 2))  # SRE, EAFE, WPE: as posted, of an entry
+S1_FLAGS: Final = (  # as the guest's IOMMU has them, as the entry's function takes them
+    (IOMMU_SVA_VTD_GPASID_SRE, IOMMU_VTD_S1_SRE),
+    (IOMMU_SVA_VTD_GPASID_EAFE, IOMMU_VTD_S1_EAFE),
+    (IOMMU_SVA_VTD_GPASID_WPE, IOMMU_VTD_S1_WPE),
+)
 
 
 class SvmDev:

@@ -15,6 +15,7 @@ from pykernel.errors import err
 from pykernel.iommu.qi import IOTLB_DSI, MAX_AGAW_PFN_WIDTH, PC_PASID_SEL
 from pykernel.log import ERR
 from pykernel.mm.phys import PAGE_SIZE
+from pykernel.uapi.linux.iommufd import IOMMU_VTD_S1_EAFE, IOMMU_VTD_S1_SRE, IOMMU_VTD_S1_WPE
 
 if TYPE_CHECKING:
     from pykernel.base.core import Device
@@ -48,7 +49,6 @@ PASID_MIN: Final = 1
 PASID_MAX: Final = 0x100000
 PASID_PDE_SHIFT: Final = 6
 FLPT_DEFAULT_DID: Final = 1  # of first-stage-only and pass-through entries
-NUM_RESERVED_DID: Final = 2
 
 PASID_FLAG_SUPERVISOR_MODE: Final = 1 << 0
 PASID_FLAG_FL5LP: Final = 1 << 1
@@ -61,9 +61,6 @@ PWSNP, PGSNP = 1 << 23, 1 << 24  # of the second word
 SRE, FSPM_5LP, WPE, NXE, EAFE = 1 << 0, 1 << 2, 1 << 4, 1 << 5, 1 << 7  # of the third
 PAGE_MASK: Final = (1 << 64) - PAGE_SIZE
 WORDS: Final = 8  # of an entry
-
-# include/uapi/linux/iommufd.h: IOMMU_VTD_S1_*
-S1_SRE, S1_EAFE, S1_WPE = 1 << 0, 1 << 1, 1 << 2
 ADDR_WIDTH_4LEVEL, ADDR_WIDTH_5LEVEL = 48, 57
 
 
@@ -254,9 +251,9 @@ def intel_pasid_setup_nested(
     if width == ADDR_WIDTH_5LEVEL and not caps.fs5lp:
         dev.err("5-level paging not supported")
         raise err(EINVAL)
-    if flags & S1_SRE and not caps.srs:
+    if flags & IOMMU_VTD_S1_SRE and not caps.srs:
         raise _refuse(unit, "No supervisor request support")
-    if flags & S1_EAFE and not caps.eafs:
+    if flags & IOMMU_VTD_S1_EAFE and not caps.eafs:
         raise _refuse(unit, "No extended access flag support")
     at = _claim(info, pasid)
     first = domain.table.root | domain.agaw << AW_SHIFT | PGTT_NESTED << PGTT_SHIFT
@@ -264,8 +261,10 @@ def intel_pasid_setup_nested(
     second = domain.id if did is None else did
     second |= (PWSNP if caps.smpwcs else 0) | (PGSNP if domain.force_snooping else 0)
     third = pgd_gpa & PAGE_MASK | (FSPM_5LP if width == ADDR_WIDTH_5LEVEL else 0)
-    third |= (SRE if flags & S1_SRE else 0) | (WPE if flags & S1_SRE and flags & S1_WPE else 0)
-    _store(info, at, pasid, (first, second, third | (EAFE if flags & S1_EAFE else 0)))
+    third |= (SRE if flags & IOMMU_VTD_S1_SRE else 0) | (
+        WPE if flags & IOMMU_VTD_S1_SRE and flags & IOMMU_VTD_S1_WPE else 0
+    )
+    _store(info, at, pasid, (first, second, third | (EAFE if flags & IOMMU_VTD_S1_EAFE else 0)))
 
 
 # ---- changes of present entries
