@@ -22,6 +22,7 @@ from pykernel.fs.vfs import PAGE_SIZE, File, Inode, PollTable, no_llseek
 from pykernel.iommu.sva import iommu_sva_bind_device, iommu_sva_unbind_device
 from pykernel.lib.idr import Ida
 from pykernel.mm.vma import VM_DONTCOPY, Vma
+from pykernel.pci.iomem import MappedIo
 from pykernel.task import CAP_SYS_RAWIO
 from pykernel.uapi.linux.eventpoll import EPOLLIN, EPOLLNVAL, EPOLLRDNORM
 from pykernel.uapi.linux.idxd import (
@@ -33,7 +34,6 @@ from pykernel.uapi.linux.idxd import (
 
 if TYPE_CHECKING:
     from pykernel.kernel import Kernel
-    from pykernel.pci.iomem import Iomem
 
 MINORMASK = (1 << 20) - 1
 
@@ -215,32 +215,6 @@ def _cdev_open(wq: IdxdWq, inode: Inode, flags: int) -> CdevFile:
     return CdevFile(inode, flags, ctx)
 
 
-class PortalIo:
-    """A limited portal in a client's address space: stores of 64 bytes are submissions, loads give all ones."""
-
-    def __init__(self, portal: Iomem) -> None:
-        self.portal = portal
-
-    def read(self, off: int, n: int) -> bytes:
-        """A load."""
-        return self.portal.read(off % PAGE_SIZE, n).to_bytes(n, "little")
-
-    def write(self, off: int, data: bytes) -> None:
-        """A store; what is not 64 bytes is for the silicon to ignore."""
-        if len(data) == DESC_SIZE:
-            self.portal.posted(off % PAGE_SIZE, data)
-        else:
-            self.portal.write(off % PAGE_SIZE, len(data), int.from_bytes(data, "little"))
-
-    def enqcmd(self, off: int, data: bytes) -> bool:
-        """ENQCMD, the PASID filled in by the CPU; True when it was accepted."""
-        return self.portal.dmwr(off % PAGE_SIZE, data)
-
-    def phys_addr(self, off: int) -> int:
-        """Where the byte at *off* is on the bus."""
-        return self.portal.start + off % PAGE_SIZE
-
-
 class CdevFile(File):
     """An open work queue: ``idxd_cdev_fops``."""
 
@@ -313,7 +287,8 @@ class CdevFile(File):
             raise err(EINVAL, "more than one page")
         vma.vm_flags |= VM_DONTCOPY
         vma.vm_private_data = self.ctx
-        vma.io = PortalIo(idxd.pdev.iomap(IDXD_WQ_BAR, portal_offset(wq), IDXD_PORTAL_SIZE))
+        portal = idxd.pdev.iomap(IDXD_WQ_BAR, portal_offset(wq), IDXD_PORTAL_SIZE)
+        vma.io = MappedIo(portal, vma.vm_pgoff * PAGE_SIZE)
 
     def poll(self, pt: PollTable) -> int:
         """Readable while the device has a software error. C: ``__poll_t idxd_cdev_poll(...)``."""
