@@ -71,6 +71,11 @@ class Client:
 
     def submit(self, **fields):
         """A descriptor, and its completion record."""
+        self.send(**fields)
+        return self.wait()
+
+    def send(self, **fields):
+        """A descriptor, and no look at what becomes of it."""
         self.proc.mem.write(self.record, bytes(32))
         flags = IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR
         desc = bytes(dsa_hw_desc(flags=flags, completion_addr=self.record, **fields))
@@ -78,7 +83,6 @@ class Client:
             self._enqcmd(desc)
         else:
             self.proc.movdir64b(self.portal, desc)
-        return self.wait()
 
     def _enqcmd(self, desc):
         for _ in range(RETRIES):

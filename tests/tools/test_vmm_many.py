@@ -16,10 +16,13 @@ from guestwork import Client
 from pykernel import boot
 from pykernel.tools.vmm.setup import enable, prepare
 from pykernel.tools.vmm.vmm import Vmm
+from pykernel.uapi.linux.idxd import DSA_OPCODE_MEMMOVE
 
 SEED = int(os.environ.get("VMM_SEED", str(time.time_ns() % 1_000_000)))
 VMS, IN_EACH, ON_HOST = 8, 125, 50
 MEMORY = 32 << 20
+DESERTS = 0.3
+PAGE = 4096
 
 
 def pattern(where, n, size):
@@ -27,14 +30,22 @@ def pattern(where, n, size):
     return random.Random(f"{where} {n}").randbytes(size)
 
 
-def copies(kernel, where, n, rng):
-    """A process that lives for a few copies: its number of retries. Raises AssertionError: wrong bytes."""
+def copies(kernel, where, n, rng, deserts=0.0):
+    """
+    A process that lives for a few copies: its number of retries. Raises AssertionError: wrong bytes.
+
+    With a probability of *deserts* it ends with a command in flight, so its PASID is unbound then.
+    """
     proc = kernel.process(comm=f"{where}-{n}")
     try:
         with Client(proc) as client:
             for turn in range(rng.randrange(1, 4)):
                 data = pattern(where, n * 10 + turn, rng.randrange(1, 9000))
                 assert client.copy(data) == data, f"{where} {n}: somebody else's bytes"
+            if rng.random() < deserts:
+                at = proc.mem.alloc(2 * PAGE, align=PAGE)
+                proc.mem.write(at, pattern(where, n, 2 * PAGE))
+                client.send(opcode=DSA_OPCODE_MEMMOVE, src_addr=at, dst_addr=at + PAGE, xfer_size=PAGE)
         return client.retries
     finally:
         proc.exit()
@@ -51,15 +62,18 @@ class Cloud:
         self.vms = [Vmm(self.host, name=f"vm{n}", memory=MEMORY, **kw) for n in range(vms)]
         for vmm in self.vms:
             vmm.run(lambda vmm=vmm: enable(vmm.process()))
+        self.host.sched.explore("random", seed)
+        for vmm in self.vms:
+            vmm.guest.kernel.sched.explore("random", seed)
 
-    def spawn(self, vmm, n):
+    def spawn(self, vmm, n, deserts=0.0):
         seed = self.rng.random()
         kernel = vmm.guest.kernel
-        return vmm.spawn(lambda: copies(kernel, vmm.name, n, random.Random(seed)), f"{vmm.name}-{n}")
+        return vmm.spawn(lambda: copies(kernel, vmm.name, n, random.Random(seed), deserts), f"{vmm.name}-{n}")
 
-    def spawn_here(self, n):
+    def spawn_here(self, n, deserts=0.0):
         seed = self.rng.random()
-        return self.host.spawn(lambda: copies(self.host, "host", n, random.Random(seed)), f"host-{n}")
+        return self.host.spawn(lambda: copies(self.host, "host", n, random.Random(seed), deserts), f"host-{n}")
 
     def wait(self, threads):
         self.host.sched.idle_until(lambda: all(t.done for t in threads))
@@ -99,11 +113,11 @@ def test_a_thousand_processes_of_eight_machines_and_fifty_of_the_host_share_sixt
 
 
 def test_machines_that_die_take_nothing_with_them(cloud):
-    """Half of the machines are killed in the middle of things: the others and the host lose no byte."""
+    """Half of the machines are killed, and PASIDs unbound, in the middle of things: the others lose no byte."""
     doomed, living = cloud.vms[::2], cloud.vms[1::2]
-    lost = {vmm.name: [cloud.spawn(vmm, n) for n in range(IN_EACH)] for vmm in doomed}
-    threads = [cloud.spawn(vmm, n) for vmm in living for n in range(IN_EACH)]
-    threads += [cloud.spawn_here(n) for n in range(ON_HOST)]
+    lost = {vmm.name: [cloud.spawn(vmm, n, DESERTS) for n in range(IN_EACH)] for vmm in doomed}
+    threads = [cloud.spawn(vmm, n, DESERTS) for vmm in living for n in range(IN_EACH)]
+    threads += [cloud.spawn_here(n, DESERTS) for n in range(ON_HOST)]
 
     for vmm in doomed:
         enough = cloud.rng.randrange(1, IN_EACH)
