@@ -44,7 +44,6 @@ FSTS_PFO, FSTS_PPF = 1 << 0, 1 << 1
 FSTS_IQE, FSTS_ICE, FSTS_ITE, FSTS_PRO = 1 << 4, 1 << 5, 1 << 6, 1 << 7
 FRCD_F: Final = 1 << 31
 FRCD_SIZE: Final = 16
-EVENT_IM: Final = 1 << 31  # of FECTL and PECTL: the interrupt is masked
 PRS_PPR, PRS_PRO = 1 << 0, 1 << 1
 
 

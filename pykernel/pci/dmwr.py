@@ -74,7 +74,7 @@ def _switch_port(control: int, capability: int) -> str:
 
 
 PORTS: Final[dict[int, tuple[str, Callable[[int, int], str], bool]]] = {
-    # type: name, what may be wrong, whether a request from above leaves through it
+    # by type: name, what may be wrong, whether a request from above leaves through it
     r.PCI_EXP_TYPE_ROOT_PORT: ("root port", _root_port, True),
     r.PCI_EXP_TYPE_UPSTREAM: ("upstream port", _switch_port, False),
     r.PCI_EXP_TYPE_DOWNSTREAM: ("downstream port", _switch_port, True),

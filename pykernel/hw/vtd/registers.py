@@ -15,7 +15,6 @@ from pykernel.hw.vtd.vcmd import VirtualCommands
 __all__ = ["Event", "VtdRegisters"]
 
 M32, M64 = (1 << 32) - 1, (1 << 64) - 1
-REGS64: Final = frozenset({r.CAP, r.ECAP, r.RTADDR, r.CCMD, r.IQH, r.IQT, r.IQA, r.IQERCD, r.IRTA, r.PQH, r.PQT, r.PQA})
 EVENT: Final = {0: r.IM, 4: M32, 8: 0xFFFFFFFC, 12: M32}  # control, data, address, upper address
 WRITABLE: Final = {
     r.RTADDR: 0xFFFFFC00,
